@@ -1,0 +1,338 @@
+//! Owns the scenario: the YAML file that says what a simulated GPU node is and does.
+//!
+//! One file drives every part of the simulation. The NVML library reads the GPUs, loads and
+//! processes; the simulated kubelet reads which container holds which device; the stand-in API
+//! server reads the pods. Loads are functions of the wall clock alone, so separate processes
+//! that read the same file agree on the truth.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::load::Load;
+
+/// A simulated GPU node.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    /// Name of the Kubernetes node.
+    #[serde(default = "default_node")]
+    pub node: String,
+    /// What the driver says of itself.
+    #[serde(default)]
+    pub driver: Driver,
+    /// In NVML's order: the index is NVML's.
+    #[serde(default)]
+    pub gpus: Vec<Gpu>,
+    /// Pods of this node. Their processes load the GPUs.
+    #[serde(default)]
+    pub pods: Vec<Pod>,
+    /// Processes outside any pod.
+    #[serde(default)]
+    pub processes: Vec<Process>,
+    /// Calls that answer an error on every GPU, and system-wide calls: NVML function name to the
+    /// error's name without its NVML_ERROR_ prefix, such as `nvmlInit_v2: DRIVER_NOT_LOADED`.
+    #[serde(default)]
+    pub errors: BTreeMap<String, String>,
+    /// Calls that block first: NVML function name to seconds.
+    #[serde(default)]
+    pub blocks: BTreeMap<String, f64>,
+}
+
+/// What `nvmlSystemGet…` answers. Defaults are those of the recorded H100.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Driver {
+    pub version: String,
+    pub nvml_version: String,
+    /// Such as 13000 for CUDA 13.0.
+    pub cuda_version: i32,
+}
+
+/// One GPU.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gpu {
+    /// Made from the index if absent: `GPU-00000000-0000-0000-0000-<index, 12 digits>`.
+    pub uuid: Option<String>,
+    #[serde(default = "default_model")]
+    pub model: String,
+    /// NVML's form with an eight-digit domain. Made from the index if absent.
+    pub pci_bus_id: Option<String>,
+    #[serde(default = "default_memory_mib")]
+    pub memory_mib: u64,
+    /// How many replicas the device plugin makes of it (time-slicing, MPS). Absent: not shared,
+    /// and its device id carries no `::<n>`.
+    pub replicas: Option<u32>,
+    /// False: the kubelet leaves it out of GetAllocatableResources.
+    #[serde(default = "yes")]
+    pub healthy: bool,
+    /// Load that no listed process makes, in percent of the device.
+    pub load: Option<Load>,
+    /// Replays a recording of a real GPU in place of any load.
+    pub replay: Option<Replay>,
+    /// XIDs to deliver, each once, as soon as the file names them; to deliver another equal one,
+    /// name it once more.
+    #[serde(default)]
+    pub xids: Vec<u64>,
+    /// Calls that answer an error on this GPU, as in [`Scenario::errors`]. `all: GPU_IS_LOST`
+    /// makes every call on it fail.
+    #[serde(default)]
+    pub errors: BTreeMap<String, String>,
+    /// Calls that block first on this GPU: NVML function name to seconds.
+    #[serde(default)]
+    pub blocks: BTreeMap<String, f64>,
+}
+
+/// A recording of a real GPU, played once: the library has no sample from before its first slot
+/// or after its last.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Replay {
+    /// A JSON file of the shape of h100-utilization.json or h100-processes.json; relative paths
+    /// are relative to the scenario file.
+    pub file: PathBuf,
+    /// Which of its runs: the run's `load`.
+    pub run: String,
+    /// When it begins, in seconds since the Unix epoch. Absent: when the library first reads a
+    /// scenario with this replay.
+    pub start: Option<f64>,
+}
+
+/// One pod.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pod {
+    #[serde(default = "default_namespace")]
+    pub namespace: String,
+    pub name: String,
+    /// Made from namespace and name if absent.
+    pub uid: Option<String>,
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    #[serde(default = "yes")]
+    pub ready: bool,
+    /// Kubernetes' pod phase.
+    #[serde(default = "running")]
+    pub phase: String,
+    /// True: has a deletionTimestamp.
+    #[serde(default)]
+    pub terminating: bool,
+    /// How long ago its containers started, in seconds before the simulation started.
+    #[serde(default = "an_hour")]
+    pub age_s: f64,
+    #[serde(default)]
+    pub containers: Vec<Container>,
+}
+
+/// One container.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Container {
+    #[serde(default = "main_container")]
+    pub name: String,
+    /// 64 hexadecimal digits. Made from the pod and the name if absent.
+    pub id: Option<String>,
+    /// Devices the kubelet gave it: a GPU's index, or `<index>::<replica>` of a shared one.
+    #[serde(default)]
+    pub devices: Vec<String>,
+    /// The extended resource those devices were asked under.
+    #[serde(default = "default_resource")]
+    pub resource: String,
+    #[serde(default)]
+    pub processes: Vec<Process>,
+}
+
+/// A process on a GPU.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Process {
+    pub pid: u32,
+    /// Index of the GPU.
+    pub gpu: usize,
+    /// Its use of the device, in percent of the device.
+    pub load: Option<Load>,
+    #[serde(default = "default_process_memory_mib")]
+    pub memory_mib: u64,
+}
+
+/// Why a scenario could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ScenarioError {
+    #[error("cannot read scenario {path}: {source}")]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("scenario {path}: {message}")]
+    Invalid { path: PathBuf, message: String },
+}
+
+// === impl Scenario ===
+
+impl Scenario {
+    /// Reads the file and checks that what it names exists.
+    pub fn read(path: &Path) -> Result<Self, ScenarioError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ScenarioError::Read { path: path.to_owned(), source })?;
+        Self::parse(&text).map_err(|message| ScenarioError::Invalid { path: path.to_owned(), message })
+    }
+
+    /// Parses YAML text; the error says where and why.
+    pub fn parse(yaml: &str) -> Result<Self, String> {
+        let scenario: Self = serde_saphyr::from_str(yaml).map_err(|error| error.to_string())?;
+        scenario.check()?;
+        Ok(scenario)
+    }
+
+    /// Every process of the node, with the pod and container it runs in.
+    pub fn all_processes(&self) -> impl Iterator<Item = (Option<(&Pod, &Container)>, &Process)> {
+        let inside = self.pods.iter().flat_map(|pod| {
+            pod.containers
+                .iter()
+                .flat_map(move |container| container.processes.iter().map(move |p| (Some((pod, container)), p)))
+        });
+        inside.chain(self.processes.iter().map(|process| (None, process)))
+    }
+
+    /// The mean load of a GPU over a span of wall-clock time, in percent, capped at 100 at every
+    /// moment as a device is. `None` for a replayed GPU, whose truth is its recording.
+    pub fn mean_load(&self, gpu: usize, from_s: f64, to_s: f64) -> Option<f64> {
+        let device = self.gpus.get(gpu)?;
+        if device.replay.is_some() {
+            return None;
+        }
+        let loads: Vec<&Load> = device
+            .load
+            .iter()
+            .chain(self.all_processes().filter(|(_, p)| p.gpu == gpu).filter_map(|(_, p)| p.load.as_ref()))
+            .collect();
+        Some(crate::load::mean_of_sum(&loads, from_s, to_s))
+    }
+
+    fn check(&self) -> Result<(), String> {
+        for (_, process) in self.all_processes() {
+            if process.gpu >= self.gpus.len() {
+                return Err(format!("process {} is on gpu {}, but there are {} GPUs", process.pid, process.gpu, self.gpus.len()));
+            }
+        }
+        for pod in &self.pods {
+            for container in &pod.containers {
+                for device in &container.devices {
+                    let index = device.split("::").next().unwrap_or(device);
+                    if index.parse::<usize>().ok().filter(|i| *i < self.gpus.len()).is_none() {
+                        return Err(format!(
+                            "pod {}/{} holds device {device:?}: want a GPU index below {}, or <index>::<replica>",
+                            pod.namespace, pod.name, self.gpus.len()
+                        ));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+// === impl Gpu ===
+
+impl Gpu {
+    /// Its UUID, given its index.
+    pub fn uuid(&self, index: usize) -> String {
+        self.uuid.clone().unwrap_or_else(|| format!("GPU-00000000-0000-0000-0000-{index:012}"))
+    }
+
+    /// Its PCI bus id, given its index.
+    pub fn pci_bus_id(&self, index: usize) -> String {
+        self.pci_bus_id.clone().unwrap_or_else(|| format!("00000000:{:02X}:00.0", 0x17 + index))
+    }
+}
+
+// === impl Pod ===
+
+impl Pod {
+    /// Its UID: the file's, or one made from namespace and name.
+    pub fn uid(&self) -> String {
+        self.uid.clone().unwrap_or_else(|| {
+            let hex = made_hex(&format!("{}/{}", self.namespace, self.name), 32);
+            format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..32])
+        })
+    }
+}
+
+// === impl Container ===
+
+impl Container {
+    /// Its container id: the file's, or one made from the pod's UID and the name.
+    pub fn id(&self, pod: &Pod) -> String {
+        self.id.clone().unwrap_or_else(|| made_hex(&format!("{}/{}", pod.uid(), self.name), 64))
+    }
+
+    /// The ids that the kubelet lists for it: UUIDs, with `::<replica>` where the file says so.
+    pub fn device_ids(&self, scenario: &Scenario) -> Vec<String> {
+        self.devices
+            .iter()
+            .filter_map(|device| {
+                let (index, replica) = match device.split_once("::") {
+                    Some((index, replica)) => (index, Some(replica)),
+                    None => (device.as_str(), None),
+                };
+                let index: usize = index.parse().ok()?;
+                let uuid = scenario.gpus.get(index)?.uuid(index);
+                Some(match replica {
+                    Some(replica) => format!("{uuid}::{replica}"),
+                    None => uuid,
+                })
+            })
+            .collect()
+    }
+}
+
+/// Deterministic hexadecimal digits (FNV-1a, stretched): names in, ids out, the same everywhere.
+fn made_hex(text: &str, digits: usize) -> String {
+    let mut out = String::with_capacity(digits + 16);
+    let mut round = 0u8;
+    while out.len() < digits {
+        let hash = text.bytes().chain([round]).fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        out.push_str(&format!("{hash:016x}"));
+        round += 1;
+    }
+    out.truncate(digits);
+    out
+}
+
+impl Default for Driver {
+    fn default() -> Self {
+        Self { version: "580.159.04".into(), nvml_version: "13.580.159.04".into(), cuda_version: 13000 }
+    }
+}
+
+fn default_node() -> String {
+    "gpu-node-0".into()
+}
+fn default_model() -> String {
+    "NVIDIA H100 80GB HBM3".into()
+}
+fn default_memory_mib() -> u64 {
+    81559
+}
+fn default_process_memory_mib() -> u64 {
+    512
+}
+fn default_namespace() -> String {
+    "demo".into()
+}
+fn default_resource() -> String {
+    "nvidia.com/gpu".into()
+}
+fn main_container() -> String {
+    "main".into()
+}
+fn running() -> String {
+    "Running".into()
+}
+fn yes() -> bool {
+    true
+}
+fn an_hour() -> f64 {
+    3600.0
+}
