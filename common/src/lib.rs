@@ -1,1 +1,19 @@
-//! (being written)
+//! What podgauge's exporter and adapter share.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`catalogue`] | the one table of metrics: names, types, units, and the names DCGM knows |
+//! | [`exposition`] | Prometheus text 0.0.4, written and read |
+//! | [`quantity`] | Kubernetes quantities |
+//! | [`http`] | serving HTTP/1.1 and HTTP/2 with limits, TLS that reloads, and drain |
+//! | [`duration`] | Go's way of writing durations and booleans in flags |
+//! | [`logging`], [`readiness`], [`shutdown`] | what their names say |
+
+pub mod catalogue;
+pub mod duration;
+pub mod exposition;
+pub mod http;
+pub mod logging;
+pub mod quantity;
+pub mod readiness;
+pub mod shutdown;

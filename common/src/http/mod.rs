@@ -1,0 +1,14 @@
+//! Owns HTTP serving: the accept loop with its limits and drain ([`serve`](mod@serve)), answers
+//! ([`respond`]), compression ([`gzip`]).
+
+pub mod gzip;
+pub mod respond;
+pub mod serve;
+
+use bytes::Bytes;
+use http_body_util::Full;
+
+/// Every answer is complete before it is sent.
+pub type Response = http::Response<Full<Bytes>>;
+/// A request whose body has not been read.
+pub type Request = http::Request<hyper::body::Incoming>;
