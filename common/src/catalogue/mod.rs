@@ -5,6 +5,7 @@
 
 mod families;
 mod names;
+pub mod xid;
 
 pub use families::{OWN, Own, SERVED, own};
 pub use names::{Known, known};

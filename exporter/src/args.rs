@@ -1,0 +1,161 @@
+//! Owns the command line: dcgm-exporter's names and variables, and podgauge's additions.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+use podgauge_common::duration::{parse_go_bool, parse_go_duration};
+use podgauge_common::logging;
+
+/// Shortest default of the utilization window.
+const SHORTEST_WINDOW: Duration = Duration::from_secs(15);
+
+/// GPU utilization per pod as Prometheus metrics, under the names of NVIDIA's dcgm-exporter.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "podgauge-exporter", version, about)]
+pub(crate) struct Args {
+    /// Counters file (CSV). Default: /etc/dcgm-exporter/default-counters.csv, else the built-in one.
+    #[arg(short = 'f', long, env = "DCGM_EXPORTER_COLLECTORS", value_name = "FILE")]
+    pub(crate) collectors: Option<PathBuf>,
+
+    /// Address to serve on, as Go writes it.
+    #[arg(
+        short = 'a',
+        long,
+        env = "DCGM_EXPORTER_LISTEN",
+        default_value = ":9400",
+        value_name = "[HOST]:PORT"
+    )]
+    pub(crate) address: String,
+
+    /// How often fields other than utilization are read, in milliseconds.
+    #[arg(
+        short = 'c', long, env = "DCGM_EXPORTER_INTERVAL", default_value = "1000", value_name = "MS",
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
+    pub(crate) collect_interval: u64,
+
+    /// Label samples with the pods that use the GPUs.
+    #[arg(
+        short = 'k', long, env = "DCGM_EXPORTER_KUBERNETES", value_name = "BOOL", value_parser = parse_go_bool,
+        num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true"
+    )]
+    pub(crate) kubernetes: bool,
+
+    /// Socket of the kubelet's pod-resources API.
+    #[arg(
+        long,
+        env = "DCGM_POD_RESOURCES_KUBELET_SOCKET",
+        value_name = "PATH",
+        default_value = "/var/lib/kubelet/pod-resources/kubelet.sock"
+    )]
+    pub(crate) pod_resources_kubelet_socket: PathBuf,
+
+    /// Resource names that mean GPUs, besides nvidia.com/gpu and nvidia.com/mig-….
+    #[arg(long, env = "NVIDIA_RESOURCE_NAMES", value_delimiter = ',', value_name = "NAMES")]
+    pub(crate) nvidia_resource_names: Vec<String>,
+
+    /// Leave the hostname label out.
+    #[arg(
+        short = 'n', long, env = "DCGM_EXPORTER_NO_HOSTNAME", value_name = "BOOL", value_parser = parse_go_bool,
+        num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true"
+    )]
+    pub(crate) no_hostname: bool,
+
+    /// Spelling of the hostname label: hostname, Hostname or both.
+    #[arg(long, default_value = "hostname", value_name = "SPELLING", value_parser = ["hostname", "Hostname", "both"])]
+    pub(crate) hostname_label: String,
+
+    /// The node's name: value of the hostname label. Default: the host's name.
+    #[arg(long, env = "NODE_NAME", value_name = "NAME")]
+    pub(crate) node_name: Option<String>,
+
+    /// NVML library to load in place of the driver's libnvidia-ml.so.1.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) nvml_library: Option<PathBuf>,
+
+    /// Time over which utilization gauges are the mean. Default: 15s, or -c if that is longer.
+    #[arg(long, value_name = "DURATION", value_parser = parse_go_duration)]
+    pub(crate) utilization_window: Option<Duration>,
+
+    /// Where the host's pod logs are: their folder names tell a pod's UID.
+    #[arg(long = "path.pod-logs", default_value = "/var/log/pods", value_name = "PATH")]
+    pub(crate) path_pod_logs: PathBuf,
+
+    /// Serve the exporter's own metrics (podgauge_exporter_…) too.
+    #[arg(
+        long, env = "DCGM_EXPORTER_ENABLE_EXPORTER_METRICS", value_name = "BOOL", value_parser = parse_go_bool,
+        num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true"
+    )]
+    pub(crate) enable_exporter_metrics: bool,
+
+    /// How log lines are written: text or json.
+    #[arg(long, env = "DCGM_EXPORTER_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
+    pub(crate) log_format: logging::Format,
+
+    /// Log more.
+    #[arg(
+        long, env = "DCGM_EXPORTER_DEBUG", value_name = "BOOL", value_parser = parse_go_bool,
+        num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true"
+    )]
+    pub(crate) debug: bool,
+}
+
+impl Args {
+    /// `-c`.
+    pub(crate) fn interval(&self) -> Duration {
+        Duration::from_millis(self.collect_interval)
+    }
+
+    /// `--utilization-window`, or its default.
+    pub(crate) fn window(&self) -> Duration {
+        self.utilization_window.unwrap_or_else(|| SHORTEST_WINDOW.max(self.interval()))
+    }
+
+    /// Names and value of the hostname labels.
+    pub(crate) fn hostname_labels(&self) -> Vec<(&'static str, String)> {
+        if self.no_hostname {
+            return Vec::new();
+        }
+        let value = self.node_name.clone().filter(|name| !name.is_empty()).unwrap_or_else(host_name);
+        match self.hostname_label.as_str() {
+            "Hostname" => vec![("Hostname", value)],
+            "both" => vec![("Hostname", value.clone()), ("hostname", value)],
+            _ => vec![("hostname", value)],
+        }
+    }
+}
+
+/// The kernel's name of this host; empty if it has none, and then there is no label.
+fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map(|name| name.trim().to_owned())
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Args {
+        Args::try_parse_from(std::iter::once("podgauge-exporter").chain(args.iter().copied())).unwrap()
+    }
+
+    #[test]
+    fn flags_as_dcgm_exporters_users_write_them() {
+        let args = parse(&["-k", "-c", "30000", "-f", "/x.csv", "-a", ":9401"]);
+        assert!(args.kubernetes);
+        assert_eq!((args.interval(), args.window()), (Duration::from_secs(30), Duration::from_secs(30)));
+        assert!(!parse(&["--kubernetes=false"]).kubernetes);
+        assert!(parse(&["-k=t"]).kubernetes);
+        assert_eq!(parse(&[]).window(), Duration::from_secs(15));
+    }
+
+    #[test]
+    fn hostname_label_spellings() {
+        let labels = |args: &[&str]| -> Vec<(&'static str, String)> { parse(args).hostname_labels() };
+        assert_eq!(labels(&["--node-name", "n", "-n"]), []);
+        assert_eq!(labels(&["--node-name", "n"]), [("hostname", "n".to_owned())]);
+        assert_eq!(labels(&["--node-name", "n", "--hostname-label", "both"]).len(), 2);
+    }
+}

@@ -1,0 +1,194 @@
+//! Owns the conversation with the kubelet: polls its pod-resources socket and publishes
+//! [`Knowledge`]. Nothing waits for it: who asks gets what is known.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use podgauge_common::readiness::Condition;
+use tokio::sync::watch;
+use tonic::transport::{Channel, Endpoint};
+
+use super::Knowledge;
+use super::allocations::{Allocations, ReplicaCounts};
+use super::pod_uid::PodUids;
+use crate::self_metrics::SelfMetrics;
+
+/// The kubelet's own messages and client.
+pub(crate) mod api {
+    #![allow(missing_debug_implementations, unreachable_pub)]
+    tonic::include_proto!("v1");
+}
+
+use api::pod_resources_lister_client::PodResourcesListerClient;
+
+/// How often pods are listed.
+const LIST_EVERY: Duration = Duration::from_secs(2);
+/// How often the replicas of devices are counted, unless an uncounted one is seen.
+const COUNT_EVERY: Duration = Duration::from_secs(30);
+/// Time for one call. The kubelet limits all clients together to 100 calls a second.
+const CALL_LIMIT: Duration = Duration::from_secs(5);
+/// A node's list can be large: upstream met the 4 MiB that gRPC sets.
+const ANSWER_LIMIT: usize = 64 * 1024 * 1024;
+/// How long the last list counts while the kubelet fails.
+const HELD: Duration = Duration::from_secs(60);
+/// How long the first list is waited for.
+const FIRST: Duration = Duration::from_secs(3);
+
+/// Why a list was not an answer.
+#[derive(Debug, thiserror::Error)]
+enum PollError {
+    #[error("cannot connect: {0}")]
+    Connect(#[from] tonic::transport::Error),
+    #[error("{call}: {status}")]
+    Call { call: &'static str, status: Box<tonic::Status> },
+    #[error("List has no pod at all, not even this one; the kubelet answers so for a moment after its start")]
+    Empty,
+}
+
+/// Polls the kubelet until nobody listens any more.
+#[derive(Debug)]
+pub(crate) struct Poller {
+    socket: PathBuf,
+    resources: Vec<String>,
+    client: Option<PodResourcesListerClient<Channel>>,
+    counts: ReplicaCounts,
+    counted_at: Option<Instant>,
+    uids: PodUids,
+    /// When the kubelet last answered, or when polling began.
+    answered_at: Instant,
+    answered: bool,
+    failing: bool,
+    metrics: SelfMetrics,
+}
+
+// === impl Poller ===
+
+impl Poller {
+    pub(crate) fn new(
+        socket: PathBuf,
+        resources: Vec<String>,
+        pod_logs: PathBuf,
+        metrics: SelfMetrics,
+    ) -> Self {
+        Self {
+            socket,
+            resources,
+            client: None,
+            counts: ReplicaCounts::default(),
+            counted_at: None,
+            uids: PodUids::new(pod_logs),
+            answered_at: Instant::now(),
+            answered: false,
+            failing: false,
+            metrics,
+        }
+    }
+
+    pub(crate) async fn run(mut self, knowledge: watch::Sender<Knowledge>, ready: Condition) {
+        let mut ticks = tokio::time::interval(LIST_EVERY);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let polled = self.poll().await;
+            self.metrics.kubelet_polled(polled.is_ok());
+            match polled {
+                Ok(allocations) => {
+                    if std::mem::replace(&mut self.failing, false) {
+                        tracing::info!("kubelet {}: answers again", self.socket.display());
+                    }
+                    self.answered = true;
+                    self.answered_at = Instant::now();
+                    ready.met();
+                    knowledge.send_replace(Knowledge::Known(Arc::new(allocations)));
+                }
+                Err(error) => self.failed(&error, &knowledge, &ready),
+            }
+            if knowledge.is_closed() {
+                return;
+            }
+        }
+    }
+
+    fn failed(&mut self, error: &PollError, knowledge: &watch::Sender<Knowledge>, ready: &Condition) {
+        self.client = None;
+        let socket = self.socket.display();
+        if !std::mem::replace(&mut self.failing, true) {
+            tracing::warn!(
+                "kubelet {socket}: {error}; trying every {LIST_EVERY:?}, {}",
+                if self.answered {
+                    "its last list counts for 60 s"
+                } else {
+                    "samples have no pod labels until it answers"
+                }
+            );
+        }
+        let limit = if self.answered { HELD } else { FIRST };
+        if self.answered_at.elapsed() >= limit && !matches!(*knowledge.borrow(), Knowledge::Lost) {
+            tracing::error!(
+                "kubelet {socket}: no list for {limit:?}: samples have no pod labels until it answers"
+            );
+            knowledge.send_replace(Knowledge::Lost);
+        }
+        ready.unmet(format!("{socket}: {error}"));
+    }
+
+    async fn poll(&mut self) -> Result<Allocations, PollError> {
+        let list = match self.list().await {
+            Ok(list) => list,
+            // After a restart of the kubelet the socket is another one: the old connection fails once.
+            Err(PollError::Call { .. }) if self.answered && !self.failing => {
+                self.client = None;
+                self.list().await?
+            }
+            Err(error) => return Err(error),
+        };
+        if list.pod_resources.is_empty() {
+            return Err(PollError::Empty);
+        }
+        let allocations = Allocations::from_list(&list.pod_resources, &self.resources);
+        let count_due = self.counted_at.is_none_or(|at| at.elapsed() >= COUNT_EVERY);
+        if count_due || allocations.has_uncounted(&self.counts) {
+            self.count().await?;
+        }
+        self.uids.refresh();
+        Ok(allocations.completed(&self.counts, |namespace, pod| self.uids.get(namespace, pod)))
+    }
+
+    async fn list(&mut self) -> Result<api::ListPodResourcesResponse, PollError> {
+        let client = self.connected().await?;
+        client
+            .list(api::ListPodResourcesRequest {})
+            .await
+            .map(tonic::Response::into_inner)
+            .map_err(|status| PollError::Call { call: "List", status: Box::new(status) })
+    }
+
+    async fn count(&mut self) -> Result<(), PollError> {
+        let client = self.connected().await?;
+        let devices = client
+            .get_allocatable_resources(api::AllocatableResourcesRequest {})
+            .await
+            .map_err(|status| PollError::Call { call: "GetAllocatableResources", status: Box::new(status) })?
+            .into_inner()
+            .devices;
+        self.counts.learn(&devices, &self.resources);
+        self.counted_at = Some(Instant::now());
+        Ok(())
+    }
+
+    async fn connected(&mut self) -> Result<&mut PodResourcesListerClient<Channel>, PollError> {
+        if self.client.is_none() {
+            self.client = Some(connect(&self.socket).await?);
+        }
+        Ok(self.client.as_mut().expect("because it was just set"))
+    }
+}
+
+async fn connect(socket: &Path) -> Result<PodResourcesListerClient<Channel>, PollError> {
+    let endpoint = Endpoint::try_from(format!("unix://{}", socket.display()))?
+        .connect_timeout(CALL_LIMIT)
+        .timeout(CALL_LIMIT);
+    let channel = endpoint.connect().await?;
+    Ok(PodResourcesListerClient::new(channel).max_decoding_message_size(ANSWER_LIMIT))
+}

@@ -1,0 +1,81 @@
+//! Owns finding and loading libnvidia-ml.
+
+use std::path::{Path, PathBuf};
+
+use nvml_wrapper::Nvml;
+use nvml_wrapper::error::NvmlError;
+
+/// Where the driver's library is besides the loader's own path, in the order tried: plain hosts,
+/// the GPU operator's driver container, GKE.
+const PLACES: [&str; 8] = [
+    "libnvidia-ml.so.1",
+    "/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1",
+    "/usr/lib/aarch64-linux-gnu/libnvidia-ml.so.1",
+    "/usr/lib64/libnvidia-ml.so.1",
+    "/run/nvidia/driver/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1",
+    "/run/nvidia/driver/usr/lib64/libnvidia-ml.so.1",
+    "/usr/local/nvidia/lib64/libnvidia-ml.so.1",
+    "/home/kubernetes/bin/nvidia/lib64/libnvidia-ml.so.1",
+];
+
+/// Why NVML is not there.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LibraryError {
+    /// No file: a driver may still be installed.
+    #[error("{0}: no such file; is the NVIDIA driver installed on this node and mounted into the container?")]
+    Missing(PathBuf),
+    #[error(
+        "no libnvidia-ml.so.1 found; is the NVIDIA driver installed, and does the container run with the NVIDIA \
+         runtime (NVIDIA_DRIVER_CAPABILITIES=utility)?"
+    )]
+    NotFound,
+    /// The file is there and cannot be NVML: no waiting helps.
+    #[error("{path}: not an NVML library: {cause}")]
+    NotNvml { path: PathBuf, cause: String },
+    #[error("{path}: NVML does not start: {source}")]
+    Init { path: String, source: NvmlError },
+}
+
+/// Loads NVML from `path`, or from the first place that has it.
+pub(crate) fn load(path: Option<&Path>) -> Result<Nvml, LibraryError> {
+    if let Some(path) = path {
+        return load_from(path);
+    }
+    let mut failure = LibraryError::NotFound;
+    for place in PLACES {
+        match load_from(Path::new(place)) {
+            Ok(nvml) => return Ok(nvml),
+            Err(LibraryError::Missing(_)) => {}
+            // The first library that is there says what is wrong; a later one may still work.
+            Err(error) if matches!(failure, LibraryError::NotFound) => failure = error,
+            Err(_) => {}
+        }
+    }
+    Err(failure)
+}
+
+/// Refuses a library that was named and cannot be NVML, whatever is done to the node.
+pub(crate) fn check(path: &Path) -> Result<(), LibraryError> {
+    match load_from(path) {
+        Err(error @ LibraryError::NotNvml { .. }) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn load_from(path: &Path) -> Result<Nvml, LibraryError> {
+    let absent = path.is_absolute() && !path.exists();
+    if absent {
+        return Err(LibraryError::Missing(path.to_owned()));
+    }
+    Nvml::builder().lib_path(path.as_os_str()).init().map_err(|error| match error {
+        // A bare name is looked up by the loader: not finding it there is no verdict on a file.
+        NvmlError::LibloadingError(_) if path.is_relative() && path.components().count() == 1 => {
+            LibraryError::Missing(path.to_owned())
+        }
+        NvmlError::LibloadingError(cause) => {
+            LibraryError::NotNvml { path: path.to_owned(), cause: cause.to_string() }
+        }
+        NvmlError::FailedToLoadSymbol(cause) => LibraryError::NotNvml { path: path.to_owned(), cause },
+        source => LibraryError::Init { path: path.display().to_string(), source },
+    })
+}

@@ -1,0 +1,94 @@
+//! Owns the GPUs: one thread reads NVML every second and sends [`Readings`]; another waits for
+//! XIDs. Nothing else in the program calls NVML.
+//!
+//! ```text
+//! supervise ─ load library ─► session ─┬─ sampler ── Readings ──► channel
+//!     ▲                                └─ xid thread ─► XidLog ───► (read by the sampler)
+//!     └──────── lost driver, changed GPUs ◄─┘
+//! ```
+
+mod device;
+mod fields;
+mod library;
+mod raw;
+mod ring;
+mod sampler;
+mod xid;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use podgauge_common::exposition::write::Value;
+
+pub(crate) use library::check as check_library;
+pub(crate) use ring::Slot;
+pub(crate) use sampler::{Plan, start};
+
+/// What does not change about a GPU while the driver is loaded.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Identity {
+    /// NVML's index.
+    pub(crate) index: u32,
+    pub(crate) uuid: String,
+    /// With an eight-digit domain, as NVML writes it.
+    pub(crate) pci_bus_id: String,
+    pub(crate) model: String,
+}
+
+/// What one tick learned of one GPU.
+#[derive(Debug, Clone)]
+pub(crate) struct DeviceReading {
+    pub(crate) identity: Arc<Identity>,
+    /// `None`: it answers. Else why it is lost.
+    pub(crate) lost: Option<String>,
+    /// In the order of the plan's metrics; `None` is not known.
+    pub(crate) values: Vec<Option<Value>>,
+    /// New stretches of known GPU utilization.
+    pub(crate) gpu_slots: Vec<Slot>,
+    /// New stretches of known memory utilization.
+    pub(crate) memory_slots: Vec<Slot>,
+}
+
+/// What one tick learned.
+#[derive(Debug, Clone)]
+pub(crate) struct Readings {
+    pub(crate) taken_at: Instant,
+    pub(crate) driver_version: Option<String>,
+    pub(crate) devices: Vec<DeviceReading>,
+}
+
+/// The state of the library, for readiness and self metrics.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Report {
+    /// NVML answers for this many GPUs.
+    Serving { gpus: usize },
+    /// It does not, and why.
+    Failing(String),
+    /// The driver was replaced under the process for so long that only a new container helps.
+    GiveUp(String),
+}
+
+/// What the GPU side sends.
+#[derive(Debug)]
+pub(crate) enum Message {
+    Readings(Readings),
+    Report(Report),
+}
+
+/// How long NVML calls took, for self metrics.
+#[derive(Debug, Default)]
+pub(crate) struct CallTimes {
+    nanoseconds: std::sync::atomic::AtomicU64,
+}
+
+impl CallTimes {
+    fn add(&self, time: Duration) {
+        let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.nanoseconds.fetch_add(nanoseconds, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// Seconds spent inside NVML since start, event waits excluded.
+    pub(crate) fn seconds(&self) -> f64 {
+        Duration::from_nanos(self.nanoseconds.load(std::sync::atomic::Ordering::Relaxed)).as_secs_f64()
+    }
+}

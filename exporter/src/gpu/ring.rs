@@ -1,0 +1,208 @@
+//! Owns the time of sample rings: which slots are new, and for how long each one speaks.
+//!
+//! Pure: samples and moments in, [`Slot`]s out.
+
+use std::time::{Duration, Instant};
+
+use super::raw::RingSample;
+
+/// Spacing assumed until one has been seen: what an H100 shows.
+const USUAL_SPACING: Duration = Duration::from_millis(200);
+/// How many spacings are remembered for the usual one.
+const REMEMBERED: usize = 31;
+/// Longest time that one reading of `nvmlDeviceGetUtilizationRates` speaks for.
+const LONGEST_READING: Duration = Duration::from_secs(1);
+
+/// A stretch of time for which a device's utilization is known.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Slot {
+    /// When it ended.
+    pub(crate) end: Instant,
+    /// How long it lasted.
+    pub(crate) length: Duration,
+    /// Percent, 0 to 100.
+    pub(crate) percent: f64,
+    /// From before this device was first read: it counts for the gauge, for no counter, because
+    /// nobody knows whose it was.
+    pub(crate) history: bool,
+}
+
+/// Follows one ring of one device.
+#[derive(Debug, Default)]
+pub(crate) struct RingClock {
+    /// Newest timestamp that the driver gave, µs.
+    last_us: Option<u64>,
+    /// The latest spacings, µs, oldest first.
+    spacings_us: Vec<u64>,
+    /// When the ring last gave something new.
+    fresh_at: Option<Instant>,
+    /// The previous reading of the rates, when the ring is dry.
+    last_reading: Option<Instant>,
+    /// Up to when readings of the rates have been counted: ring slots before it are known already.
+    counted_until: Option<Instant>,
+}
+
+// === impl Slot ===
+
+impl Slot {
+    /// Time times utilization, in seconds.
+    pub(crate) fn active_seconds(&self) -> f64 {
+        self.length.as_secs_f64() * self.percent / 100.0
+    }
+}
+
+// === impl RingClock ===
+
+impl RingClock {
+    /// What to ask the driver for: samples newer than this, in its own clock.
+    pub(crate) fn last_seen_us(&self) -> u64 {
+        self.last_us.unwrap_or(0)
+    }
+
+    /// Whether the ring has given nothing new for a second, so that the rates are read instead.
+    pub(crate) fn is_dry(&self, now: Instant) -> bool {
+        self.fresh_at.is_none_or(|fresh| now.saturating_duration_since(fresh) >= LONGEST_READING)
+    }
+
+    /// Takes what the ring held at `now` and gives the slots that are new.
+    ///
+    /// A slot lasts from its predecessor's timestamp, but at most 1.5 times the usual spacing; the
+    /// first one, and one after a longer hole, lasts the usual spacing.
+    pub(crate) fn drained(&mut self, mut samples: Vec<RingSample>, now: Instant) -> Vec<Slot> {
+        // Placeholders have no timestamp; above 100 % nothing was measured.
+        samples.retain(|sample| sample.timestamp_us > self.last_seen_us() && sample.value <= 100);
+        samples.sort_unstable_by_key(|sample| sample.timestamp_us);
+        samples.dedup_by_key(|sample| sample.timestamp_us);
+        let Some(newest_us) = samples.last().map(|sample| sample.timestamp_us) else { return Vec::new() };
+        let history = self.last_us.is_none();
+        self.learn_spacing(&samples);
+        let usual_us = self.usual_spacing_us();
+        let mut previous_us = self.last_us;
+        let mut slots = Vec::with_capacity(samples.len());
+        for sample in samples {
+            let gap_us = previous_us.map(|previous| sample.timestamp_us - previous);
+            previous_us = Some(sample.timestamp_us);
+            // Spacings are whole microseconds: twice the gap against three times the usual one.
+            let length_us = gap_us.filter(|gap| gap * 2 <= usual_us * 3).unwrap_or(usual_us);
+            let age = Duration::from_micros(newest_us - sample.timestamp_us);
+            let Some(end) = now.checked_sub(age) else { continue };
+            let slot = Slot {
+                end,
+                length: Duration::from_micros(length_us),
+                percent: f64::from(sample.value),
+                history,
+            };
+            slots.extend(self.without_counted(slot));
+        }
+        self.last_us = Some(newest_us);
+        self.fresh_at = Some(now);
+        self.last_reading = None;
+        slots
+    }
+
+    /// Takes a reading of the rates, made because the ring is dry. It speaks for the time since the
+    /// previous one, at most a second; the first one for none.
+    pub(crate) fn reading(&mut self, percent: u32, now: Instant) -> Option<Slot> {
+        let previous = self.last_reading.replace(now);
+        let length = now.saturating_duration_since(previous?).min(LONGEST_READING);
+        self.counted_until = Some(now);
+        (percent <= 100 && !length.is_zero()).then_some(Slot {
+            end: now,
+            length,
+            percent: f64::from(percent),
+            history: false,
+        })
+    }
+
+    /// A reading failed: the time up to the next one is not known.
+    pub(crate) fn reading_failed(&mut self) {
+        self.last_reading = None;
+    }
+
+    /// Cuts off what readings have already counted, so that no time counts twice.
+    fn without_counted(&self, slot: Slot) -> Option<Slot> {
+        let Some(counted) = self.counted_until else { return Some(slot) };
+        let length = slot.length.min(slot.end.saturating_duration_since(counted));
+        (!length.is_zero()).then_some(Slot { length, ..slot })
+    }
+
+    fn learn_spacing(&mut self, samples: &[RingSample]) {
+        let before = self.last_us.into_iter();
+        let timestamps: Vec<u64> = before.chain(samples.iter().map(|sample| sample.timestamp_us)).collect();
+        self.spacings_us.extend(timestamps.windows(2).map(|pair| pair[1] - pair[0]));
+        let surplus = self.spacings_us.len().saturating_sub(REMEMBERED);
+        self.spacings_us.drain(..surplus);
+    }
+
+    /// The median of the spacings seen, µs. Too few say nothing.
+    fn usual_spacing_us(&self) -> u64 {
+        if self.spacings_us.len() < 3 {
+            return USUAL_SPACING.as_micros() as u64;
+        }
+        let mut sorted = self.spacings_us.clone();
+        sorted.sort_unstable();
+        sorted[sorted.len() / 2]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ring(samples: &[(u64, u32)]) -> Vec<RingSample> {
+        samples.iter().map(|(ms, value)| RingSample { timestamp_us: ms * 1000, value: *value }).collect()
+    }
+
+    fn lengths(slots: &[Slot]) -> Vec<u128> {
+        slots.iter().map(|slot| slot.length.as_millis()).collect()
+    }
+
+    #[test]
+    fn a_slot_lasts_from_its_predecessor_and_a_hole_adds_nothing() {
+        let start = Instant::now() + Duration::from_secs(60);
+        let mut clock = RingClock::default();
+        let first = clock.drained(ring(&[(1000, 0), (1200, 10), (1400, 10), (1600, 10)]), start);
+        assert!(first.iter().all(|slot| slot.history));
+        let slots = clock
+            .drained(ring(&[(1600, 10), (1805, 20), (2000, 30), (2290, 40), (3000, 50), (3200, 101)]), start);
+        assert_eq!(lengths(&slots), [205, 195, 290, 200]);
+        assert!(slots.iter().all(|slot| !slot.history));
+        assert_eq!(slots[3].end, start);
+        assert_eq!(slots[2].end, start - Duration::from_millis(710));
+    }
+
+    #[test]
+    fn samples_seen_before_do_not_count_again() {
+        let now = Instant::now() + Duration::from_secs(60);
+        let mut clock = RingClock::default();
+        clock.drained(ring(&[(1000, 5), (1200, 5)]), now);
+        assert_eq!(clock.drained(ring(&[(1000, 5), (1200, 5)]), now), []);
+        assert_eq!(clock.last_seen_us(), 1_200_000);
+    }
+
+    #[test]
+    fn readings_count_the_time_between_them_and_no_time_counts_twice() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut clock = RingClock::default();
+        assert!(clock.is_dry(start));
+        assert_eq!(clock.reading(10, at(0)), None);
+        assert_eq!(clock.reading(10, at(200)).unwrap().length, Duration::from_millis(200));
+        // The sampler was held up: a reading speaks for a second at most.
+        assert_eq!(clock.reading(10, at(5000)).unwrap().length, Duration::from_secs(1));
+        // The ring wakes up and holds slots of the last 600 ms, all but 100 ms of them counted.
+        let slots = clock.drained(ring(&[(1000, 50), (1200, 50), (1400, 50), (1600, 50)]), at(5100));
+        assert_eq!(lengths(&slots), [100]);
+        assert!(!clock.is_dry(at(5200)));
+        assert!(clock.is_dry(at(6100)));
+    }
+
+    #[test]
+    fn a_failed_reading_is_a_gap() {
+        let start = Instant::now();
+        let mut clock = RingClock::default();
+        clock.reading(10, start);
+        clock.reading_failed();
+        assert_eq!(clock.reading(10, start + Duration::from_millis(400)), None);
+    }
+}

@@ -1,0 +1,54 @@
+//! Owns the HTTP surface: `/`, `/metrics`, `/health`, `/ready`.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use http::{HeaderValue, StatusCode, header};
+use podgauge_common::exposition::CONTENT_TYPE;
+use podgauge_common::http::{Request, Response, gzip, respond};
+use podgauge_common::readiness::Readiness;
+
+use crate::page::Page;
+
+const INDEX: &str = "<!DOCTYPE html>\n<html lang=\"en\">\n<head><title>GPU Exporter</title></head>\n<body>\n\
+<h1>GPU Exporter</h1>\n<ul>\n<li><a href=\"/metrics\">Metrics</a></li>\n<li><a href=\"/health\">Health</a></li>\n\
+<li><a href=\"/ready\">Readiness</a></li>\n</ul>\n</body>\n</html>\n";
+
+/// What requests are answered from.
+#[derive(Debug, Clone)]
+pub(crate) struct Routes {
+    pub(crate) page: Arc<ArcSwap<Page>>,
+    pub(crate) readiness: Readiness,
+}
+
+impl Routes {
+    /// Answers from what is already there: no request reaches NVML or the kubelet.
+    pub(crate) fn answer(&self, request: &Request) -> Response {
+        match request.uri().path() {
+            "/metrics" => self.metrics(request),
+            "/health" => respond::text(StatusCode::OK, "OK"),
+            "/ready" => match self.readiness.check() {
+                Ok(()) => respond::text(StatusCode::OK, "OK"),
+                Err(reasons) => respond::text(StatusCode::SERVICE_UNAVAILABLE, reasons),
+            },
+            "/" => respond::body(StatusCode::OK, "text/html; charset=utf-8", INDEX),
+            path => respond::text(
+                StatusCode::NOT_FOUND,
+                format_args!("no {path} here; there are /metrics, /health and /ready"),
+            ),
+        }
+    }
+
+    fn metrics(&self, request: &Request) -> Response {
+        let page = self.page.load();
+        let compressed = gzip::accepted(request.headers());
+        let body = if compressed { page.compressed() } else { page.plain() };
+        let mut response = respond::body(StatusCode::OK, CONTENT_TYPE, body);
+        let headers = response.headers_mut();
+        headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+        if compressed {
+            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
+        response
+    }
+}
