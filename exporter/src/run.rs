@@ -31,13 +31,13 @@ const RENDER_AT_LEAST: Duration = Duration::from_millis(1500);
 /// container can reach.
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let (counters, source) = counters::load(args.collectors.as_deref())?;
-    report_unserved(&counters, &source);
     if let Some(path) = &args.nvml_library {
         gpu::check_library(path)?;
     }
     let listener = serve::listen(&args.address).map_err(|message| anyhow!(message))?;
     let mut shutdown = shutdown::on_signals()?;
 
+    report_unserved(&counters, &source);
     let readiness = Readiness::default();
     let metrics = SelfMetrics::new();
     let times = Arc::new(CallTimes::default());

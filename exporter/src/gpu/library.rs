@@ -72,10 +72,17 @@ fn load_from(path: &Path) -> Result<Nvml, LibraryError> {
         NvmlError::LibloadingError(_) if path.is_relative() && path.components().count() == 1 => {
             LibraryError::Missing(path.to_owned())
         }
-        NvmlError::LibloadingError(cause) => {
-            LibraryError::NotNvml { path: path.to_owned(), cause: cause.to_string() }
-        }
-        NvmlError::FailedToLoadSymbol(cause) => LibraryError::NotNvml { path: path.to_owned(), cause },
+        NvmlError::LibloadingError(cause) => not_nvml(path, &cause.to_string()),
+        NvmlError::FailedToLoadSymbol(cause) => not_nvml(path, &cause),
         source => LibraryError::Init { path: path.display().to_string(), source },
     })
+}
+
+/// The loader begins its messages with the path, which the error names already.
+fn not_nvml(path: &Path, cause: &str) -> LibraryError {
+    let named = format!("{}: ", path.display());
+    LibraryError::NotNvml {
+        path: path.to_owned(),
+        cause: cause.strip_prefix(&named).unwrap_or(cause).to_owned(),
+    }
 }
