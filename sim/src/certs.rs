@@ -240,10 +240,13 @@ mod tests {
         let made = Certificates::new().unwrap();
         let serving = made.front_proxy.server(FRONT_PROXY_CLIENT, &["localhost"]).unwrap();
         let (chain, _) = serving.for_rustls().unwrap();
-        WebPkiClientVerifier::builder_with_provider(roots(made.front_proxy.pem()).unwrap().into(), provider())
-            .build()
-            .unwrap()
-            .verify_client_cert(&chain[0], &[], rustls::pki_types::UnixTime::now())
-            .unwrap_err();
+        WebPkiClientVerifier::builder_with_provider(
+            roots(made.front_proxy.pem()).unwrap().into(),
+            provider(),
+        )
+        .build()
+        .unwrap()
+        .verify_client_cert(&chain[0], &[], rustls::pki_types::UnixTime::now())
+        .unwrap_err();
     }
 }

@@ -211,7 +211,8 @@ impl Drop for KubeletHandle {
 
 /// Accepts until aborted; the connections are its own tasks and die with it.
 async fn serve(listener: UnixListener, lister: Lister) {
-    let service = TowerToHyperService::new(v1::pod_resources_lister_server::PodResourcesListerServer::new(lister));
+    let service =
+        TowerToHyperService::new(v1::pod_resources_lister_server::PodResourcesListerServer::new(lister));
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {

@@ -5,10 +5,10 @@
 //! all that. Used by the command line (`podgauge-sim`) and, as a library, by the tests of the
 //! whole programs.
 
-//pub mod aggregator;
-//pub mod apiserver;
+pub mod aggregator;
+pub mod apiserver;
 pub mod certs;
-//pub mod demo;
-//pub mod hpa;
+pub mod demo;
+pub mod hpa;
 pub mod kubelet;
 pub mod scenario_file;

@@ -19,8 +19,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// # Errors
 /// The first reading's: no file, or no valid scenario in it.
 pub fn follow(path: &Path) -> Result<watch::Receiver<Arc<Scenario>>, ScenarioError> {
-    let mut seen = read(path)?;
-    let scenario = parse(path, &seen)?;
+    let mut seen = text(path)?;
+    let scenario = Scenario::read(path)?;
     let (changed, receiver) = watch::channel(Arc::new(scenario));
     let path = path.to_owned();
     tokio::spawn(async move {
@@ -30,9 +30,9 @@ pub fn follow(path: &Path) -> Result<watch::Receiver<Arc<Scenario>>, ScenarioErr
                 () = changed.closed() => return,
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
-            match read(&path).and_then(|text| Ok((text != seen).then_some(text))) {
-                Ok(None) => {}
-                Ok(Some(text)) => match parse(&path, &text) {
+            match text(&path) {
+                Ok(text) if text == seen => {}
+                Ok(text) => match Scenario::read(&path) {
                     Ok(scenario) => {
                         tracing::info!(scenario = %path.display(), "scenario read again");
                         seen = text;
@@ -56,12 +56,8 @@ fn complain(broken: &mut Option<String>, error: &ScenarioError) {
     }
 }
 
-fn read(path: &Path) -> Result<String, ScenarioError> {
+fn text(path: &Path) -> Result<String, ScenarioError> {
     std::fs::read_to_string(path).map_err(|source| ScenarioError::Read { path: path.to_owned(), source })
-}
-
-fn parse(path: &Path, text: &str) -> Result<Scenario, ScenarioError> {
-    Scenario::parse(text).map_err(|message| ScenarioError::Invalid { path: path.to_owned(), message })
 }
 
 #[cfg(test)]

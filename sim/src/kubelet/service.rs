@@ -193,7 +193,9 @@ fn allocatable(scenario: &Scenario) -> Vec<ContainerDevices> {
         .flat_map(|(index, gpu)| {
             let uuid = gpu.uuid(index);
             match gpu.replicas {
-                Some(replicas) => (0..replicas).map(|replica| (index, format!("{uuid}::{replica}"))).collect(),
+                Some(replicas) => {
+                    (0..replicas).map(|replica| (index, format!("{uuid}::{replica}"))).collect()
+                }
                 None => vec![(index, uuid)],
             }
         })

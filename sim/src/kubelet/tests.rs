@@ -34,7 +34,8 @@ async fn node(options: KubeletOptions) -> Node {
     let dir = tempfile::tempdir().unwrap();
     let scenario = dir.path().join("scenario.yaml");
     std::fs::write(&scenario, SCENARIO).unwrap();
-    let kubelet = Kubelet::start(dir.path().join("pod-resources/kubelet.sock"), scenario, options).await.unwrap();
+    let kubelet =
+        Kubelet::start(dir.path().join("pod-resources/kubelet.sock"), scenario, options).await.unwrap();
     Node { dir, kubelet }
 }
 
@@ -48,7 +49,9 @@ async fn client(node: &Node) -> PodResourcesListerClient<Channel> {
     PodResourcesListerClient::new(channel).max_decoding_message_size(64 << 20)
 }
 
-async fn list(client: &mut PodResourcesListerClient<Channel>) -> Result<ListPodResourcesResponse, tonic::Status> {
+async fn list(
+    client: &mut PodResourcesListerClient<Channel>,
+) -> Result<ListPodResourcesResponse, tonic::Status> {
     client.list(ListPodResourcesRequest {}).await.map(tonic::Response::into_inner)
 }
 

@@ -1,0 +1,404 @@
+//! Owns the stand-in API server: what podgauge needs of a kube-apiserver, over TLS on loopback.
+//!
+//! Pods, nodes and namespaces come from scenario files and change with them; EndpointSlices,
+//! reviews and the aggregation layer's proxy behave as Kubernetes 1.36 was seen to. Requests are
+//! authenticated (bearer token or client certificate) and authorized as a cluster's built-in
+//! RBAC would.
+
+mod access;
+mod discovery;
+mod kinds;
+mod kubeconfig;
+mod objects;
+mod pods;
+mod request_info;
+mod reviews;
+mod routes;
+mod selector;
+mod server;
+mod status;
+mod store;
+mod watches;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use parking_lot::{Mutex, RwLock};
+use podgauge_sim_nvml::scenario::{Scenario, ScenarioError};
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use tokio_rustls::TlsAcceptor;
+
+pub use self::access::{
+    ADAPTER, ADAPTER_TOKEN, ADMIN_TOKEN, ANONYMOUS, Access, EXPORTER, EXPORTER_TOKEN, HPA_CONTROLLER,
+    HPA_TOKEN, NOBODY_TOKEN, ResourceAttributes, Rule, User, Wanted,
+};
+use self::kinds::Kind;
+pub use self::kubeconfig::Credentials;
+pub use self::objects::{Exporter, NotAServiceName, NotAnExporter, ServiceName};
+use self::pods::PodHistory;
+pub use self::request_info::RequestInfo;
+use self::reviews::Reviews;
+pub use self::reviews::{Failing, Review};
+pub use self::selector::Selector;
+use self::store::Store;
+use crate::aggregator::{Aggregation, Aggregator, Availability};
+use crate::certs::{CertificateError, Certificates};
+
+/// Namespaces that are always there.
+const NAMESPACES: [&str; 3] = ["default", "kube-system", "podgauge"];
+
+/// How a stand-in API server starts.
+#[derive(Debug, Clone)]
+pub struct ApiServerOptions {
+    /// Port 0: a free one.
+    pub listen: SocketAddr,
+    /// One file per simulated node.
+    pub scenarios: Vec<PathBuf>,
+    /// The exporters' Service, and the label of their EndpointSlices.
+    pub exporter_service: ServiceName,
+    pub exporters: Vec<Exporter>,
+    /// On top of [`Access::built_in`].
+    pub access: Access,
+    /// `None`: made anew.
+    pub certificates: Option<Certificates>,
+}
+
+impl Default for ApiServerOptions {
+    fn default() -> Self {
+        Self {
+            listen: (Ipv4Addr::LOCALHOST, 0).into(),
+            scenarios: Vec::new(),
+            exporter_service: ServiceName { namespace: "podgauge".into(), name: "podgauge-exporter".into() },
+            exporters: Vec::new(),
+            access: Access::default(),
+            certificates: None,
+        }
+    }
+}
+
+/// Why a stand-in API server could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiServerError {
+    #[error(transparent)]
+    Scenario(#[from] ScenarioError),
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    #[error("cannot listen on {address}: {source}")]
+    Listen { address: SocketAddr, source: io::Error },
+}
+
+/// The stand-in API server; see [`ApiServer::start`].
+#[derive(Debug)]
+pub struct ApiServer;
+
+/// A running stand-in API server. It stops when this is dropped.
+#[derive(Debug)]
+pub struct ApiServerHandle {
+    state: Arc<State>,
+    tls: TlsAcceptorOf,
+    serving: Mutex<Option<AbortHandle>>,
+    checking: Mutex<Option<AbortHandle>>,
+    following: Vec<AbortHandle>,
+}
+
+/// What requests are answered from.
+struct State {
+    address: SocketAddr,
+    certificates: Certificates,
+    access: RwLock<Access>,
+    reviews: Reviews,
+    store: Arc<Store>,
+    aggregator: RwLock<Option<Arc<Aggregator>>>,
+    /// A watch, so that ending a delay also ends it for the requests that wait.
+    delay: watch::Sender<Duration>,
+    /// A change of it ends every watch.
+    generation: watch::Sender<u64>,
+    exporter_service: ServiceName,
+    namespaces: Mutex<BTreeSet<String>>,
+    started: Timestamp,
+}
+
+struct TlsAcceptorOf(TlsAcceptor);
+
+// === impl ApiServer ===
+
+impl ApiServer {
+    /// Serves the scenarios' pods and everything around them. Scenarios are read again whenever
+    /// their files change, and what changed is pushed to the watches.
+    ///
+    /// # Errors
+    /// An unreadable scenario, or an address that cannot be listened on.
+    pub async fn start(options: ApiServerOptions) -> Result<ApiServerHandle, ApiServerError> {
+        let refused = |source| ApiServerError::Listen { address: options.listen, source };
+        let listener = TcpListener::bind(options.listen).await.map_err(refused)?;
+        let address = listener.local_addr().map_err(refused)?;
+        let certificates = match options.certificates {
+            Some(certificates) => certificates,
+            None => Certificates::new()?,
+        };
+        let tls = TlsAcceptorOf(server::tls(&certificates)?);
+        let mut access = Access::built_in();
+        access.extend(options.access);
+        let state = Arc::new(State {
+            address,
+            certificates,
+            access: RwLock::new(access),
+            reviews: Reviews::default(),
+            store: Arc::new(Store::new()),
+            aggregator: RwLock::new(None),
+            delay: watch::Sender::new(Duration::ZERO),
+            generation: watch::Sender::new(0),
+            exporter_service: options.exporter_service,
+            namespaces: Mutex::new(BTreeSet::new()),
+            started: Timestamp::now(),
+        });
+        state.store.replace(
+            Kind::ConfigMap,
+            "authentication",
+            vec![objects::authentication_config_map(&state.certificates, state.started)],
+        );
+        state.store.replace(
+            Kind::Service,
+            "exporter",
+            vec![objects::service(&state.exporter_service, state.started)],
+        );
+        state.set_exporters(&options.exporters);
+        state.add_namespaces(NAMESPACES.into_iter().map(String::from));
+        let mut following = Vec::new();
+        for path in &options.scenarios {
+            following.push(state.follow(path)?);
+        }
+        let handle =
+            ApiServerHandle { state, tls, serving: Mutex::new(None), checking: Mutex::new(None), following };
+        handle.serve(listener);
+        Ok(handle)
+    }
+}
+
+// === impl ApiServerHandle ===
+
+impl ApiServerHandle {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.state.address
+    }
+
+    /// `https://<address>`.
+    pub fn url(&self) -> String {
+        format!("https://{}", self.state.address)
+    }
+
+    /// The cluster's authorities.
+    pub fn certificates(&self) -> &Certificates {
+        &self.state.certificates
+    }
+
+    /// Writes a kubeconfig for this server.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn write_kubeconfig(&self, path: &Path, credentials: &Credentials) -> io::Result<()> {
+        kubeconfig::write(path, self.address(), self.certificates().cluster.pem(), credentials)
+    }
+
+    /// The exporters behind the service, from now on.
+    pub fn set_exporters(&self, exporters: &[Exporter]) {
+        self.state.set_exporters(exporters);
+    }
+
+    /// The data of kube-system/extension-apiserver-authentication, from now on; `None` deletes it.
+    pub fn set_authentication_config(&self, data: Option<BTreeMap<String, String>>) {
+        let object = data.map(|data| {
+            let mut object = objects::authentication_config_map(&self.state.certificates, self.state.started);
+            object["data"] = json!(data);
+            object
+        });
+        self.state.store.replace(Kind::ConfigMap, "authentication", object.into_iter().collect());
+    }
+
+    /// Sends requests for an aggregated server's groups to it, and checks its availability now
+    /// and every 30 s. Replaces an earlier one.
+    ///
+    /// # Errors
+    /// If a certificate cannot be used.
+    pub fn aggregate(&self, settings: Aggregation) -> Result<Arc<Aggregator>, CertificateError> {
+        let aggregator = Aggregator::new(settings, &self.state.certificates)?;
+        *self.state.aggregator.write() = Some(Arc::clone(&aggregator));
+        let state = Arc::clone(&self.state);
+        let checked = Arc::clone(&aggregator);
+        let checking = tokio::spawn(async move {
+            checked.keep_checking(|| state.publish_api_services(&checked)).await;
+        });
+        if let Some(earlier) = self.checking.lock().replace(checking.abort_handle()) {
+            earlier.abort();
+        }
+        Ok(aggregator)
+    }
+
+    /// The aggregated server's side, if there is one.
+    pub fn aggregator(&self) -> Option<Arc<Aggregator>> {
+        self.state.aggregator.read().clone()
+    }
+
+    /// Whether the aggregated APIs are available, as of the last check; empty without any.
+    pub fn availability(&self) -> Vec<Availability> {
+        self.aggregator().map(|aggregator| aggregator.availability()).unwrap_or_default()
+    }
+
+    /// Tokens and rules on top of what is there.
+    pub fn extend_access(&self, access: Access) {
+        self.state.access.write().extend(access);
+    }
+
+    /// Replaces all tokens and rules, the built-in ones too.
+    pub fn set_access(&self, access: Access) {
+        *self.state.access.write() = access;
+    }
+
+    /// Which reviews are answered 500, from now on.
+    pub fn set_failing(&self, failing: Failing) {
+        *self.state.reviews.failing.lock() = failing;
+    }
+
+    /// Every request waits so long before it is looked at; zero ends it.
+    pub fn set_delay(&self, delay: Duration) {
+        self.state.delay.send_replace(delay);
+    }
+
+    /// The reviews asked for so far, oldest first, at most the last 10,000.
+    pub fn reviews(&self) -> Vec<Review> {
+        self.state.reviews.recorded()
+    }
+
+    /// How many TokenReviews were asked for, failed ones included.
+    pub fn token_reviews(&self) -> u64 {
+        self.state.reviews.token_reviews.load(Ordering::Relaxed)
+    }
+
+    /// How many SubjectAccessReviews were asked for, failed ones included.
+    pub fn access_reviews(&self) -> u64 {
+        self.state.reviews.access_reviews.load(Ordering::Relaxed)
+    }
+
+    /// Ends every watch quietly; clients watch on from where they were.
+    pub fn end_watches(&self) {
+        self.state.generation.send_modify(|generation| *generation += 1);
+    }
+
+    /// Forgets what changed so far: every watch ends with 410 and its client must list again.
+    pub fn expire_watches(&self) {
+        self.state.store.forget();
+    }
+
+    /// Ends every connection and listens no more, as an API server that is down.
+    pub fn stop(&self) {
+        if let Some(serving) = self.serving.lock().take() {
+            serving.abort();
+        }
+    }
+
+    /// Listens again on the same address after [`Self::stop`].
+    ///
+    /// # Errors
+    /// If the address is taken by now.
+    pub async fn restart(&self) -> Result<(), ApiServerError> {
+        self.stop();
+        let address = self.address();
+        let listener =
+            TcpListener::bind(address).await.map_err(|source| ApiServerError::Listen { address, source })?;
+        self.serve(listener);
+        Ok(())
+    }
+
+    fn serve(&self, listener: TcpListener) {
+        let serving = tokio::spawn(server::serve(listener, self.tls.0.clone(), Arc::clone(&self.state)));
+        if let Some(earlier) = self.serving.lock().replace(serving.abort_handle()) {
+            earlier.abort();
+        }
+    }
+}
+
+impl Drop for ApiServerHandle {
+    fn drop(&mut self) {
+        self.stop();
+        if let Some(checking) = self.checking.lock().take() {
+            checking.abort();
+        }
+        for task in &self.following {
+            task.abort();
+        }
+    }
+}
+
+// === impl State ===
+
+impl State {
+    fn set_exporters(&self, exporters: &[Exporter]) {
+        let slices = objects::endpoint_slices(&self.exporter_service, exporters, self.started);
+        self.store.replace(Kind::EndpointSlice, "exporter", slices);
+    }
+
+    fn add_namespaces(&self, names: impl Iterator<Item = String>) {
+        let mut namespaces = self.namespaces.lock();
+        namespaces.extend(names);
+        let objects = namespaces.iter().map(|name| pods::namespace(name, self.started)).collect();
+        self.store.replace(Kind::Namespace, "namespaces", objects);
+    }
+
+    /// Shows a scenario's objects, now and after each change of the file.
+    fn follow(self: &Arc<Self>, path: &Path) -> Result<AbortHandle, ScenarioError> {
+        let mut scenario = crate::scenario_file::follow(path)?;
+        let source = path.display().to_string();
+        let mut history = PodHistory::default();
+        let first = Arc::clone(&scenario.borrow_and_update());
+        self.show(&source, &first, &mut history);
+        let state = Arc::clone(self);
+        let task = tokio::spawn(async move {
+            while scenario.changed().await.is_ok() {
+                let scenario = Arc::clone(&scenario.borrow_and_update());
+                state.show(&source, &scenario, &mut history);
+            }
+        });
+        Ok(task.abort_handle())
+    }
+
+    fn show(&self, source: &str, scenario: &Scenario, history: &mut PodHistory) {
+        self.add_namespaces(scenario.pods.iter().map(|pod| pod.namespace.clone()));
+        self.store.replace(Kind::Node, source, vec![pods::node(scenario, self.started)]);
+        self.store.replace(Kind::Pod, source, history.pods(scenario, Timestamp::now()));
+    }
+
+    fn publish_api_services(&self, aggregator: &Aggregator) {
+        let settings = aggregator.settings();
+        let objects = aggregator
+            .availability()
+            .iter()
+            .map(|a| objects::api_service(a, &settings.service, &settings.ca_bundle, self.started))
+            .collect();
+        self.store.replace(Kind::ApiService, "aggregator", objects);
+    }
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for TlsAcceptorOf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TlsAcceptor")
+    }
+}
+
+#[cfg(test)]
+mod tests;
