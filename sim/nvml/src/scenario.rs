@@ -5,12 +5,17 @@
 //! server reads the pods. Loads are functions of the wall clock alone, so separate processes
 //! that read the same file agree on the truth.
 
+mod check;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
 use crate::load::Load;
+
+/// Largest scenario file read, in bytes.
+const MAX_BYTES: u64 = 16 << 20;
 
 /// A simulated GPU node.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -31,8 +36,10 @@ pub struct Scenario {
     /// Processes outside any pod.
     #[serde(default)]
     pub processes: Vec<Process>,
-    /// Calls that answer an error on every GPU, and system-wide calls: NVML function name to the
-    /// error's name without its NVML_ERROR_ prefix, such as `nvmlInit_v2: DRIVER_NOT_LOADED`.
+    /// Calls that answer an error on every GPU, and system-wide calls: NVML function name, with or
+    /// without its version, to the error's name without its NVML_ERROR_ prefix, such as
+    /// `nvmlInit_v2: DRIVER_NOT_LOADED`. `all` means every call but those to initialise, to shut
+    /// down and for an error's text. `nvmlDeviceGetFieldValues:<id>` fails that one field.
     #[serde(default)]
     pub errors: BTreeMap<String, String>,
     /// Calls that block first: NVML function name to seconds.
@@ -72,6 +79,15 @@ pub struct Gpu {
     pub load: Option<Load>,
     /// Replays a recording of a real GPU in place of any load.
     pub replay: Option<Replay>,
+    /// Its NVLinks. Absent: none, and NVLink calls answer NOT_SUPPORTED, as a single H100's do.
+    pub nvlink: Option<NvLink>,
+    /// Pid of an MPS server through which all its processes run: utilization is credited to it,
+    /// while each client's memory is listed under its own pid.
+    pub mps_server: Option<u32>,
+    /// False: the lists of running processes are empty while utilization still names host pids,
+    /// as a caller in another PID namespace sees it.
+    #[serde(default = "yes")]
+    pub lists_processes: bool,
     /// XIDs to deliver, each once, as soon as the file names them; to deliver another equal one,
     /// name it once more.
     #[serde(default)]
@@ -83,6 +99,21 @@ pub struct Gpu {
     /// Calls that block first on this GPU: NVML function name to seconds.
     #[serde(default)]
     pub blocks: BTreeMap<String, f64>,
+}
+
+/// The NVLinks of a GPU.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NvLink {
+    /// How many.
+    #[serde(default = "eighteen")]
+    pub links: u32,
+    /// Received over all of them together, MiB/s.
+    #[serde(default)]
+    pub rx_mib_s: f64,
+    /// Sent over all of them together, MiB/s.
+    #[serde(default)]
+    pub tx_mib_s: f64,
 }
 
 /// A recording of a real GPU, played once: the library has no sample from before its first slot
@@ -155,6 +186,12 @@ pub struct Process {
     pub load: Option<Load>,
     #[serde(default = "default_process_memory_mib")]
     pub memory_mib: u64,
+    /// True: NVML cannot say how much memory it uses.
+    #[serde(default)]
+    pub memory_unavailable: bool,
+    /// Name of its program.
+    #[serde(default = "default_comm")]
+    pub comm: String,
 }
 
 /// Why a scenario could not be read.
@@ -169,15 +206,32 @@ pub enum ScenarioError {
 // === impl Scenario ===
 
 impl Scenario {
-    /// Reads the file and checks that what it names exists.
+    /// Reads the file and checks that what it names exists. A replay's file is resolved against
+    /// the scenario's folder and read too.
     pub fn read(path: &Path) -> Result<Self, ScenarioError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ScenarioError::Read { path: path.to_owned(), source })?;
-        Self::parse(&text).map_err(|message| ScenarioError::Invalid { path: path.to_owned(), message })
+        let failed = |source| ScenarioError::Read { path: path.to_owned(), source };
+        let size = std::fs::metadata(path).map_err(failed)?.len();
+        if size > MAX_BYTES {
+            let message = format!("{size} bytes, the limit is {MAX_BYTES}");
+            return Err(ScenarioError::Invalid { path: path.to_owned(), message });
+        }
+        let invalid = |message| ScenarioError::Invalid { path: path.to_owned(), message };
+        let text = std::fs::read_to_string(path).map_err(failed)?;
+        let mut scenario = Self::parse(&text).map_err(invalid)?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        for replay in scenario.gpus.iter_mut().filter_map(|gpu| gpu.replay.as_mut()) {
+            replay.file = folder.join(&replay.file);
+            crate::recording::Recording::read(&replay.file, &replay.run).map_err(invalid)?;
+        }
+        Ok(scenario)
     }
 
-    /// Parses YAML text; the error says where and why.
+    /// Parses YAML text; the error says where and why. Replays keep the paths the text has.
     pub fn parse(yaml: &str) -> Result<Self, String> {
+        if yaml.trim().is_empty() {
+            // A file caught between truncation and writing must not read as a node without GPUs.
+            return Err("the file is empty".into());
+        }
         let scenario: Self = serde_saphyr::from_str(yaml).map_err(|error| error.to_string())?;
         scenario.check()?;
         Ok(scenario)
@@ -186,9 +240,9 @@ impl Scenario {
     /// Every process of the node, with the pod and container it runs in.
     pub fn all_processes(&self) -> impl Iterator<Item = (Option<(&Pod, &Container)>, &Process)> {
         let inside = self.pods.iter().flat_map(|pod| {
-            pod.containers
-                .iter()
-                .flat_map(move |container| container.processes.iter().map(move |p| (Some((pod, container)), p)))
+            pod.containers.iter().flat_map(move |container| {
+                container.processes.iter().map(move |p| (Some((pod, container)), p))
+            })
         });
         inside.chain(self.processes.iter().map(|process| (None, process)))
     }
@@ -207,28 +261,6 @@ impl Scenario {
             .collect();
         Some(crate::load::mean_of_sum(&loads, from_s, to_s))
     }
-
-    fn check(&self) -> Result<(), String> {
-        for (_, process) in self.all_processes() {
-            if process.gpu >= self.gpus.len() {
-                return Err(format!("process {} is on gpu {}, but there are {} GPUs", process.pid, process.gpu, self.gpus.len()));
-            }
-        }
-        for pod in &self.pods {
-            for container in &pod.containers {
-                for device in &container.devices {
-                    let index = device.split("::").next().unwrap_or(device);
-                    if index.parse::<usize>().ok().filter(|i| *i < self.gpus.len()).is_none() {
-                        return Err(format!(
-                            "pod {}/{} holds device {device:?}: want a GPU index below {}, or <index>::<replica>",
-                            pod.namespace, pod.name, self.gpus.len()
-                        ));
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
 }
 
 // === impl Gpu ===
@@ -242,6 +274,11 @@ impl Gpu {
     /// Its PCI bus id, given its index.
     pub fn pci_bus_id(&self, index: usize) -> String {
         self.pci_bus_id.clone().unwrap_or_else(|| format!("00000000:{:02X}:00.0", 0x17 + index))
+    }
+
+    /// Its serial number, made up from its index.
+    pub fn serial(index: usize) -> String {
+        format!("16500230{index:05}")
     }
 }
 
@@ -317,6 +354,12 @@ fn default_memory_mib() -> u64 {
 }
 fn default_process_memory_mib() -> u64 {
     512
+}
+fn default_comm() -> String {
+    "python3".into()
+}
+fn eighteen() -> u32 {
+    18
 }
 fn default_namespace() -> String {
     "demo".into()

@@ -1,0 +1,34 @@
+//! Calls for device memory and BAR1.
+#![allow(unsafe_code, non_snake_case)]
+
+use nvml_wrapper_sys::bindings::{nvmlBAR1Memory_t, nvmlMemory_t, nvmlMemory_v2_t};
+
+use super::arguments::Out;
+use super::call::calls;
+use crate::model::{BAR1_BYTES, BAR1_IDLE_BYTES, RESERVED_BYTES};
+use crate::status::Failure;
+
+/// What the version field of the second memory structure must say.
+const MEMORY_V2: u32 = size_of::<nvmlMemory_v2_t>() as u32 | 2 << 24;
+
+calls! {
+    gpu fn nvmlDeviceGetMemoryInfo(memory: Out<nvmlMemory_t>) |gpu| {
+        // In the first structure the driver's own memory counts as used.
+        let used = gpu.memory_used() + RESERVED_BYTES.min(gpu.memory_total());
+        memory.put(nvmlMemory_t { total: gpu.memory_total(), free: gpu.memory_total() - used, used })
+    }
+    gpu fn nvmlDeviceGetMemoryInfo_v2(memory: Out<nvmlMemory_v2_t>) |gpu| {
+        let version = memory.get()?.version;
+        if version != MEMORY_V2 {
+            return Err(Failure::ARGUMENT_VERSION_MISMATCH);
+        }
+        let (total, used) = (gpu.memory_total(), gpu.memory_used());
+        let reserved = RESERVED_BYTES.min(total);
+        memory.put(nvmlMemory_v2_t { version, total, reserved, free: total - used - reserved, used })
+    }
+    gpu fn nvmlDeviceGetBAR1MemoryInfo(memory: Out<nvmlBAR1Memory_t>) |gpu| {
+        // Used BAR1 follows the memory in use.
+        let used = (BAR1_IDLE_BYTES + gpu.memory_used()).min(BAR1_BYTES);
+        memory.put(nvmlBAR1Memory_t { bar1Total: BAR1_BYTES, bar1Free: BAR1_BYTES - used, bar1Used: used })
+    }
+}

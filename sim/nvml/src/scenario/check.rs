@@ -1,0 +1,153 @@
+//! Owns what a scenario must keep beyond its shape; every complaint names the offending entry.
+
+use std::collections::BTreeSet;
+
+use super::{Container, Gpu, Pod, Process, Scenario};
+use crate::abi;
+use crate::pci::PciAddress;
+use crate::status::Failure;
+
+/// More GPUs than any node has; it bounds what a typing mistake can cost.
+const MAX_GPUS: usize = 128;
+/// NVML's limit of NVLinks on one GPU in the bindings used here.
+const MAX_LINKS: u32 = 18;
+/// Longest block of a call, seconds.
+const MAX_BLOCK_S: f64 = 86_400.0;
+
+impl Scenario {
+    pub(super) fn check(&self) -> Result<(), String> {
+        if self.gpus.len() > MAX_GPUS {
+            return Err(format!("{} GPUs, the limit is {MAX_GPUS}", self.gpus.len()));
+        }
+        let mut uuids = BTreeSet::new();
+        for (index, gpu) in self.gpus.iter().enumerate() {
+            gpu.check(index).map_err(|why| format!("gpu {index}: {why}"))?;
+            if !uuids.insert(gpu.uuid(index)) {
+                return Err(format!("gpu {index}: UUID {} is taken by another GPU", gpu.uuid(index)));
+            }
+        }
+        check_calls(self.errors.keys().chain(self.blocks.keys()))?;
+        check_errors(self.errors.values())?;
+        check_blocks(self.blocks.values())?;
+        let mut on_gpu = BTreeSet::new();
+        for (_, process) in self.all_processes() {
+            self.check_process(process).map_err(|why| format!("process {}: {why}", process.pid))?;
+            if !on_gpu.insert((process.gpu, process.pid)) {
+                return Err(format!("process {} is listed twice on gpu {}", process.pid, process.gpu));
+            }
+        }
+        for pod in &self.pods {
+            for container in &pod.containers {
+                self.check_devices(pod, container)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_process(&self, process: &Process) -> Result<(), String> {
+        if process.gpu >= self.gpus.len() {
+            return Err(format!("it is on gpu {}, but there are {} GPUs", process.gpu, self.gpus.len()));
+        }
+        process.load.as_ref().map_or(Ok(()), |load| load.check())
+    }
+
+    fn check_devices(&self, pod: &Pod, container: &Container) -> Result<(), String> {
+        for device in &container.devices {
+            let index = device.split("::").next().unwrap_or(device);
+            if index.parse::<usize>().ok().filter(|i| *i < self.gpus.len()).is_none() {
+                return Err(format!(
+                    "pod {}/{} holds device {device:?}: want a GPU index below {}, or <index>::<replica>",
+                    pod.namespace,
+                    pod.name,
+                    self.gpus.len()
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Gpu {
+    fn check(&self, index: usize) -> Result<(), String> {
+        let bus_id = self.pci_bus_id(index);
+        if PciAddress::parse(&bus_id).is_none() {
+            return Err(format!(
+                "pci_bus_id {bus_id:?}: want <domain>:<bus>:<device>.<function> in hexadecimal"
+            ));
+        }
+        if self.replicas == Some(0) {
+            return Err("replicas is 0: leave it out for a GPU that is not shared".into());
+        }
+        if self.nvlink.as_ref().is_some_and(|nvlink| nvlink.links == 0 || nvlink.links > MAX_LINKS) {
+            return Err(format!("nvlink.links: want 1 to {MAX_LINKS}"));
+        }
+        if let Some(load) = &self.load {
+            load.check()?;
+        }
+        check_calls(self.errors.keys().chain(self.blocks.keys()))?;
+        check_errors(self.errors.values())?;
+        check_blocks(self.blocks.values())
+    }
+}
+
+/// Refuses names of calls that the library does not have: a typing mistake would do nothing.
+fn check_calls<'a>(names: impl Iterator<Item = &'a String>) -> Result<(), String> {
+    for name in names {
+        let call = name.split_once(':').map_or(name.as_str(), |(call, _)| call);
+        let known = call == "all" || abi::calls().any(|known| known == call || abi::base(known) == call);
+        if !known {
+            return Err(format!("errors and blocks: the library has no call {call:?}"));
+        }
+    }
+    Ok(())
+}
+
+fn check_errors<'a>(errors: impl Iterator<Item = &'a String>) -> Result<(), String> {
+    for error in errors {
+        if Failure::named(error).is_none() {
+            return Err(format!("no NVML error is called {error:?}; there are {:?}", Failure::NAMES));
+        }
+    }
+    Ok(())
+}
+
+fn check_blocks<'a>(mut seconds: impl Iterator<Item = &'a f64>) -> Result<(), String> {
+    match seconds.find(|seconds| !(0.0..=MAX_BLOCK_S).contains(*seconds)) {
+        Some(bad) => Err(format!("blocks: {bad} seconds, want 0 to {MAX_BLOCK_S}")),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mistake_is_refused_with_the_entry_it_is_in() {
+        for (yaml, why) in [
+            ("", "empty"),
+            ("gpus: [{}]\nprocesses: [{pid: 7, gpu: 1}]", "process 7: it is on gpu 1"),
+            ("gpus: [{errors: {nvmlDeviceGetTemperatur: UNKNOWN}}]", "gpu 0: errors and blocks"),
+            ("gpus: [{}]\nerrors: {nvmlDeviceGetName: BROKEN}", "\"BROKEN\""),
+            ("gpus: [{load: {constant: 101}}]", "gpu 0: a load of 101"),
+            ("gpus: [{load: {square: {low: 1, high: 2, period_s: 0}}}]", "period_s"),
+            ("gpus: [{uuid: GPU-1}, {uuid: GPU-1}]", "gpu 1: UUID GPU-1"),
+            ("gpus: [{}]\nprocesses: [{pid: 7, gpu: 0}, {pid: 7, gpu: 0}]", "twice"),
+            ("gpus: [{pci_bus_id: '17'}]", "pci_bus_id"),
+            ("gpus: [{loud: 1}]", "loud"),
+            ("gpus: [{}]\npods: [{name: a, containers: [{devices: ['1']}]}]", "holds device \"1\""),
+        ] {
+            let error = Scenario::parse(yaml).unwrap_err();
+            assert!(error.contains(why), "{yaml}: {error}");
+        }
+    }
+
+    #[test]
+    fn errors_may_be_named_with_or_without_the_calls_version() {
+        for name in
+            ["nvmlDeviceGetMemoryInfo", "nvmlDeviceGetMemoryInfo_v2", "all", "nvmlDeviceGetFieldValues:82"]
+        {
+            Scenario::parse(&format!("gpus: [{{errors: {{\"{name}\": GPU_IS_LOST}}}}]")).unwrap();
+        }
+    }
+}
