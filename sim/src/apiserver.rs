@@ -52,6 +52,7 @@ pub use self::selector::Selector;
 use self::store::Store;
 use crate::aggregator::{Aggregation, Aggregator, Availability};
 use crate::certs::{CertificateError, Certificates};
+use crate::serving::Serving;
 
 /// Namespaces that are always there.
 const NAMESPACES: [&str; 3] = ["default", "kube-system", "podgauge"];
@@ -105,7 +106,7 @@ pub struct ApiServer;
 pub struct ApiServerHandle {
     state: Arc<State>,
     tls: TlsAcceptorOf,
-    serving: Mutex<Option<AbortHandle>>,
+    serving: Mutex<Option<Serving>>,
     checking: Mutex<Option<AbortHandle>>,
     following: Vec<AbortHandle>,
 }
@@ -300,9 +301,10 @@ impl ApiServerHandle {
     }
 
     /// Ends every connection and listens no more, as an API server that is down.
-    pub fn stop(&self) {
-        if let Some(serving) = self.serving.lock().take() {
-            serving.abort();
+    pub async fn stop(&self) {
+        let serving = self.serving.lock().take();
+        if let Some(serving) = serving {
+            serving.stop().await;
         }
     }
 
@@ -311,7 +313,7 @@ impl ApiServerHandle {
     /// # Errors
     /// If the address is taken by now.
     pub async fn restart(&self) -> Result<(), ApiServerError> {
-        self.stop();
+        self.stop().await;
         let address = self.address();
         let listener =
             TcpListener::bind(address).await.map_err(|source| ApiServerError::Listen { address, source })?;
@@ -320,16 +322,14 @@ impl ApiServerHandle {
     }
 
     fn serve(&self, listener: TcpListener) {
-        let serving = tokio::spawn(server::serve(listener, self.tls.0.clone(), Arc::clone(&self.state)));
-        if let Some(earlier) = self.serving.lock().replace(serving.abort_handle()) {
-            earlier.abort();
-        }
+        let (tls, state) = (self.tls.0.clone(), Arc::clone(&self.state));
+        *self.serving.lock() = Some(Serving::spawn(|stopped| server::serve(listener, tls, state, stopped)));
     }
 }
 
 impl Drop for ApiServerHandle {
     fn drop(&mut self) {
-        self.stop();
+        // The server stops with its handle; the other tasks must be ended.
         if let Some(checking) = self.checking.lock().take() {
             checking.abort();
         }

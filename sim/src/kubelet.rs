@@ -17,10 +17,11 @@ use parking_lot::Mutex;
 use podgauge_sim_nvml::scenario::{Scenario, ScenarioError};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::JoinSet;
 
 use self::rate_limit::RateLimit;
 use self::service::{Counters, Lister, Switches};
+use crate::serving::{Serving, Stopped};
 
 /// The generated types and client of the pod-resources v1 API.
 pub mod v1 {
@@ -105,7 +106,7 @@ pub struct KubeletHandle {
     limit: Arc<RateLimit>,
     switches: Arc<Switches>,
     counters: Arc<Counters>,
-    serving: Mutex<Option<AbortHandle>>,
+    serving: Mutex<Option<Serving>>,
 }
 
 // === impl Kubelet ===
@@ -183,34 +184,30 @@ impl KubeletHandle {
             Arc::clone(&self.counters),
             tokio::time::Instant::now(),
         );
-        let serving = tokio::spawn(serve(listener, lister)).abort_handle();
-        *self.serving.lock() = Some(serving);
+        *self.serving.lock() = Some(Serving::spawn(|stopped| serve(listener, lister, stopped)));
         Ok(())
     }
 
     /// Ends the service: every connection dies and the socket file is gone.
     pub async fn stop(&self) {
-        self.end();
+        let serving = self.serving.lock().take();
+        if let Some(serving) = serving {
+            serving.stop().await;
+        }
         // A file that is already gone is as wanted; any other trouble shows when it is bound again.
         drop(tokio::fs::remove_file(&self.socket).await);
-    }
-
-    fn end(&self) {
-        if let Some(serving) = self.serving.lock().take() {
-            serving.abort();
-        }
     }
 }
 
 impl Drop for KubeletHandle {
     fn drop(&mut self) {
-        self.end();
+        // The service stops with its handle.
         drop(std::fs::remove_file(&self.socket));
     }
 }
 
-/// Accepts until aborted; the connections are its own tasks and die with it.
-async fn serve(listener: UnixListener, lister: Lister) {
+/// Accepts until told to stop; then every connection dies.
+async fn serve(listener: UnixListener, lister: Lister, mut stopped: Stopped) {
     let service =
         TowerToHyperService::new(v1::pod_resources_lister_server::PodResourcesListerServer::new(lister));
     let mut connections = JoinSet::new();
@@ -230,12 +227,15 @@ async fn serve(listener: UnixListener, lister: Lister) {
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept on the pod-resources socket");
-                    return;
+                    break;
                 }
             },
             Some(_) = connections.join_next() => {}
+            _ = &mut stopped => break,
         }
     }
+    drop(listener);
+    connections.shutdown().await;
 }
 
 #[cfg(test)]

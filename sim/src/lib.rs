@@ -12,3 +12,4 @@ pub mod demo;
 pub mod hpa;
 pub mod kubelet;
 pub mod scenario_file;
+mod serving;

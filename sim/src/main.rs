@@ -36,7 +36,7 @@ enum Command {
     /// Serve the kubelet's pod-resources v1 API on a unix socket until Ctrl-C
     Kubelet(KubeletArgs),
     /// Serve a stand-in API server over TLS until Ctrl-C
-    Apiserver(ApiserverArgs),
+    Apiserver(Box<ApiserverArgs>),
     /// Write the /proc, /var/log/pods and /var/log/containers that go with a scenario
     Trees(TreesArgs),
     /// Copy the simulated NVML library without some of its calls, as an older driver's
@@ -164,7 +164,7 @@ async fn main() -> ExitCode {
     }
     let outcome = match cli.command {
         Command::Kubelet(args) => kubelet(args).await,
-        Command::Apiserver(args) => apiserver(args).await,
+        Command::Apiserver(args) => apiserver(*args).await,
         Command::Trees(args) => trees(&args),
         Command::Library(args) => library(args),
         Command::Demo(args) => {

@@ -16,6 +16,7 @@ use tokio_rustls::TlsAcceptor;
 use super::access::User;
 use super::{State, routes};
 use crate::certs::{CertificateError, Certificates, roots};
+use crate::serving::Stopped;
 
 /// A handshake that takes longer is given up.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
@@ -50,8 +51,8 @@ pub(crate) fn tls(certificates: &Certificates) -> Result<TlsAcceptor, Certificat
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// Accepts until aborted; the connections are its own tasks and die with it.
-pub(crate) async fn serve(listener: TcpListener, tls: TlsAcceptor, state: Arc<State>) {
+/// Accepts until told to stop; then every connection dies.
+pub(crate) async fn serve(listener: TcpListener, tls: TlsAcceptor, state: Arc<State>, mut stopped: Stopped) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -66,8 +67,11 @@ pub(crate) async fn serve(listener: TcpListener, tls: TlsAcceptor, state: Arc<St
                 }
             },
             Some(_) = connections.join_next() => {}
+            _ = &mut stopped => break,
         }
     }
+    drop(listener);
+    connections.shutdown().await;
 }
 
 async fn connection(stream: TcpStream, address: SocketAddr, tls: TlsAcceptor, state: Arc<State>) {

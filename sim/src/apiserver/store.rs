@@ -177,10 +177,10 @@ impl Inner {
     }
 
     fn log(&mut self, change: Change) {
-        if self.log.len() == LOG_LENGTH {
-            if let Some(oldest) = self.log.pop_front() {
-                self.forgotten = oldest.revision;
-            }
+        if self.log.len() == LOG_LENGTH
+            && let Some(oldest) = self.log.pop_front()
+        {
+            self.forgotten = oldest.revision;
         }
         self.log.push_back(change);
     }

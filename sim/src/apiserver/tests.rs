@@ -126,7 +126,8 @@ async fn streaming_lists_end_with_a_bookmark() {
 async fn selectors_and_namespaces_narrow_a_list() {
     let cluster = cluster().await;
     let client = cluster.client_of(ADMIN_TOKEN).await;
-    let names = |list: kube::api::ObjectList<Pod>| list.iter().map(|pod| pod.name_any()).collect::<Vec<_>>();
+    let names =
+        |list: kube::api::ObjectList<Pod>| list.iter().map(kube::ResourceExt::name_any).collect::<Vec<_>>();
     let all: Api<Pod> = Api::all(client.clone());
     assert_eq!(names(all.list(&ListParams::default().labels("app in (y,z)")).await.unwrap()), ["b"]);
     assert_eq!(names(all.list(&ListParams::default().fields("spec.nodeName=n2")).await.unwrap()), [""; 0]);

@@ -26,9 +26,8 @@ impl Truth {
                 continue;
             };
             let shared = gpu.replicas.filter(|_| device.contains("::"));
-            match devices.entry(index).or_insert(shared.map(|of| (0, of))) {
-                Some((held, _)) => *held += 1,
-                None => {}
+            if let Some((held, _)) = devices.entry(index).or_insert(shared.map(|of| (0, of))) {
+                *held += 1;
             }
         }
         let device = |index: usize| scenario.mean_load(index, from_s, to_s);
