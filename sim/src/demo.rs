@@ -110,6 +110,7 @@ pub async fn run(options: DemoOptions) -> Result<bool, DemoError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(prepared("Ctrl-C"))?;
     let mut terminate = signal(SignalKind::terminate()).map_err(prepared("SIGTERM"))?;
     let started = Instant::now();
+    print(table::BANNER);
     let mut demo = None;
     let outcome = tokio::select! {
         outcome = run_in(folder.path(), &options, started, &mut demo) => outcome,
@@ -251,7 +252,7 @@ impl Demo {
                 text.push('\n');
                 text.push_str(&self.hints());
             }
-            print(&if terminal { format!("\x1b[H\x1b[2J{text}") } else { text });
+            print(&if terminal { format!("\x1b[H\x1b[2J{}{text}", table::BANNER) } else { text });
             first = false;
         }
     }

@@ -171,6 +171,14 @@ async fn create(
     let Some(resource) = kinds::find(&wanted.group, &wanted.version, &wanted.resource) else {
         return not_found(request.uri().path());
     };
+    let content_type =
+        request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    if !content_type.starts_with("application/json") {
+        let message = format!(
+            "the body of the request was in an unknown format: {content_type:?}, want application/json"
+        );
+        return status::failure(StatusCode::UNSUPPORTED_MEDIA_TYPE, &message);
+    }
     let body = match Limited::new(request.into_body(), BODY_LIMIT).collect().await {
         Ok(body) => body.to_bytes(),
         Err(error) => return status::failure(StatusCode::PAYLOAD_TOO_LARGE, &error.to_string()),

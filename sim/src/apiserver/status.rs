@@ -44,6 +44,7 @@ pub(crate) fn failure_object(status: StatusCode, message: &str) -> Value {
         404 => "NotFound",
         405 => "MethodNotAllowed",
         410 => "Expired",
+        415 => "UnsupportedMediaType",
         413 => "RequestEntityTooLarge",
         500 => "InternalError",
         503 => "ServiceUnavailable",

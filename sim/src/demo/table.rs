@@ -7,7 +7,10 @@ use super::reading::{MAX, MIN, Reading, Row, Scaling, TARGET};
 /// The widest reason shown; the whole of it is in the adapter's answer.
 const REASON_WIDTH: usize = 62;
 
-/// The table as text. Its first line says that nothing of this is a GPU.
+/// The first line of everything the demo prints.
+pub(super) const BANNER: &str = "The GPUs here are simulated: no GPU, no driver, no cluster. The exporter and the adapter are the real programs.\n";
+
+/// The table as text.
 pub(super) fn render(reading: &Reading, window_s: u32) -> String {
     let heads =
         ["POD", "GPUS", "GPU LOAD", "ADAPTER ANSWERS", &format!("HPA (TARGET {TARGET}, {MIN} TO {MAX})")];
@@ -20,8 +23,7 @@ pub(super) fn render(reading: &Reading, window_s: u32) -> String {
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..4).map(width).collect();
     let mut text = format!(
-        "The GPUs here are simulated: no GPU, no driver, no cluster. The exporter and the adapter are the real programs.\n\
-         Mean over the last {window_s}s: GPU LOAD is the scenario's truth, ADAPTER ANSWERS what came back for gpu_utilization.\n\n"
+        "Mean over the last {window_s}s: GPU LOAD is the scenario's truth, ADAPTER ANSWERS what came back for gpu_utilization.\n\n"
     );
     for line in &lines {
         let mut row = String::new();
@@ -102,10 +104,9 @@ mod tests {
         };
         let text = render(&reading, 20);
         let lines: Vec<&str> = text.lines().collect();
-        assert!(lines[0].starts_with("The GPUs here are simulated"));
-        assert_eq!(lines[4], "demo/chat-0   3           64.5 %    64.4 %                chat: 2 -> 3");
-        assert_eq!(lines[5], "demo/share-a  3 (1 of 2)  64.5 %    its device is shared");
-        assert_eq!(lines[6], "(free)        7           -         -                     -");
+        assert_eq!(lines[3], "demo/chat-0   3           64.5 %    64.4 %                chat: 2 -> 3");
+        assert_eq!(lines[4], "demo/share-a  3 (1 of 2)  64.5 %    its device is shared");
+        assert_eq!(lines[5], "(free)        7           -         -                     -");
     }
 
     #[test]
