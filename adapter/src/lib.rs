@@ -1,1 +1,18 @@
-//! (being written)
+//! podgauge-adapter: answers HorizontalPodAutoscalers with what pods do on their GPUs.
+//!
+//! ```text
+//! exporters' pages ─► source ──┐
+//! API server watch ─► cluster ─┼─► evaluate ─► apiserver ─► MetricValueList
+//! trust, TLS files ─► auth ────┘
+//! ```
+//! Nothing flows back: a request reads what is already there.
+
+pub mod apiserver;
+pub mod args;
+pub mod auth;
+pub mod cluster;
+pub mod evaluate;
+pub mod metric;
+pub mod run;
+pub mod self_metrics;
+pub mod source;

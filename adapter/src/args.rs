@@ -1,0 +1,201 @@
+//! Owns the command line.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{ArgGroup, CommandFactory as _, Parser};
+use podgauge_common::duration::parse_go_duration;
+use podgauge_common::logging;
+
+/// Serves the GPU use of pods to HorizontalPodAutoscalers as custom metrics.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "podgauge-adapter", version, about)]
+#[command(group(ArgGroup::new("source").args(["exporter_url", "exporter_service"]).required(true).multiple(true)))]
+pub struct Args {
+    /// An exporter to scrape. With NODE its samples count only for pods of that node; without it
+    /// the exporter is believed for every node. Repeatable
+    #[arg(long, value_name = "[NODE=]URL", value_parser = parse_exporter_url)]
+    pub exporter_url: Vec<ExporterUrl>,
+    /// Scrape every endpoint of this Service, each for the pods of its own node. Repeatable
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = parse_service)]
+    pub exporter_service: Vec<ServiceName>,
+    /// Time between two scrapes of an exporter
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_go_duration)]
+    pub scrape_interval: Duration,
+    /// Time that an answer is the mean over
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_go_duration)]
+    pub window: Duration,
+    /// How long a pod's last value stands when its exporter has nothing new
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_go_duration)]
+    pub staleness: Duration,
+    /// A further family of the exporters to serve under its own name, for example
+    /// DCGM_FI_DEV_GPU_TEMP. Repeatable
+    #[arg(long, value_name = "NAME", value_parser = parse_family)]
+    pub metric: Vec<String>,
+
+    /// Address to listen on; all of them unless given
+    #[arg(long, value_name = "IP")]
+    pub bind_address: Option<IpAddr>,
+    /// Port to listen on, always with TLS
+    #[arg(long, value_name = "PORT", default_value_t = 6443)]
+    pub secure_port: u16,
+    /// Certificate chain to serve with (PEM). Without it a CA of its own is made at each start
+    #[arg(long, value_name = "PATH", requires = "tls_private_key_file")]
+    pub tls_cert_file: Option<PathBuf>,
+    /// Private key of --tls-cert-file (PEM)
+    #[arg(long, value_name = "PATH", requires = "tls_cert_file")]
+    pub tls_private_key_file: Option<PathBuf>,
+    /// Where to write the certificate of the CA made at start (PEM), for an APIService's caBundle
+    #[arg(long, value_name = "PATH", conflicts_with = "tls_cert_file")]
+    pub write_ca_file: Option<PathBuf>,
+    /// Service that the aggregation layer reaches this adapter through: the name in the
+    /// certificate made at start
+    #[arg(long, value_name = "NAME", default_value = "podgauge-adapter")]
+    pub service_name: String,
+    /// Namespace of --service-name
+    #[arg(long, value_name = "NAMESPACE", env = "POD_NAMESPACE", default_value = "podgauge")]
+    pub service_namespace: String,
+
+    /// How to reach the API server; the pod's service account unless given
+    #[arg(long, value_name = "PATH")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// text or json
+    #[arg(long, value_name = "FORMAT", default_value_t = logging::Format::Text)]
+    pub log_format: logging::Format,
+    /// Log more
+    #[arg(short = 'v', long)]
+    pub debug: bool,
+}
+
+/// An exporter named on the command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExporterUrl {
+    /// The node whose pods it may speak of; `None`: any.
+    pub node: Option<String>,
+    pub url: http::Uri,
+}
+
+/// A Service whose endpoints are exporters.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ServiceName {
+    pub namespace: String,
+    pub name: String,
+}
+
+impl Args {
+    /// What clap cannot say: how values must fit together. The error exits with 2.
+    pub fn check(&self) -> Result<(), clap::Error> {
+        let wrong = |message: String| Err(Self::command().error(ErrorKind::ValueValidation, message));
+        if self.scrape_interval < Duration::from_millis(100) {
+            return wrong("--scrape-interval must be at least 100ms".to_owned());
+        }
+        if self.window < 2 * self.scrape_interval {
+            return wrong(format!(
+                "--window {:?} is shorter than two scrapes of --scrape-interval {:?}: it would never hold a value",
+                self.window, self.scrape_interval
+            ));
+        }
+        if self.staleness < self.scrape_interval {
+            return wrong(format!(
+                "--staleness {:?} is shorter than --scrape-interval {:?}: values would end before the next scrape",
+                self.staleness, self.scrape_interval
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Display for ServiceName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+fn parse_exporter_url(text: &str) -> Result<ExporterUrl, String> {
+    let scheme = text.find("://").ok_or_else(|| format!("{text:?} has no http://"))?;
+    let (node, url) = match text[..scheme].split_once('=') {
+        Some((node, _)) => (Some(node), &text[node.len() + 1..]),
+        None => (None, text),
+    };
+    if node == Some("") {
+        return Err(format!("{text:?} has no node name before ="));
+    }
+    let url: http::Uri = url.parse().map_err(|error| format!("{url:?} is not a URL: {error}"))?;
+    if url.scheme_str() != Some("http") {
+        return Err(format!("{url} cannot be scraped: only http:// is supported"));
+    }
+    let authority = url.authority().ok_or_else(|| format!("{url} has no host"))?.clone();
+    if authority.as_str().contains('@') {
+        return Err("a user or password in a URL is not supported".to_owned());
+    }
+    let path = match url.path_and_query().map(http::uri::PathAndQuery::as_str) {
+        None | Some("" | "/") => "/metrics",
+        Some(path) => path,
+    };
+    let url = http::Uri::builder()
+        .scheme("http")
+        .authority(authority)
+        .path_and_query(path)
+        .build()
+        .map_err(|error| error.to_string())?;
+    Ok(ExporterUrl { node: node.map(str::to_owned), url })
+}
+
+fn parse_service(text: &str) -> Result<ServiceName, String> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
+            Ok(ServiceName { namespace: namespace.to_owned(), name: name.to_owned() })
+        }
+        _ => Err(format!("{text:?} is not a Service: write it NAMESPACE/NAME")),
+    }
+}
+
+fn parse_family(text: &str) -> Result<String, String> {
+    let legal = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
+    if text.is_empty() || text.starts_with(|c: char| c.is_ascii_digit()) || !text.chars().all(legal) {
+        return Err(format!("{text:?} is not the name of a Prometheus metric"));
+    }
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Args, clap::Error> {
+        Args::try_parse_from(std::iter::once("podgauge-adapter").chain(args.iter().copied()))
+    }
+
+    #[test]
+    fn exporters_with_and_without_a_node() {
+        let url = parse_exporter_url("gpu-7=http://10.0.0.7:9400").unwrap();
+        assert_eq!(url.node.as_deref(), Some("gpu-7"));
+        assert_eq!(url.url.to_string(), "http://10.0.0.7:9400/metrics");
+        let url = parse_exporter_url("http://exporter:9400/page?x=1").unwrap();
+        assert_eq!((url.node, url.url.to_string().as_str()), (None, "http://exporter:9400/page?x=1"));
+        for wrong in ["10.0.0.7:9400", "https://a/", "=http://a/", "http://u:p@a/", "http:///x"] {
+            assert!(parse_exporter_url(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_source_is_required_and_tls_files_come_in_pairs() {
+        assert!(parse(&[]).is_err());
+        assert!(parse(&["--exporter-service", "podgauge/exporter"]).is_ok());
+        assert!(parse(&["--exporter-url", "http://a", "--tls-cert-file", "/a"]).is_err());
+        assert!(parse(&["--exporter-service", "exporter"]).is_err());
+    }
+
+    #[test]
+    fn times_must_fit_together() {
+        let with = |args: &[&str]| parse(&[&["--exporter-url", "http://a"], args].concat()).unwrap().check();
+        assert!(with(&[]).is_ok());
+        assert!(with(&["--window", "9s"]).is_err());
+        assert!(with(&["--staleness", "4s"]).is_err());
+        assert!(with(&["--scrape-interval", "1ms"]).is_err());
+        assert!(with(&["--scrape-interval", "500ms", "--window", "1s", "--staleness", "500ms"]).is_ok());
+    }
+}

@@ -1,0 +1,208 @@
+//! Owns authorization: asks the API server whether a user may (SubjectAccessReview).
+
+use std::fmt;
+use std::time::Instant;
+
+use k8s_openapi::api::authorization::v1::{
+    NonResourceAttributes, ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec,
+};
+use kube::Client;
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+
+use super::cache::TtlCache;
+use super::token::Reviews;
+use super::{CACHE_ENTRIES, CACHE_TTL, User};
+use crate::apiserver::Status;
+
+/// Questions larger than this, bytes, are not remembered.
+const MAX_CACHED_BYTES: usize = 10_000;
+
+/// What somebody wants to do.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Attributes {
+    Resource {
+        verb: String,
+        group: String,
+        version: String,
+        namespace: String,
+        resource: String,
+        name: String,
+        subresource: String,
+    },
+    Path {
+        verb: String,
+        path: String,
+    },
+}
+
+/// The API server's word.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    Allowed,
+    /// With its reason, which is mostly empty.
+    Denied(String),
+}
+
+/// Asks, and remembers the answers.
+#[derive(Debug)]
+pub struct Access {
+    reviews: Reviews<SubjectAccessReview>,
+    answers: TtlCache<[u8; 32], Decision>,
+}
+
+// === impl Attributes ===
+
+impl Attributes {
+    /// The 403, worded as Kubernetes words it.
+    pub fn forbidden(&self, user: &User, reason: &str) -> Status {
+        let user = &user.name;
+        let because = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+        match self {
+            Self::Path { verb, path } => Status::forbidden(
+                format!("forbidden: User {user:?} cannot {verb} path {path:?}{because}"),
+                json!({}),
+            ),
+            Self::Resource { verb, group, namespace, resource, name, subresource, version: _ } => {
+                let full = match subresource.as_str() {
+                    "" => resource.clone(),
+                    subresource => format!("{resource}/{subresource}"),
+                };
+                let place = match namespace.as_str() {
+                    "" => "at the cluster scope".to_owned(),
+                    namespace => format!("in the namespace {namespace:?}"),
+                };
+                let message = format!(
+                    "{resource}.{group} {name:?} is forbidden: User {user:?} cannot {verb} resource {full:?} in API group {group:?} {place}{because}"
+                );
+                Status::forbidden(message, json!({"name": name, "group": group, "kind": resource}))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Attributes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path { verb, path } => write!(f, "{verb} path {path}"),
+            Self::Resource { verb, namespace, resource, name, subresource, group: _, version: _ } => {
+                write!(f, "{verb} {resource}")?;
+                if !subresource.is_empty() {
+                    write!(f, "/{subresource}")?;
+                }
+                if !name.is_empty() {
+                    write!(f, " {name}")?;
+                }
+                if !namespace.is_empty() {
+                    write!(f, " in {namespace}")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+// === impl Access ===
+
+impl Access {
+    pub fn new(client: Client) -> Self {
+        Self { reviews: Reviews::new(client), answers: TtlCache::new(CACHE_TTL, CACHE_ENTRIES) }
+    }
+
+    /// The decision and where it comes from (`cache` or `review`), or why nobody could decide.
+    pub async fn review(
+        &self,
+        user: &User,
+        attributes: &Attributes,
+    ) -> Result<(Decision, &'static str), String> {
+        let spec = spec(user, attributes);
+        let written = serde_json::to_vec(&spec).map_err(|error| error.to_string())?;
+        let key: Option<[u8; 32]> =
+            (written.len() <= MAX_CACHED_BYTES).then(|| Sha256::digest(&written).into());
+        if let Some(decision) = key.and_then(|key| self.answers.get(&key, Instant::now())) {
+            return Ok((decision, "cache"));
+        }
+        let question = SubjectAccessReview { spec, ..SubjectAccessReview::default() };
+        let status = self.reviews.ask(&question).await?.status.ok_or("the answer has no status")?;
+        let decision = match (status.allowed, status.denied) {
+            (true, None | Some(false)) => Decision::Allowed,
+            _ => Decision::Denied(status.reason.unwrap_or_default()),
+        };
+        if let Some(key) = key {
+            self.answers.insert(key, decision.clone(), Instant::now());
+        }
+        Ok((decision, "review"))
+    }
+}
+
+fn spec(user: &User, attributes: &Attributes) -> SubjectAccessReviewSpec {
+    let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let mut spec = SubjectAccessReviewSpec {
+        user: Some(user.name.clone()),
+        uid: some(&user.uid),
+        groups: Some(user.groups.clone()),
+        extra: (!user.extra.is_empty()).then(|| user.extra.clone().into_iter().collect()),
+        ..SubjectAccessReviewSpec::default()
+    };
+    match attributes {
+        Attributes::Path { verb, path } => {
+            spec.non_resource_attributes = Some(NonResourceAttributes { path: some(path), verb: some(verb) });
+        }
+        Attributes::Resource { verb, group, version, namespace, resource, name, subresource } => {
+            spec.resource_attributes = Some(ResourceAttributes {
+                verb: some(verb),
+                group: some(group),
+                version: some(version),
+                namespace: some(namespace),
+                resource: some(resource),
+                name: some(name),
+                subresource: some(subresource),
+                ..ResourceAttributes::default()
+            });
+        }
+    }
+    spec
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::apiserver::path::Path;
+
+    fn forbidden(path: &str, reason: &str) -> String {
+        let user = User { name: "u".to_owned(), ..User::default() };
+        let attributes = Path::parse(path).unwrap().attributes(&http::Method::GET);
+        attributes.forbidden(&user, reason).message
+    }
+
+    #[test]
+    fn the_403_is_worded_as_kubernetes_words_it() {
+        assert_eq!(
+            forbidden("/apis/custom.metrics.k8s.io/v1beta2/namespaces/demo/pods/%2A/gpu_utilization", ""),
+            r#"pods.custom.metrics.k8s.io "*" is forbidden: User "u" cannot get resource "pods/gpu_utilization" in API group "custom.metrics.k8s.io" in the namespace "demo""#
+        );
+        assert_eq!(
+            forbidden("/apis/custom.metrics.k8s.io/v1beta2/nodes/n/m", "no"),
+            r#"nodes.custom.metrics.k8s.io "n" is forbidden: User "u" cannot get resource "nodes/m" in API group "custom.metrics.k8s.io" at the cluster scope: no"#
+        );
+        assert_eq!(forbidden("/metrics", ""), r#"forbidden: User "u" cannot get path "/metrics""#);
+    }
+
+    #[test]
+    fn the_review_asks_for_the_metric_as_a_subresource() {
+        let path = "/apis/custom.metrics.k8s.io/v1beta1/namespaces/demo/pods/%2A/gpu_utilization";
+        let attributes = Path::parse(path).unwrap().attributes(&http::Method::GET);
+        let written = serde_json::to_value(spec(&User::anonymous(), &attributes)).unwrap();
+        assert_eq!(
+            written,
+            json!({
+                "user": "system:anonymous",
+                "groups": ["system:unauthenticated"],
+                "resourceAttributes": {
+                    "verb": "get", "group": "custom.metrics.k8s.io", "version": "v1beta1", "namespace": "demo",
+                    "resource": "pods", "name": "*", "subresource": "gpu_utilization",
+                },
+            })
+        );
+    }
+}

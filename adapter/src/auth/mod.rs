@@ -1,0 +1,198 @@
+//! Who asks, and whether they may: Kubernetes' delegated authentication and authorization.
+//!
+//! ```text
+//! ConfigMap ─► trust ─┐
+//! certificate, headers, token ─► User ─► access (SubjectAccessReview) ─► allowed or a Status
+//! ```
+//! Closed by default: what cannot be verified is nobody, what cannot be authorized is refused.
+
+pub mod access;
+pub mod cache;
+pub mod certificate;
+pub mod request_header;
+pub mod token;
+pub mod trust;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use http::HeaderMap;
+use kube::Client;
+use rustls::pki_types::CertificateDer;
+use tracing::{debug, warn};
+
+use crate::apiserver::Status;
+use crate::self_metrics::SelfMetrics;
+use access::{Access, Attributes, Decision};
+use certificate::Certificates;
+use token::{TokenError, Tokens};
+use trust::Trust;
+
+/// Longest wait for the API server's word. The aggregation layer's own checks wait 5 s.
+pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(4);
+/// How long the API server's answers are believed.
+pub(crate) const CACHE_TTL: Duration = Duration::from_secs(10);
+/// Most answers kept.
+pub(crate) const CACHE_ENTRIES: usize = 8192;
+/// Most questions to the API server under way at once, of each kind.
+pub(crate) const PARALLEL_CALLS: usize = 64;
+
+pub const AUTHENTICATED: &str = "system:authenticated";
+const UNAUTHENTICATED: &str = "system:unauthenticated";
+const ANONYMOUS: &str = "system:anonymous";
+const MASTERS: &str = "system:masters";
+
+/// Who asks.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct User {
+    pub name: String,
+    pub uid: String,
+    pub groups: Vec<String>,
+    pub extra: BTreeMap<String, Vec<String>>,
+}
+
+/// Finds out who asks and whether they may.
+#[derive(Debug)]
+pub struct Auth {
+    trust: Trust,
+    certificates: Certificates,
+    tokens: Tokens,
+    access: Access,
+    self_metrics: SelfMetrics,
+}
+
+// === impl User ===
+
+impl User {
+    pub fn anonymous() -> Self {
+        Self { name: ANONYMOUS.to_owned(), groups: vec![UNAUTHENTICATED.to_owned()], ..Self::default() }
+    }
+
+    /// Adds `system:authenticated`, which the aggregation layer leaves out of some requests.
+    #[must_use]
+    pub fn authenticated(mut self) -> Self {
+        let has = |group: &str| self.groups.iter().any(|known| known == group);
+        if self.name != ANONYMOUS && !has(AUTHENTICATED) && !has(UNAUTHENTICATED) {
+            self.groups.push(AUTHENTICATED.to_owned());
+        }
+        self
+    }
+
+    fn is_master(&self) -> bool {
+        self.groups.iter().any(|group| group == MASTERS)
+    }
+}
+
+// === impl Auth ===
+
+impl Auth {
+    pub fn new(client: Client, trust: Trust, self_metrics: SelfMetrics) -> Self {
+        Self {
+            trust,
+            certificates: Certificates::default(),
+            tokens: Tokens::new(client.clone()),
+            access: Access::new(client),
+            self_metrics,
+        }
+    }
+
+    /// Who asks: front proxy, client certificate, bearer token, else anonymous. A credential that
+    /// is none is 401; it never makes somebody anonymous.
+    pub async fn authenticate(
+        &self,
+        headers: &HeaderMap,
+        chain: &[CertificateDer<'static>],
+    ) -> Result<User, Status> {
+        let counted = |method, result| self.self_metrics.authentication(method, result);
+        let trust = self.trust.load_full();
+        let mut refused = Vec::new();
+        if !chain.is_empty() {
+            let verdict = self.certificates.verify(chain, &trust);
+            match (&verdict.front_proxy, &trust.front_proxy) {
+                (Ok(()), Some(front_proxy)) => match request_header::user(headers, &front_proxy.headers) {
+                    Some(user) => {
+                        counted("request_header", "success");
+                        return Ok(user.authenticated());
+                    }
+                    None => refused.push("the front proxy names no user".to_owned()),
+                },
+                (Err(reason), _) => refused.push(format!("as front proxy: {reason}")),
+                (Ok(()), None) => {}
+            }
+            match &verdict.client {
+                Ok(user) => {
+                    counted("certificate", "success");
+                    return Ok(user.clone().authenticated());
+                }
+                Err(reason) => refused.push(format!("as client: {reason}")),
+            }
+        }
+        if let Some(token) = token::bearer(headers) {
+            match self.tokens.review(token).await {
+                Ok(user) => {
+                    counted("token", "success");
+                    return Ok(user.authenticated());
+                }
+                Err(TokenError::Invalid(reason)) => refused.push(format!("as token: {reason}")),
+                Err(TokenError::Unavailable(reason)) => {
+                    counted("token", "error");
+                    warn!("TokenReview failed: {reason}");
+                    return Err(Status::internal(
+                        "the API server cannot be asked whether the bearer token is valid",
+                    ));
+                }
+            }
+        }
+        if refused.is_empty() {
+            counted("anonymous", "success");
+            return Ok(User::anonymous());
+        }
+        counted("any", "failure");
+        debug!("refused: {}", refused.join("; "));
+        Err(Status::unauthorized())
+    }
+
+    /// Whether `user` may; an error is the answer to send.
+    pub async fn authorize(&self, user: &User, attributes: &Attributes) -> Result<(), Status> {
+        let counted = |method, result| self.self_metrics.authorization(method, result);
+        if user.is_master() {
+            counted("masters", "allowed");
+            return Ok(());
+        }
+        match self.access.review(user, attributes).await {
+            Ok((Decision::Allowed, from)) => {
+                counted(from, "allowed");
+                Ok(())
+            }
+            Ok((Decision::Denied(reason), from)) => {
+                counted(from, "denied");
+                Err(attributes.forbidden(user, &reason))
+            }
+            Err(reason) => {
+                counted("review", "error");
+                warn!("SubjectAccessReview failed: {reason}");
+                Err(Status::internal(format!(
+                    "the API server cannot be asked whether user {:?} may do this",
+                    user.name
+                )))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everybody_with_a_name_is_authenticated_once() {
+        let user = |name: &str, groups: &[&str]| {
+            let groups = groups.iter().map(|&group| group.to_owned()).collect();
+            User { name: name.to_owned(), groups, ..User::default() }.authenticated().groups
+        };
+        assert_eq!(user("system:aggregator", &[]), [AUTHENTICATED]);
+        assert_eq!(user("u", &["a", AUTHENTICATED]), ["a", AUTHENTICATED]);
+        assert_eq!(user("system:anonymous", &[]), [""; 0]);
+        assert_eq!(User::anonymous().authenticated(), User::anonymous());
+    }
+}

@@ -1,0 +1,184 @@
+//! Owns what is trusted: the two CAs and the header names of the live ConfigMap
+//! `kube-system/extension-apiserver-authentication`. As long as that is unknown, nothing is.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use http::HeaderName;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::Client;
+use kube::api::Api;
+use kube::runtime::watcher::{Config, Event};
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+use tracing::{info, warn};
+
+use super::request_header::HeaderNames;
+use crate::cluster::watch::follow;
+
+const NAMESPACE: &str = "kube-system";
+const NAME: &str = "extension-apiserver-authentication";
+
+/// Read by every request, replaced when the ConfigMap changes.
+pub type Trust = Arc<ArcSwap<TrustBundle>>;
+
+/// What is trusted at one moment.
+#[derive(Debug, Default)]
+pub struct TrustBundle {
+    /// Tells bundles apart, so that what was verified against one is not believed of another.
+    pub generation: u64,
+    pub front_proxy: Option<FrontProxy>,
+    /// Signs clients' own certificates.
+    pub client_ca: Option<Authority>,
+}
+
+/// The one that may speak for others.
+#[derive(Debug)]
+pub struct FrontProxy {
+    pub authority: Authority,
+    /// Common names; empty: any.
+    pub allowed_names: Vec<String>,
+    pub headers: HeaderNames,
+}
+
+/// Certificates that sign client certificates.
+#[derive(Clone)]
+pub struct Authority(pub Arc<dyn ClientCertVerifier>);
+
+impl fmt::Debug for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Authority")
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TrustError {
+    #[error("{key}: {reason}")]
+    Certificates { key: &'static str, reason: String },
+    #[error("{key}: not a JSON array of strings")]
+    Array { key: &'static str },
+    #[error("{key}: {name:?} is not a header name")]
+    Header { key: &'static str, name: String },
+}
+
+/// Follows the ConfigMap for the life of the program.
+pub async fn follow_config_map(client: Client, trust: Trust) {
+    let api: Api<ConfigMap> = Api::namespaced(client, NAMESPACE);
+    let config = Config::default().fields(&format!("metadata.name={NAME}"));
+    let mut generation = 0;
+    let mut seen = None;
+    let mut listed = false;
+    follow(api, config, &format!("ConfigMap {NAMESPACE}/{NAME}"), |event| {
+        let data = match event {
+            Ok(Event::Apply(map) | Event::InitApply(map)) => {
+                // A stand-in that ignores the field selector must not be believed for another map.
+                if map.metadata.name.as_deref() != Some(NAME) {
+                    return;
+                }
+                listed = true;
+                map.data.unwrap_or_default()
+            }
+            Ok(Event::Init) => {
+                listed = false;
+                return;
+            }
+            Ok(Event::InitDone) if listed => return,
+            Ok(Event::InitDone | Event::Delete(_)) => BTreeMap::new(),
+            Err(_) => return,
+        };
+        if seen.as_ref() == Some(&data) {
+            return;
+        }
+        generation += 1;
+        let (bundle, errors) = TrustBundle::read(&data, generation);
+        for error in errors {
+            warn!("ConfigMap {NAMESPACE}/{NAME}: {error}; what it is for is refused");
+        }
+        let says = |known: bool| if known { "trusted" } else { "unknown, refused" };
+        info!(
+            "ConfigMap {NAMESPACE}/{NAME}: front proxy {}, client certificates {}",
+            says(bundle.front_proxy.is_some()),
+            says(bundle.client_ca.is_some()),
+        );
+        seen = Some(data);
+        trust.store(Arc::new(bundle));
+    })
+    .await;
+}
+
+impl TrustBundle {
+    /// Reads the ConfigMap's data. A part that cannot be read is not trusted.
+    pub fn read(data: &BTreeMap<String, String>, generation: u64) -> (Self, Vec<TrustError>) {
+        let mut errors = Vec::new();
+        let mut checked =
+            |part: Result<_, TrustError>| part.map_err(|error| errors.push(error)).ok().flatten();
+        let client_ca = checked(authority(data, "client-ca-file").map(|authority| authority.map(Part::Ca)));
+        let front_proxy = checked(FrontProxy::read(data).map(|proxy| proxy.map(Part::Proxy)));
+        let client_ca = client_ca.and_then(|part| if let Part::Ca(ca) = part { Some(ca) } else { None });
+        let front_proxy =
+            front_proxy.and_then(|part| if let Part::Proxy(proxy) = part { Some(proxy) } else { None });
+        (Self { generation, front_proxy, client_ca }, errors)
+    }
+}
+
+enum Part {
+    Ca(Authority),
+    Proxy(FrontProxy),
+}
+
+impl FrontProxy {
+    fn read(data: &BTreeMap<String, String>) -> Result<Option<Self>, TrustError> {
+        let Some(authority) = authority(data, "requestheader-client-ca-file")? else { return Ok(None) };
+        let defaults = HeaderNames::default();
+        let or = |names: Vec<HeaderName>, default| if names.is_empty() { default } else { names };
+        let prefixes = array(data, "requestheader-extra-headers-prefix")?;
+        let headers = HeaderNames {
+            username: or(header_names(data, "requestheader-username-headers")?, defaults.username),
+            uid: header_names(data, "requestheader-uid-headers")?,
+            group: or(header_names(data, "requestheader-group-headers")?, defaults.group),
+            extra_prefixes: match prefixes {
+                prefixes if prefixes.is_empty() => defaults.extra_prefixes,
+                prefixes => prefixes.iter().map(|prefix| prefix.to_ascii_lowercase()).collect(),
+            },
+        };
+        let allowed_names = array(data, "requestheader-allowed-names")?;
+        Ok(Some(Self { authority, allowed_names, headers }))
+    }
+}
+
+fn authority(data: &BTreeMap<String, String>, key: &'static str) -> Result<Option<Authority>, TrustError> {
+    let Some(pem) = data.get(key).filter(|pem| !pem.trim().is_empty()) else { return Ok(None) };
+    let wrong = |reason: String| TrustError::Certificates { key, reason };
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+        let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
+        roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
+    }
+    if roots.is_empty() {
+        return Err(wrong("no certificate in PEM form".to_owned()));
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+        .build()
+        .map_err(|error| wrong(error.to_string()))?;
+    Ok(Some(Authority(verifier)))
+}
+
+/// A JSON array of strings; empty if the key is missing.
+fn array(data: &BTreeMap<String, String>, key: &'static str) -> Result<Vec<String>, TrustError> {
+    match data.get(key).map(|text| text.trim()).filter(|text| !text.is_empty()) {
+        None => Ok(Vec::new()),
+        Some(text) => serde_json::from_str(text).map_err(|_| TrustError::Array { key }),
+    }
+}
+
+fn header_names(data: &BTreeMap<String, String>, key: &'static str) -> Result<Vec<HeaderName>, TrustError> {
+    let name =
+        |name: String| HeaderName::from_bytes(name.as_bytes()).map_err(|_| TrustError::Header { key, name });
+    array(data, key)?.into_iter().map(name).collect()
+}

@@ -1,0 +1,170 @@
+//! Makes a pod's value of its devices' values.
+
+use std::time::Instant;
+
+use super::{Now, Omission, Question, Rules, Value, silence};
+use crate::metric::Formula;
+use crate::source::history::Mean;
+use crate::source::store::{ExporterState, Holding, PodSeries};
+
+const MIB: f64 = 1024.0 * 1024.0;
+
+/// What a pod has of one device.
+struct Device<'a> {
+    key: &'a str,
+    /// One per container.
+    holdings: Vec<&'a Holding>,
+}
+
+/// One device's value, and what it is a part of.
+struct Measured {
+    /// Of the family: for use a part of one, else the family's unit.
+    value: f64,
+    /// The part of the device that the pod was given; 1 without an allocation.
+    part: f64,
+    /// MiB.
+    memory_total: Option<f64>,
+    at: Instant,
+}
+
+pub(super) fn value(
+    question: &Question<'_>,
+    series: &PodSeries,
+    exporter: &ExporterState,
+    rules: &Rules,
+    now: &Now,
+    not_before: Option<Instant>,
+) -> Result<Value, Omission> {
+    let all = devices(series, exporter, rules, now);
+    if all.is_empty() {
+        return Err(silence(exporter, rules, now)
+            .unwrap_or_else(|| Omission::NoGpu { exporter: exporter.name.clone() }));
+    }
+    let selected: Vec<Device<'_>> = all
+        .into_iter()
+        .filter(|device| {
+            question.devices.is_empty()
+                || exporter.device_state(device.key).is_some_and(|state| state.matches(question.devices))
+        })
+        .collect();
+    if selected.is_empty() {
+        return Err(Omission::NoMatchingDevice);
+    }
+    let formula = question.metric.formula;
+    let measured: Vec<Result<Measured, Omission>> =
+        selected.iter().map(|device| measure(device, question, exporter, rules, now, not_before)).collect();
+    let of = measured.len();
+    let without = measured.iter().filter(|device| device.is_err()).count();
+    let measured: Result<Vec<Measured>, Omission> = measured.into_iter().collect();
+    let measured = measured.map_err(|reason| match of {
+        1 => reason,
+        _ => Omission::Devices { without, of, reason: Box::new(reason) },
+    })?;
+    combine(formula, &measured).ok_or_else(|| Omission::NoSuchFamily { family: "total memory".into() })
+}
+
+/// The pod's devices: those of the newest page; an exporter that knows no allocations may have
+/// lost one, so there also those that were seen a short time ago.
+fn devices<'a>(series: &'a PodSeries, exporter: &ExporterState, rules: &Rules, now: &Now) -> Vec<Device<'a>> {
+    let recent = rules.window + rules.staleness;
+    let mut devices: Vec<Device<'a>> = Vec::new();
+    for holding in &series.holdings {
+        if !(holding.present || !exporter.native && now.age(holding.seen) <= recent) {
+            continue;
+        }
+        match devices.iter_mut().find(|device| *device.key == *holding.device) {
+            Some(device) => device.holdings.push(holding),
+            None => devices.push(Device { key: &holding.device, holdings: vec![holding] }),
+        }
+    }
+    devices
+}
+
+fn measure(
+    device: &Device<'_>,
+    question: &Question<'_>,
+    exporter: &ExporterState,
+    rules: &Rules,
+    now: &Now,
+    not_before: Option<Instant>,
+) -> Result<Measured, Omission> {
+    let state = exporter.device_state(device.key);
+    let formula = question.metric.formula;
+    let shared = state.map_or(0, |state| state.pods);
+    let of_a_part = matches!(
+        formula,
+        Formula::Utilization | Formula::UtilizationShare | Formula::MemoryUsed | Formula::MemoryUtilization
+    );
+    // NVIDIA's exporter gives every pod on a device the whole device's use.
+    if !exporter.native && shared > 1 && of_a_part {
+        return Err(Omission::Shared { pods: shared });
+    }
+    let means: Result<Vec<Mean>, Omission> = device
+        .holdings
+        .iter()
+        .map(|holding| {
+            holding_mean(holding, question, exporter, rules, now, not_before).map_err(|omission| {
+                match (omission, state.and_then(|state| state.unavailable.as_ref())) {
+                    // A value that stands outlives attribution; after that this is the reason.
+                    (Omission::NoSuchFamily { .. } | Omission::DeviceStale { .. }, Some(reason)) => {
+                        Omission::AttributionUnavailable { reason: reason.clone() }
+                    }
+                    (Omission::NoSuchFamily { .. }, None) if shared > 1 => Omission::Shared { pods: shared },
+                    (omission, _) => omission,
+                }
+            })
+        })
+        .collect();
+    let means = means?;
+    let at = means.iter().map(|mean| mean.at).max().ok_or(Omission::TooFewScrapes)?;
+    let sum: f64 = means.iter().map(|mean| mean.value).sum();
+    // Containers' parts add up; what is said of the whole device is said once per container.
+    let value = if exporter.native && of_a_part { sum } else { sum / means.len() as f64 };
+    let parts: Vec<f64> = device.holdings.iter().filter_map(|holding| holding.allocation).collect();
+    let part = if parts.is_empty() { 1.0 } else { parts.iter().sum() };
+    Ok(Measured { value, part, memory_total: state.and_then(|state| state.memory_total), at })
+}
+
+fn holding_mean(
+    holding: &Holding,
+    question: &Question<'_>,
+    exporter: &ExporterState,
+    rules: &Rules,
+    now: &Now,
+    not_before: Option<Instant>,
+) -> Result<Mean, Omission> {
+    let missing = || Omission::NoSuchFamily { family: format!("series for {}", question.metric.name).into() };
+    let history = holding.history(question.metric.formula.family()).ok_or_else(missing)?;
+    if let Some(fresh) = history.fresh()
+        && now.age(fresh) > rules.staleness
+    {
+        return Err(silence(exporter, rules, now)
+            .unwrap_or(Omission::DeviceStale { seconds: now.age(fresh).as_secs() }));
+    }
+    if !holding.settled {
+        return Err(Omission::Collecting { observed: holding.observed_of_pod() as u64 });
+    }
+    match history.mean(rules.window, not_before) {
+        Some(mean) => Ok(mean),
+        None => Err(silence(exporter, rules, now).unwrap_or(Omission::TooFewScrapes)),
+    }
+}
+
+/// `None` where a device's memory is not known.
+fn combine(formula: Formula, devices: &[Measured]) -> Option<Value> {
+    let at = devices.iter().map(|device| device.at).max()?;
+    let mean = |of: fn(&Measured) -> f64| devices.iter().map(of).sum::<f64>() / devices.len() as f64;
+    let sum = || devices.iter().map(|device| device.value).sum::<f64>();
+    let value = match formula {
+        Formula::Utilization => mean(|device| device.value / device.part) * 100.0,
+        Formula::UtilizationShare | Formula::DeviceUtilization => mean(|device| device.value) * 100.0,
+        Formula::MemoryUsed => sum() * MIB,
+        Formula::MemoryUtilization => {
+            let total: Option<f64> = devices.iter().map(|device| device.memory_total).sum();
+            total.filter(|total| *total > 0.0).map(|total| sum() / total * 100.0)?
+        }
+        Formula::Sum(_) => sum(),
+        Formula::Mean { scale, .. } => mean(|device| device.value) * scale,
+    };
+    Some(Value { value, at })
+}

@@ -1,0 +1,461 @@
+//! What a pod's number is, case by case and for any course of events.
+
+use std::time::{Duration, Instant};
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::json;
+
+use super::{Now, Omission, Question, Rules, pod_value};
+use crate::cluster::slim::SlimPod;
+use crate::cluster::{PodRecord, Selector};
+use crate::metric::Metrics;
+use crate::source::Target;
+use crate::source::history::Span;
+use crate::source::page;
+use crate::source::store::{Exporter, ExporterState};
+
+const RULES: Rules = Rules { window: Duration::from_secs(60), staleness: Duration::from_secs(30) };
+const SPAN: Span = Span { window: Duration::from_secs(60), longest_step: Duration::from_secs(10) };
+
+/// An exporter that is shown pages, and a clock.
+struct Scene {
+    began: Instant,
+    began_wall: Timestamp,
+    seconds: f64,
+    exporter: ExporterState,
+    metrics: Metrics,
+    pod: serde_json::Value,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let target =
+            Target { node: Some("gpu-7".into()), url: "http://10.0.0.7:9400/metrics".parse().unwrap() };
+        let began_wall: Timestamp = "2026-11-21T16:00:00Z".parse().unwrap();
+        Self {
+            began: Instant::now(),
+            began_wall,
+            seconds: 0.0,
+            exporter: Exporter::new(target).state.into_inner(),
+            metrics: Metrics::new(&["DCGM_FI_DEV_GPU_TEMP".to_owned()]),
+            pod: json!({
+                "metadata": {"namespace": "demo", "name": "p", "uid": "u1"},
+                "spec": {"nodeName": "gpu-7"},
+                "status": {
+                    "phase": "Running", "startTime": "2026-11-21T15:00:00Z",
+                    "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-11-21T15:01:00Z"}],
+                    "containerStatuses": [{"name": "c", "state": {"running": {"startedAt": "2026-11-21T15:00:05Z"}}}],
+                },
+            }),
+        }
+    }
+
+    fn at(&self) -> Instant {
+        self.began + Duration::from_secs_f64(self.seconds)
+    }
+
+    fn page(&mut self, page: &str) {
+        let page = page::read(page, &self.metrics).unwrap();
+        let at = self.at();
+        self.exporter.answered(page, at, &SPAN);
+    }
+
+    /// A page of ours that gives GPU `gpu` to pod p alone: `(gpu, active, observed)` each.
+    fn native(&mut self, uid: &str, gpus: &[(u8, f64, f64)]) {
+        let lines: Vec<String> = gpus
+            .iter()
+            .map(|(gpu, active, observed)| {
+                let device = format!("gpu=\"{gpu}\",UUID=\"GPU-{gpu}\",modelName=\"H100\"");
+                let owner = format!("{device},namespace=\"demo\",pod=\"p\",container=\"c\"");
+                format!(
+                    "podgauge_gpu_active_seconds_total{{{owner}}} {active}\n\
+                     podgauge_gpu_observed_seconds_total{{{owner}}} {observed}\n\
+                     podgauge_gpu_owners{{{device}}} 1\n\
+                     podgauge_gpu_allocation{{{owner},pod_uid=\"{uid}\"}} 1\n"
+                )
+            })
+            .collect();
+        self.page(&lines.concat());
+    }
+
+    fn ask(&self, metric: &str) -> Result<f64, Omission> {
+        self.ask_by(metric, &[&self.exporter], "")
+    }
+
+    fn ask_by(&self, metric: &str, exporters: &[&ExporterState], devices: &str) -> Result<f64, Omission> {
+        let pod = PodRecord::from(&serde_json::from_value::<SlimPod>(self.pod.clone()).unwrap());
+        let metric = self.metrics.get(metric).unwrap();
+        let devices = Selector::parse(devices).unwrap();
+        let question = Question { namespace: "demo", pod: "p", metric, devices: &devices };
+        let wall = self.began_wall + SignedDuration::from_secs_f64(self.seconds);
+        let now = Now { instant: self.at(), wall };
+        pod_value(&question, &pod, exporters, &RULES, &now).map(|value| value.value)
+    }
+
+    fn utilization(&self) -> Result<f64, Omission> {
+        self.ask("gpu_utilization")
+    }
+
+    fn reason(&self) -> String {
+        self.utilization().unwrap_err().to_string()
+    }
+}
+
+/// A scene with a value of 40 %.
+fn busy() -> Scene {
+    let mut scene = Scene::new();
+    for scrape in 0..5 {
+        scene.seconds = 5.0 * f64::from(scrape);
+        scene.native("u1", &[(0, 100.0 + 0.4 * scene.seconds, 500.0 + scene.seconds)]);
+    }
+    assert!((scene.utilization().unwrap() - 40.0).abs() < 1e-9);
+    scene
+}
+
+#[test]
+fn a_restarted_adapter_needs_two_scrapes() {
+    let mut scene = Scene::new();
+    scene.native("u1", &[(0, 100.0, 500.0)]);
+    assert_eq!(scene.utilization(), Err(Omission::TooFewScrapes));
+    scene.seconds = 5.0;
+    scene.native("u1", &[(0, 102.0, 505.0)]);
+    assert!((scene.utilization().unwrap() - 40.0).abs() < 1e-9);
+}
+
+#[test]
+fn a_new_pod_needs_15_seconds_of_its_own() {
+    let mut scene = Scene::new();
+    for (seconds, observed) in [(0.0, 2.0), (5.0, 7.0), (10.0, 12.0)] {
+        scene.seconds = seconds;
+        scene.native("u1", &[(0, 0.0, observed)]);
+    }
+    assert_eq!(scene.reason(), "observed for 12s, a first answer needs 15s");
+    scene.seconds = 15.0;
+    scene.native("u1", &[(0, 0.0, 17.0)]);
+    assert_eq!(scene.utilization(), Ok(0.0));
+}
+
+#[test]
+fn an_exporters_restart_costs_a_known_pod_two_scrapes_and_its_value_stands_meanwhile() {
+    let mut scene = busy();
+    scene.seconds = 25.0;
+    scene.exporter.failed("connection refused".to_owned());
+    assert!((scene.utilization().unwrap() - 40.0).abs() < 1e-9);
+    scene.seconds = 30.0;
+    scene.native("u1", &[(0, 1.0, 1.0)]);
+    assert!((scene.utilization().unwrap() - 40.0).abs() < 1e-9);
+    scene.seconds = 35.0;
+    scene.native("u1", &[(0, 6.0, 6.0)]);
+    assert!((scene.utilization().unwrap() - (8.0 + 5.0) / 25.0 * 100.0).abs() < 1e-9);
+}
+
+#[test]
+fn a_silent_exporters_word_stands_until_staleness() {
+    let mut scene = busy();
+    scene.seconds = 50.0;
+    assert!(scene.utilization().is_ok());
+    scene.seconds = 115.0;
+    scene.exporter.failed("connection refused".to_owned());
+    assert_eq!(scene.reason(), "exporter on node gpu-7 last answered 95s ago");
+}
+
+#[test]
+fn a_sampler_that_stands_still_is_stale_too() {
+    let mut scene = busy();
+    for _ in 0..8 {
+        scene.seconds += 5.0;
+        scene.native("u1", &[(0, 108.0, 520.0)]);
+    }
+    assert_eq!(scene.reason(), "the newest reading of its device is 40s old");
+}
+
+#[test]
+fn another_pod_of_that_name_inherits_nothing() {
+    let mut scene = busy();
+    scene.pod["metadata"]["uid"] = json!("u2");
+    assert_eq!(scene.reason(), "exporter on node gpu-7 speaks of another pod of that name (its UID differs)");
+    // Its counters go on where the other's ended, and its own 15 s begin.
+    for (seconds, observed) in [(25.0, 525.0), (30.0, 530.0), (35.0, 535.0)] {
+        scene.seconds = seconds;
+        scene.native("u2", &[(0, 110.0, observed)]);
+    }
+    assert_eq!(scene.reason(), "observed for 10s, a first answer needs 15s");
+    scene.seconds = 40.0;
+    scene.native("u2", &[(0, 110.0, 540.0)]);
+    assert_eq!(scene.utilization(), Ok(0.0));
+}
+
+#[test]
+fn without_a_uid_only_what_came_after_the_start_counts() {
+    let mut scene = Scene::new();
+    let gauge = |value| {
+        format!("DCGM_FI_DEV_GPU_UTIL{{UUID=\"a\",namespace=\"demo\",pod=\"p\",container=\"c\"}} {value}\n")
+    };
+    for scrape in 0..9 {
+        scene.seconds = 5.0 * f64::from(scrape);
+        scene.page(&gauge(if scrape <= 4 { 100 } else { 30 }));
+    }
+    assert!(scene.utilization().unwrap() > 60.0);
+    scene.pod["status"]["containerStatuses"][0]["state"]["running"]["startedAt"] =
+        json!("2026-11-21T16:00:20Z");
+    assert!((scene.utilization().unwrap() - 30.0).abs() < 1e-9);
+    scene.pod["status"]["containerStatuses"][0]["state"]["running"]["startedAt"] =
+        json!("2026-11-21T16:00:38Z");
+    assert_eq!(scene.utilization(), Err(Omission::TooFewScrapes));
+}
+
+#[test]
+fn only_exporters_of_the_pods_node_are_asked() {
+    let scene = busy();
+    let none = scene.ask_by("gpu_utilization", &[], "").unwrap_err();
+    assert_eq!(none.to_string(), "no exporter is known on node gpu-7");
+}
+
+#[test]
+fn every_device_must_have_a_value() {
+    let mut scene = Scene::new();
+    for scrape in 0..5 {
+        scene.seconds = 5.0 * f64::from(scrape);
+        scene.native("u1", &[(0, scene.seconds, 500.0 + scene.seconds), (1, 0.0, 500.0 + scene.seconds)]);
+    }
+    assert!((scene.utilization().unwrap() - 50.0).abs() < 1e-9);
+    // GPU 1 is lost: its counters are gone, its allocation stands.
+    for scrape in 5..20 {
+        scene.seconds = 5.0 * f64::from(scrape);
+        let owner = "gpu=\"1\",UUID=\"GPU-1\",namespace=\"demo\",pod=\"p\",container=\"c\"";
+        let observed = 500.0 + scene.seconds;
+        scene.page(&format!(
+            "podgauge_gpu_active_seconds_total{{UUID=\"GPU-0\",namespace=\"demo\",pod=\"p\",container=\"c\"}} {0}\n\
+             podgauge_gpu_observed_seconds_total{{UUID=\"GPU-0\",namespace=\"demo\",pod=\"p\",container=\"c\"}} {observed}\n\
+             podgauge_gpu_allocation{{{owner},pod_uid=\"u1\"}} 1\n",
+            scene.seconds
+        ));
+        if scrape == 6 {
+            assert!((scene.utilization().unwrap() - 50.0).abs() < 1e-9, "its last value stands");
+        }
+    }
+    assert_eq!(scene.reason(), "1 of 2 devices has no value: the newest reading of its device is 75s old");
+    assert!(
+        (scene.ask_by("gpu_utilization", &[&scene.exporter], "UUID=GPU-0").unwrap() - 100.0).abs() < 1e-9
+    );
+    let none = scene.ask_by("gpu_utilization", &[&scene.exporter], "modelName=A100").unwrap_err();
+    assert_eq!(none, Omission::NoMatchingDevice);
+}
+
+#[test]
+fn a_part_of_a_device_is_what_use_is_a_percentage_of() {
+    let mut scene = Scene::new();
+    for scrape in 0..5 {
+        scene.seconds = 5.0 * f64::from(scrape);
+        let owner = "UUID=\"a\",namespace=\"demo\",pod=\"p\",container=\"c\"";
+        let (active, observed) = (0.3 * scene.seconds, 500.0 + scene.seconds);
+        scene.page(&format!(
+            "podgauge_gpu_active_seconds_total{{{owner}}} {active}\n\
+             podgauge_gpu_observed_seconds_total{{{owner}}} {observed}\n\
+             podgauge_gpu_device_active_seconds_total{{UUID=\"a\"}} {0}\n\
+             podgauge_gpu_utilization{{UUID=\"a\"}} 50\n\
+             podgauge_gpu_owners{{UUID=\"a\"}} 2\n\
+             podgauge_gpu_allocation{{{owner},pod_uid=\"u1\"}} 0.25\n\
+             DCGM_FI_DEV_FB_USED{{{owner}}} 1000\nDCGM_FI_DEV_FB_USED{{UUID=\"a\"}} 2000\n\
+             DCGM_FI_DEV_FB_FREE{{UUID=\"a\"}} 6500\nDCGM_FI_DEV_FB_RESERVED{{UUID=\"a\"}} 500\n",
+            0.5 * scene.seconds
+        ));
+    }
+    for (metric, value) in [
+        ("gpu_utilization", 120.0),
+        ("gpu_utilization_share", 30.0),
+        ("gpu_device_utilization", 50.0),
+        ("gpu_memory_used_bytes", 1000.0 * 1_048_576.0),
+        ("gpu_memory_utilization", 10.0),
+    ] {
+        assert!((scene.ask(metric).unwrap() - value).abs() < 1e-6, "{metric}");
+    }
+    let power = scene.ask("gpu_power_watts").unwrap_err().to_string();
+    assert_eq!(power, "its exporter gives no series for gpu_power_watts for it");
+}
+
+#[test]
+fn a_shared_device_without_shares_is_no_guess() {
+    let mut scene = Scene::new();
+    for scrape in 0..5 {
+        scene.seconds = 5.0 * f64::from(scrape);
+        scene.page(
+            "podgauge_gpu_observed_seconds_total{UUID=\"a\"} 5\n\
+             podgauge_gpu_allocation{UUID=\"a\",namespace=\"demo\",pod=\"p\",container=\"c\",pod_uid=\"u1\"} 0.5\n\
+             podgauge_gpu_allocation{UUID=\"a\",namespace=\"demo\",pod=\"q\",container=\"c\",pod_uid=\"u9\"} 0.5\n\
+             podgauge_attribution_unavailable{UUID=\"a\",reason=\"MPS\"} 1\n",
+        );
+    }
+    assert_eq!(scene.reason(), "the use of its shared device cannot be attributed: MPS");
+    // NVIDIA's exporter prints the whole device's use for each pod.
+    for scrape in 5..10 {
+        scene.seconds = 5.0 * f64::from(scrape);
+        scene.page(
+            "DCGM_FI_DEV_GPU_UTIL{UUID=\"a\",namespace=\"demo\",pod=\"p\",container=\"c\"} 50\n\
+             DCGM_FI_DEV_GPU_UTIL{UUID=\"a\",namespace=\"demo\",pod=\"q\",container=\"c\"} 50\n",
+        );
+    }
+    assert_eq!(scene.utilization(), Err(Omission::Shared { pods: 2 }));
+    assert!((scene.ask("gpu_device_utilization").unwrap() - 50.0).abs() < 1e-9);
+}
+
+#[test]
+fn other_families_are_means_and_sums() {
+    let mut scene = Scene::new();
+    for scrape in 0..5 {
+        scene.seconds = 5.0 * f64::from(scrape);
+        let of = |gpu: u8| format!("{{UUID=\"GPU-{gpu}\",namespace=\"demo\",pod=\"p\",container=\"c\"}}");
+        let (a, b) = (of(0), of(1));
+        scene.page(&format!(
+            "DCGM_FI_DEV_POWER_USAGE{a} 100\nDCGM_FI_DEV_POWER_USAGE{b} 300\n\
+             DCGM_FI_DEV_GPU_TEMP{a} 40\nDCGM_FI_DEV_GPU_TEMP{b} 60\n\
+             DCGM_FI_PROF_SM_ACTIVE{a} 0.25\nDCGM_FI_PROF_SM_ACTIVE{b} 0.75\n"
+        ));
+    }
+    for (metric, value) in
+        [("gpu_power_watts", 400.0), ("DCGM_FI_DEV_GPU_TEMP", 50.0), ("gpu_sm_active", 50.0)]
+    {
+        assert!((scene.ask(metric).unwrap() - value).abs() < 1e-9, "{metric}");
+    }
+}
+
+#[test]
+fn a_pod_counts_once_it_has_been_ready() {
+    let mut scene = busy();
+    let ready = |scene: &mut Scene, status: &str, changed: &str| {
+        scene.pod["status"]["conditions"][0] =
+            json!({"type": "Ready", "status": status, "lastTransitionTime": changed});
+    };
+    ready(&mut scene, "False", "2026-11-21T15:00:10Z");
+    assert_eq!(scene.utilization(), Err(Omission::NotReadyYet));
+    ready(&mut scene, "False", "2026-11-21T15:00:11Z");
+    assert!(scene.utilization().is_ok());
+    // Its GPU container came back after it had stopped being Ready.
+    let container = |restarts: u32, started: &str| json!({"name": "c", "restartCount": restarts, "state": {"running": {"startedAt": started}}});
+    ready(&mut scene, "False", "2026-11-21T15:30:00Z");
+    scene.pod["status"]["containerStatuses"][0] = container(1, "2026-11-21T15:29:59Z");
+    assert_eq!(scene.reason(), "container c restarted and is not Ready again");
+    scene.pod["status"]["containerStatuses"][0] = container(1, "2026-11-21T15:10:00Z");
+    assert!(scene.utilization().is_ok());
+    scene.pod["status"]["containerStatuses"][0] = json!({"name": "c", "restartCount": 1, "state": {}});
+    assert!(scene.utilization().is_err());
+    ready(&mut scene, "True", "2026-11-21T15:31:00Z");
+    assert!(scene.utilization().is_ok());
+    ready(&mut scene, "False", "2026-11-21T15:30:00Z");
+    scene.pod["status"]["containerStatuses"][0] = json!({"name": "sidecar", "restartCount": 9, "state": {"running": {"startedAt": "2026-11-21T15:30:00Z"}}});
+    assert!(scene.utilization().is_ok(), "a container without a GPU may restart");
+}
+
+#[test]
+fn pods_that_end_or_wait_are_left_out() {
+    let scene = busy();
+    let with = |change: fn(&mut serde_json::Value)| {
+        let mut scene = Scene { pod: scene.pod.clone(), ..Scene::new() };
+        change(&mut scene.pod);
+        scene.reason()
+    };
+    assert_eq!(
+        with(|pod| pod["metadata"]["deletionTimestamp"] = json!("2026-11-21T16:00:00Z")),
+        "terminating"
+    );
+    assert_eq!(with(|pod| pod["status"]["phase"] = json!("Failed")), "finished (Failed)");
+    assert_eq!(with(|pod| pod["spec"] = json!({})), "not scheduled to a node yet");
+}
+
+#[test]
+fn equal_reasons_are_told_once() {
+    let silent = || Omission::ExporterSilent { exporter: "exporter on node gpu-7".to_owned(), seconds: 95 };
+    assert_eq!(
+        super::omission::summary(&[silent(), silent(), silent()]),
+        "3 pods match, none has a value: exporter on node gpu-7 last answered 95s ago"
+    );
+    assert_eq!(
+        super::omission::summary(&[silent(), Omission::NotReadyYet, silent()]),
+        "3 pods match, none has a value: 2: exporter on node gpu-7 last answered 95s ago; 1: not Ready yet"
+    );
+}
+
+/// What happens in one scrape interval of 5 s.
+#[derive(Debug, Clone)]
+enum Event {
+    /// The load of these 5 s, and the scrape at their end.
+    Scrape(f64),
+    /// … a scrape that fails.
+    Missed(f64),
+    /// … in which nothing could be observed.
+    Blind(f64),
+    /// The exporter restarts, then 5 s of load and a scrape.
+    Restart(f64),
+    /// The pod is replaced by one of the same name.
+    Replaced(f64),
+}
+
+fn event() -> impl proptest::strategy::Strategy<Value = Event> {
+    use proptest::prelude::*;
+    let load = || prop_oneof![Just(0.0), Just(1.0), 0.0..=1.0f64];
+    prop_oneof![
+        6 => load().prop_map(Event::Scrape),
+        1 => load().prop_map(Event::Missed),
+        1 => load().prop_map(Event::Blind),
+        1 => load().prop_map(Event::Restart),
+        1 => load().prop_map(Event::Replaced),
+    ]
+}
+
+proptest::proptest! {
+    /// Whatever happens, an answer lies between the least and the most that this pod did within
+    /// window and staleness before it; and after two scrapes in a row a settled pod has one.
+    #[test]
+    fn an_answer_is_never_outside_of_what_was(events in proptest::collection::vec(event(), 1..60)) {
+        let mut scene = Scene::new();
+        scene.pod["metadata"]["uid"] = json!("u0");
+        // (end of the 5 s, load, pod's generation)
+        let mut truth: Vec<(f64, f64, u32)> = Vec::new();
+        let (mut active, mut observed, mut generation, mut own_observed, mut in_row) = (0.0, 0.0, 0, 0.0, 0);
+        let mut settled = false;
+        for event in events {
+            scene.seconds += 5.0;
+            let (Event::Scrape(load) | Event::Missed(load) | Event::Blind(load) | Event::Restart(load)
+                | Event::Replaced(load)) = event;
+            match event {
+                Event::Restart(_) => (active, observed, in_row) = (0.0, 0.0, 0),
+                Event::Replaced(_) => {
+                    generation += 1;
+                    (own_observed, in_row, settled) = (0.0, 0, false);
+                    scene.pod["metadata"]["uid"] = json!(format!("u{generation}"));
+                }
+                _ => {}
+            }
+            truth.push((scene.seconds, load, generation));
+            if !matches!(event, Event::Blind(_)) {
+                active += 5.0 * load;
+                observed += 5.0;
+                own_observed += 5.0;
+            }
+            if matches!(event, Event::Missed(_)) {
+                scene.exporter.failed("gone".to_owned());
+                in_row = 0;
+            } else {
+                scene.native(&format!("u{generation}"), &[(0, active, observed)]);
+                in_row += 1;
+                // The exporter's own counter, where it began anew.
+                settled |= observed.min(own_observed) >= 20.0;
+            }
+            match scene.utilization() {
+                Ok(value) => {
+                    let reach = scene.seconds - 90.0 - 5.0;
+                    let loads = truth.iter().filter(|(end, _, of)| *end > reach && *of == generation);
+                    let (least, most) = loads.fold((f64::MAX, f64::MIN), |(least, most), (_, load, _)| {
+                        (least.min(100.0 * load), most.max(100.0 * load))
+                    });
+                    proptest::prop_assert!(value >= least - 0.01 && value <= most + 0.01,
+                        "{value} outside {least}..{most}");
+                }
+                Err(omission) => {
+                    let fresh = matches!(event, Event::Scrape(_));
+                    proptest::prop_assert!(!(settled && in_row >= 2 && fresh), "no value: {omission}");
+                }
+            }
+        }
+    }
+}

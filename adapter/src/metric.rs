@@ -1,0 +1,152 @@
+//! Owns the list of metrics that are served for pods: their names, how each is made, and which
+//! families of the exporters' pages that needs. Discovery, evaluation and the page reader use it.
+
+use std::collections::HashMap;
+
+/// A family of values kept for a pod's device. The first ones are always there; further ones
+/// follow in the order of `--metric`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FamilyId(pub u16);
+
+/// The owner's use of the device: active and observed seconds, or NVIDIA's gauge in percent.
+pub const USE: FamilyId = FamilyId(0);
+/// The whole device's use.
+pub const DEVICE_USE: FamilyId = FamilyId(1);
+/// Device memory used, MiB.
+pub const MEMORY_USED: FamilyId = FamilyId(2);
+/// Power of the device, W.
+pub const POWER: FamilyId = FamilyId(3);
+const SM_ACTIVE: FamilyId = FamilyId(4);
+const TENSOR_ACTIVE: FamilyId = FamilyId(5);
+const DRAM_ACTIVE: FamilyId = FamilyId(6);
+const FIRST_EXTRA: u16 = 7;
+
+/// NVIDIA's name of the utilization gauge, percent.
+pub const GPU_UTIL: &str = "DCGM_FI_DEV_GPU_UTIL";
+
+/// How a pod's value is made of its devices' values.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Formula {
+    /// Mean over devices of use ÷ part held, percent.
+    Utilization,
+    /// Mean over devices of use, percent of the whole device.
+    UtilizationShare,
+    /// Mean over devices of the whole device's use, percent.
+    DeviceUtilization,
+    /// Sum over devices, bytes.
+    MemoryUsed,
+    /// Sum of used ÷ sum of total, percent.
+    MemoryUtilization,
+    /// Sum over devices, of a family that says nothing about a part of a device.
+    Sum(FamilyId),
+    /// Mean over devices × `scale`.
+    Mean { family: FamilyId, scale: f64 },
+}
+
+/// One metric that is served for pods.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Metric {
+    pub name: Box<str>,
+    pub formula: Formula,
+}
+
+/// What is served, and what must be read for it. Made once at start.
+#[derive(Debug)]
+pub struct Metrics {
+    served: Vec<Metric>,
+    families: HashMap<Box<str>, FamilyId>,
+}
+
+impl Formula {
+    /// The family whose series it is made of.
+    pub const fn family(self) -> FamilyId {
+        match self {
+            Self::Utilization | Self::UtilizationShare => USE,
+            Self::DeviceUtilization => DEVICE_USE,
+            Self::MemoryUsed | Self::MemoryUtilization => MEMORY_USED,
+            Self::Sum(family) | Self::Mean { family, .. } => family,
+        }
+    }
+}
+
+impl Metrics {
+    /// The built-in metrics and the further families named by `--metric`.
+    pub fn new(extra: &[String]) -> Self {
+        let mean_percent = |family| Formula::Mean { family, scale: 100.0 };
+        let built_in = [
+            ("gpu_utilization", Formula::Utilization),
+            ("gpu_utilization_share", Formula::UtilizationShare),
+            ("gpu_device_utilization", Formula::DeviceUtilization),
+            ("gpu_memory_used_bytes", Formula::MemoryUsed),
+            ("gpu_memory_utilization", Formula::MemoryUtilization),
+            ("gpu_power_watts", Formula::Sum(POWER)),
+            ("gpu_sm_active", mean_percent(SM_ACTIVE)),
+            ("gpu_tensor_active", mean_percent(TENSOR_ACTIVE)),
+            ("gpu_dram_active", mean_percent(DRAM_ACTIVE)),
+        ];
+        let mut served: Vec<Metric> =
+            built_in.into_iter().map(|(name, formula)| Metric { name: name.into(), formula }).collect();
+        let mut families: HashMap<Box<str>, FamilyId> = [
+            (GPU_UTIL, USE),
+            ("DCGM_FI_DEV_FB_USED", MEMORY_USED),
+            ("DCGM_FI_DEV_POWER_USAGE", POWER),
+            ("DCGM_FI_PROF_SM_ACTIVE", SM_ACTIVE),
+            ("DCGM_FI_PROF_PIPE_TENSOR_ACTIVE", TENSOR_ACTIVE),
+            ("DCGM_FI_PROF_DRAM_ACTIVE", DRAM_ACTIVE),
+        ]
+        .into_iter()
+        .map(|(name, family)| (name.into(), family))
+        .collect();
+        let mut next = FIRST_EXTRA;
+        for name in extra {
+            if served.iter().any(|metric| *metric.name == **name) {
+                continue;
+            }
+            let family = *families.entry(name.as_str().into()).or_insert_with(|| {
+                next += 1;
+                FamilyId(next - 1)
+            });
+            // Use is kept as a part of one, whoever measured it.
+            let scale = if family == USE { 100.0 } else { 1.0 };
+            served.push(Metric { name: name.as_str().into(), formula: Formula::Mean { family, scale } });
+        }
+        Self { served, families }
+    }
+
+    /// In the order of discovery.
+    pub fn served(&self) -> &[Metric] {
+        &self.served
+    }
+
+    /// The metric of that name.
+    pub fn get(&self, name: &str) -> Option<&Metric> {
+        self.served.iter().find(|metric| *metric.name == *name)
+    }
+
+    /// The family that a sample of that name belongs to, if it is kept.
+    pub fn family(&self, name: &str) -> Option<FamilyId> {
+        self.families.get(name).copied()
+    }
+
+    /// The exporters' name of a family that comes from DCGM.
+    pub fn family_name(&self, family: FamilyId) -> Option<&str> {
+        self.families.iter().find(|(_, id)| **id == family).map(|(name, _)| name.as_ref())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn further_families_get_ids_of_their_own_unless_they_are_read_anyway() {
+        let extra = ["DCGM_FI_DEV_GPU_TEMP", "DCGM_FI_DEV_POWER_USAGE", "DCGM_FI_DEV_GPU_TEMP"];
+        let metrics = Metrics::new(&extra.map(str::to_owned));
+        let family = |name| metrics.get(name).unwrap().formula.family();
+        assert_eq!(family("DCGM_FI_DEV_GPU_TEMP"), FamilyId(FIRST_EXTRA));
+        assert_eq!(family("DCGM_FI_DEV_POWER_USAGE"), POWER);
+        assert_eq!(metrics.family("DCGM_FI_DEV_GPU_TEMP"), Some(FamilyId(FIRST_EXTRA)));
+        assert_eq!(metrics.family("DCGM_FI_DEV_SM_CLOCK"), None);
+        assert_eq!(metrics.served().len(), 11);
+    }
+}

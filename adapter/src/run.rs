@@ -1,0 +1,264 @@
+//! Wires the parts together, starts them, and says when the adapter is ready.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::Client;
+use parking_lot::Mutex;
+use podgauge_common::http::serve::{Limits, Tls, listen, serve};
+use podgauge_common::readiness::{Condition, Readiness};
+use podgauge_common::shutdown::Shutdown;
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, watch};
+use tracing::{info, warn};
+
+use crate::apiserver::ApiServer;
+use crate::apiserver::custom::CustomMetrics;
+use crate::apiserver::discovery::Documents;
+use crate::apiserver::tls::{self, Files, TlsError};
+use crate::args::Args;
+use crate::auth::Auth;
+use crate::auth::trust::{Trust, follow_config_map};
+use crate::cluster::client::{ClientError, connect};
+use crate::cluster::endpoints::{self, ServiceTargets};
+use crate::cluster::{PodIndex, watch as cluster_watch};
+use crate::evaluate::Rules;
+use crate::metric::Metrics;
+use crate::self_metrics::SelfMetrics;
+use crate::source::Target;
+use crate::source::scrape::Scraper;
+use crate::source::set::ExporterSet;
+
+/// After this the adapter is ready whatever it still lacks: while it is not available, no namespace
+/// of the cluster can be deleted.
+const READY_AT_THE_LATEST: Duration = Duration::from_secs(15);
+/// Answers that an exporter must have given, because a value needs two.
+const ANSWERS: u64 = 2;
+
+/// Why the adapter cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error("{0}")]
+    Listen(String),
+}
+
+/// The adapter, listening, all parts at work.
+#[derive(Debug)]
+pub struct Adapter {
+    listener: TcpListener,
+    tls: Tls,
+    server: Arc<ApiServer>,
+    shutdown: Shutdown,
+}
+
+impl Adapter {
+    /// Starts every part. Does not wait for the API server or for exporters: readiness says what
+    /// is still missing.
+    ///
+    /// # Errors
+    /// What an operator has to put right, in one line.
+    pub async fn start(args: Args, shutdown: Shutdown) -> Result<Self, StartError> {
+        let client = connect(args.kubeconfig.as_deref()).await?;
+        let tls = serving_tls(&args)?;
+        let address = match args.bind_address {
+            Some(ip) => SocketAddr::new(ip, args.secure_port).to_string(),
+            None => format!(":{}", args.secure_port),
+        };
+        let listener = listen(&address).map_err(StartError::Listen)?;
+        if let Ok(address) = listener.local_addr() {
+            info!("serving on https://{address}");
+        }
+
+        let self_metrics = SelfMetrics::default();
+        let metrics = Arc::new(Metrics::new(&args.metric));
+        let pods = PodIndex::default();
+        let scraper =
+            Scraper::new(Arc::clone(&metrics), self_metrics.clone(), args.scrape_interval, args.window);
+        let scraper = Arc::new(scraper);
+        let exporters = Arc::new(ExporterSet::new(Arc::clone(&scraper)));
+        self_metrics.watch(pods.clone(), Arc::clone(&exporters));
+
+        let trust = Trust::default();
+        tokio::spawn(follow_config_map(client.clone(), Arc::clone(&trust)));
+        let readiness = Readiness::default();
+        let startup = Startup {
+            pods: pods.clone(),
+            pods_missing: Arc::default(),
+            exporters: Arc::clone(&exporters),
+            pods_told: Arc::default(),
+            scraper,
+            services: watch_services(&client, &args, &exporters),
+            conditions: [
+                readiness.condition("pods", "not listed yet"),
+                readiness.condition("exporters", "not asked yet"),
+            ],
+        };
+        startup.watch_pods(client.clone());
+        tokio::spawn(startup.finish());
+
+        let server = Arc::new(ApiServer {
+            auth: Auth::new(client, trust, self_metrics.clone()),
+            documents: Documents::new(&metrics),
+            custom: CustomMetrics {
+                pods,
+                exporters,
+                metrics,
+                rules: Rules { window: args.window, staleness: args.staleness },
+                self_metrics: self_metrics.clone(),
+            },
+            readiness,
+            self_metrics,
+        });
+        Ok(Self { listener, tls, server, shutdown })
+    }
+
+    /// Serves until told to end, then lets open requests finish.
+    pub async fn serve(self) {
+        let Self { listener, tls, server, shutdown } = self;
+        let handler = move |request, peer| Arc::clone(&server).handle(request, peer);
+        serve(listener, Some(tls), Limits::default(), handler, shutdown).await;
+        info!("ended");
+    }
+}
+
+fn serving_tls(args: &Args) -> Result<Tls, TlsError> {
+    if let (Some(certificate), Some(key)) = (&args.tls_cert_file, &args.tls_private_key_file) {
+        let files = Files { certificate: certificate.clone(), key: key.clone() };
+        let tls = tls::serving(files.load()?);
+        tokio::spawn(files.follow(Arc::clone(&tls)));
+        return Ok(tls);
+    }
+    let own = tls::own_ca(&args.service_name, &args.service_namespace)?;
+    match &args.write_ca_file {
+        Some(path) => {
+            tls::write_ca(path, &own.ca_pem)?;
+            info!("CA of this start's certificate written to {}", path.display());
+        }
+        None => warn!(
+            "serving with a CA made just now that nobody knows: give --tls-cert-file, or --write-ca-file for a caBundle"
+        ),
+    }
+    Ok(tls::serving(own.config))
+}
+
+/// Watches the Services named on the command line, and scrapes what they and `--exporter-url` name.
+/// Gives whether all of them are known and their exporters are in the set.
+fn watch_services(client: &Client, args: &Args, exporters: &Arc<ExporterSet>) -> watch::Receiver<bool> {
+    let fixed: Vec<Target> = args
+        .exporter_url
+        .iter()
+        .map(|exporter| Target { node: exporter.node.as_deref().map(Into::into), url: exporter.url.clone() })
+        .collect();
+    let none: ServiceTargets = vec![None; args.exporter_service.len()];
+    let (all_known, known) = watch::channel(none.is_empty());
+    let (sender, mut services) = watch::channel(none);
+    let sender = Arc::new(sender);
+    for (at, service) in args.exporter_service.iter().enumerate() {
+        tokio::spawn(endpoints::watch_service(client.clone(), service.clone(), at, Arc::clone(&sender)));
+    }
+    exporters.set(&fixed);
+    let exporters = Arc::clone(exporters);
+    tokio::spawn(async move {
+        while services.changed().await.is_ok() {
+            let found = services.borrow_and_update().clone();
+            let mut targets = fixed.clone();
+            targets.extend(found.iter().flatten().flatten().cloned());
+            exporters.set(&targets);
+            all_known.send_replace(found.iter().all(Option::is_some));
+        }
+    });
+    known
+}
+
+/// What must be known before answers are good.
+struct Startup {
+    pods: PodIndex,
+    /// Why they are not listed.
+    pods_missing: Arc<Mutex<String>>,
+    pods_told: Arc<Notify>,
+    exporters: Arc<ExporterSet>,
+    scraper: Arc<Scraper>,
+    /// Whether the Services' exporters are known.
+    services: watch::Receiver<bool>,
+    /// Pods and exporters.
+    conditions: [Condition; 2],
+}
+
+impl Startup {
+    fn watch_pods(&self, client: Client) {
+        let (missing, told) = (Arc::clone(&self.pods_missing), Arc::clone(&self.pods_told));
+        tokio::spawn(cluster_watch::pods(client, self.pods.clone(), move |result| {
+            if let Err(reason) = result {
+                *missing.lock() = format!("cannot be listed: {reason}");
+            }
+            told.notify_waiters();
+        }));
+    }
+
+    /// Meets the conditions as they come true, all of them after [`READY_AT_THE_LATEST`].
+    async fn finish(mut self) {
+        let deadline = tokio::time::sleep(READY_AT_THE_LATEST);
+        tokio::pin!(deadline);
+        loop {
+            // Asked for before looking, so that nothing told meanwhile is missed.
+            let (scraper, told) = (Arc::clone(&self.scraper), Arc::clone(&self.pods_told));
+            let (progress, told) = (scraper.progress.notified(), told.notified());
+            tokio::pin!(progress, told);
+            progress.as_mut().enable();
+            told.as_mut().enable();
+
+            let missing = [self.pods_missing(), self.exporters_missing()];
+            for (condition, missing) in self.conditions.iter().zip(&missing) {
+                match missing {
+                    None => condition.met(),
+                    Some(reason) => condition.unmet(reason.clone()),
+                }
+            }
+            if missing.iter().all(Option::is_none) {
+                info!(
+                    "ready: {} pods, {} exporters",
+                    self.pods.len(),
+                    self.exporters.current().all().count()
+                );
+                return;
+            }
+            tokio::select! {
+                () = &mut deadline => {
+                    let missing: Vec<String> = missing.into_iter().flatten().collect();
+                    warn!("ready after {READY_AT_THE_LATEST:?} although: {}", missing.join("; "));
+                    self.conditions.iter().for_each(Condition::met);
+                    return;
+                }
+                () = progress => {}
+                () = told => {}
+                Ok(()) = self.services.changed() => {}
+            }
+        }
+    }
+
+    fn pods_missing(&self) -> Option<String> {
+        let reason = self.pods_missing.lock();
+        let reason = if reason.is_empty() { "not listed yet" } else { reason.as_str() };
+        (!self.pods.synced()).then(|| reason.to_owned())
+    }
+
+    fn exporters_missing(&mut self) -> Option<String> {
+        if !*self.services.borrow_and_update() {
+            return Some("the EndpointSlices of their Service are not listed yet".to_owned());
+        }
+        let exporters = self.exporters.current();
+        let waiting = exporters.all().filter(|exporter| {
+            let state = exporter.state.read();
+            state.answers < ANSWERS && state.scrapes == state.answers
+        });
+        match waiting.count() {
+            0 => None,
+            count => Some(format!("{count} have not answered twice yet")),
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Owns the adapter's metrics about itself.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+use crate::cluster::PodIndex;
+use crate::evaluate::Omission;
+use crate::source::set::ExporterSet;
+
+/// Upper bounds of the latency histogram, seconds.
+const BUCKETS: [f64; 10] = [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 5.0];
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    verb: &'static str,
+    resource: &'static str,
+    code: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabels {
+    method: &'static str,
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ScrapeLabels {
+    exporter: String,
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabels {
+    reason: &'static str,
+}
+
+/// Counts. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct SelfMetrics {
+    registry: Arc<RwLock<Registry>>,
+    requests: Family<RequestLabels, Counter>,
+    latency: Histogram,
+    authentications: Family<OutcomeLabels, Counter>,
+    authorizations: Family<OutcomeLabels, Counter>,
+    scrapes: Family<ScrapeLabels, Counter>,
+    dropped: Counter,
+    omissions: Family<ReasonLabels, Counter>,
+}
+
+impl Default for SelfMetrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("podgauge_adapter");
+        let latency = Histogram::new(BUCKETS);
+        let made = Self {
+            registry: Arc::default(),
+            requests: Family::default(),
+            latency,
+            authentications: Family::default(),
+            authorizations: Family::default(),
+            scrapes: Family::default(),
+            dropped: Counter::default(),
+            omissions: Family::default(),
+        };
+        registry.register("requests", "Requests answered", made.requests.clone());
+        registry.register(
+            "request_duration_seconds",
+            "Time from a request's head to its answer",
+            made.latency.clone(),
+        );
+        registry.register(
+            "authentications",
+            "Requests by how their user was found out",
+            made.authentications.clone(),
+        );
+        registry.register(
+            "authorizations",
+            "Requests by who decided that they are allowed",
+            made.authorizations.clone(),
+        );
+        registry.register("scrapes", "Scrapes by exporter", made.scrapes.clone());
+        registry.register(
+            "samples_dropped",
+            "Samples of exporters that a limit kept out or that were no numbers",
+            made.dropped.clone(),
+        );
+        registry.register("omissions", "Pods left out of answers, by reason", made.omissions.clone());
+        *made.registry.write() = registry;
+        made
+    }
+}
+
+impl SelfMetrics {
+    /// Adds the sizes of what is kept, read when the page is asked for.
+    pub fn watch(&self, pods: PodIndex, exporters: Arc<ExporterSet>) {
+        self.registry.write().register_collector(Box::new(Sizes { pods, exporters }));
+    }
+
+    pub fn request(&self, verb: &'static str, resource: &'static str, code: u16, took: Duration) {
+        self.requests.get_or_create(&RequestLabels { verb, resource, code }).inc();
+        self.latency.observe(took.as_secs_f64());
+    }
+
+    pub fn authentication(&self, method: &'static str, result: &'static str) {
+        self.authentications.get_or_create(&OutcomeLabels { method, result }).inc();
+    }
+
+    pub fn authorization(&self, method: &'static str, result: &'static str) {
+        self.authorizations.get_or_create(&OutcomeLabels { method, result }).inc();
+    }
+
+    pub fn scraped(&self, exporter: &str, answered: bool) {
+        let result = if answered { "success" } else { "failure" };
+        self.scrapes.get_or_create(&ScrapeLabels { exporter: exporter.to_owned(), result }).inc();
+    }
+
+    /// An exporter is gone for good, and with it what was counted of it.
+    pub fn exporter_gone(&self, exporter: &str) {
+        for result in ["success", "failure"] {
+            self.scrapes.remove(&ScrapeLabels { exporter: exporter.to_owned(), result });
+        }
+    }
+
+    pub fn samples_dropped(&self, count: u64) {
+        self.dropped.inc_by(count);
+    }
+
+    pub fn omitted(&self, omission: &Omission) {
+        self.omissions.get_or_create(&ReasonLabels { reason: omission.label() }).inc();
+    }
+
+    /// As OpenMetrics text.
+    pub fn open_metrics(&self) -> String {
+        let mut text = String::new();
+        encode(&mut text, &self.registry.read()).expect("because a String takes every write");
+        text
+    }
+
+    /// As Prometheus text 0.0.4, in which a counter's family is called as its samples are.
+    pub fn prometheus_text(&self) -> String {
+        let open = self.open_metrics();
+        let counters: Vec<&str> =
+            open.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter")).collect();
+        let mut text = String::with_capacity(open.len() + 32 * counters.len());
+        for line in open.lines().filter(|line| *line != "# EOF") {
+            let words: Vec<&str> = line.splitn(4, ' ').collect();
+            // Writing to a String cannot fail.
+            let _ = match words[..] {
+                ["#", kind @ ("HELP" | "TYPE"), name, rest] if counters.contains(&name) => {
+                    writeln!(text, "# {kind} {name}_total {rest}")
+                }
+                _ => writeln!(text, "{line}"),
+            };
+        }
+        text
+    }
+}
+
+/// Sizes of what is kept.
+#[derive(Debug)]
+struct Sizes {
+    pods: PodIndex,
+    exporters: Arc<ExporterSet>,
+}
+
+impl Collector for Sizes {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let exporters = self.exporters.current();
+        let series: usize = exporters.all().map(|exporter| exporter.state.read().series()).sum();
+        for (name, help, value) in [
+            ("pods", "Pods in the index.", self.pods.len()),
+            ("exporters", "Exporters that are scraped.", exporters.all().count()),
+            ("series", "Series kept of exporters.", series),
+        ] {
+            let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+            let metric = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
+            gauge.encode(metric)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_old_text_form_names_counters_as_their_samples() {
+        let metrics = SelfMetrics::default();
+        metrics.scraped("gpu-1", true);
+        let text = metrics.prometheus_text();
+        assert!(text.contains("# TYPE podgauge_adapter_scrapes_total counter\n"), "{text}");
+        assert!(text.contains("podgauge_adapter_scrapes_total{exporter=\"gpu-1\",result=\"success\"} 1\n"));
+        assert!(!text.contains("# EOF"));
+        assert!(metrics.open_metrics().contains("# TYPE podgauge_adapter_scrapes counter\n"));
+    }
+}

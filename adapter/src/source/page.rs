@@ -1,0 +1,368 @@
+//! Reads an exporter's page, podgauge's or NVIDIA's, into what is kept of it.
+
+use std::collections::HashMap;
+
+use podgauge_common::exposition::parse::{self, ParseError, Sample};
+
+use super::history::Reading;
+use crate::metric::{DEVICE_USE, FamilyId, GPU_UTIL, Metrics, USE};
+
+/// Longest label value that is kept, bytes. Kubernetes names have at most 253.
+const MAX_LABEL_BYTES: usize = 512;
+/// Most devices of one page: 16 GPUs of 7 instances, with room.
+const MAX_DEVICES: usize = 512;
+/// Most owners of one page's devices.
+const MAX_HOLDINGS: usize = 8192;
+
+/// What is kept of one page.
+#[derive(Debug, Default)]
+pub struct Page {
+    pub devices: Vec<Device>,
+    /// It has podgauge's counters: use is read from those, not from the gauge.
+    pub native: bool,
+    /// Samples that were not kept because of a limit or because their value is no number.
+    pub dropped: u64,
+}
+
+/// A GPU or MIG instance.
+#[derive(Debug, Default)]
+pub struct Device {
+    /// UUID, with `/GI` for a MIG instance.
+    pub key: String,
+    /// What distinguishes devices, for `metricLabelSelector`.
+    pub labels: Vec<(&'static str, String)>,
+    pub owners: Option<f64>,
+    /// Seconds in which it was busy, whoever used it.
+    active: Option<f64>,
+    /// Its use as a gauge, percent.
+    utilization: Option<f64>,
+    /// MiB. The parts of all owners add up to what the device uses.
+    memory_used: Option<f64>,
+    memory_free: Option<f64>,
+    memory_reserved: Option<f64>,
+    /// Why its use cannot be attributed.
+    pub unavailable: Option<String>,
+    pub holdings: Vec<Holding>,
+}
+
+/// What a container has of a device.
+#[derive(Debug, Default)]
+pub struct Holding {
+    pub namespace: String,
+    pub pod: String,
+    /// Empty if the exporter does not know.
+    pub container: String,
+    /// The part of the device that it was given.
+    pub allocation: Option<f64>,
+    pub pod_uid: Option<String>,
+    active: Option<f64>,
+    /// Seconds for which its use is known, since it began.
+    pub observed: Option<f64>,
+    pub readings: Vec<(FamilyId, Reading)>,
+}
+
+/// The labels that tell devices apart, and the older or other spellings of them.
+const DEVICE_LABELS: [(&str, &[&str]); 8] = [
+    ("gpu", &["gpu"]),
+    ("UUID", &["UUID", "uuid"]),
+    ("pci_bus_id", &["pci_bus_id"]),
+    ("device", &["device"]),
+    ("modelName", &["modelName"]),
+    ("GPU_I_PROFILE", &["GPU_I_PROFILE"]),
+    ("GPU_I_ID", &["GPU_I_ID"]),
+    ("hostname", &["hostname", "Hostname"]),
+];
+
+/// The families of podgauge's own that are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Own {
+    Active,
+    Observed,
+    DeviceActive,
+    DeviceUtilization,
+    Owners,
+    Allocation,
+    Unavailable,
+    MemoryFree,
+    MemoryReserved,
+}
+
+fn own(name: &str) -> Option<Own> {
+    Some(match name {
+        "podgauge_gpu_active_seconds_total" => Own::Active,
+        "podgauge_gpu_observed_seconds_total" => Own::Observed,
+        "podgauge_gpu_device_active_seconds_total" => Own::DeviceActive,
+        "podgauge_gpu_utilization" => Own::DeviceUtilization,
+        "podgauge_gpu_owners" => Own::Owners,
+        "podgauge_gpu_allocation" => Own::Allocation,
+        "podgauge_attribution_unavailable" => Own::Unavailable,
+        "DCGM_FI_DEV_FB_FREE" => Own::MemoryFree,
+        "DCGM_FI_DEV_FB_RESERVED" => Own::MemoryReserved,
+        _ => return None,
+    })
+}
+
+/// Reads a page. The error names the line.
+pub fn read(text: &str, metrics: &Metrics) -> Result<Page, ParseError> {
+    let mut reader = Reader { page: Page::default(), devices: HashMap::new(), holdings: HashMap::new() };
+    let counters = counters(text, metrics);
+    for sample in parse::samples(text) {
+        let sample = sample?;
+        let (own, family) = (own(sample.name), metrics.family(sample.name));
+        if own.is_none() && family.is_none() {
+            continue;
+        }
+        if !sample.value.is_finite() || sample.labels.iter().any(|(_, value)| value.len() > MAX_LABEL_BYTES) {
+            reader.page.dropped += 1;
+            continue;
+        }
+        let kept = own.is_none_or(|own| reader.own(own, &sample).is_some())
+            && family
+                .is_none_or(|family| reader.family(family, &sample, counters.contains(&family)).is_some());
+        if !kept {
+            reader.page.dropped += 1;
+        }
+    }
+    Ok(reader.finish())
+}
+
+/// The kept families that the page's TYPE lines call counters.
+fn counters(text: &str, metrics: &Metrics) -> Vec<FamilyId> {
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    types
+        .filter_map(|line| line.split_once(' '))
+        .filter(|(_, kind)| kind.trim() == "counter")
+        .filter_map(|(name, _)| metrics.family(name))
+        .collect()
+}
+
+// === impl Device ===
+
+impl Device {
+    /// Memory of the device, MiB, where the page tells all of its parts.
+    pub fn memory_total(&self) -> Option<f64> {
+        Some(self.memory_used? + self.memory_free? + self.memory_reserved.unwrap_or_default())
+    }
+}
+
+// === impl Reader ===
+
+struct Reader {
+    page: Page,
+    devices: HashMap<String, usize>,
+    /// Device, namespace, pod, container.
+    holdings: HashMap<(usize, String, String, String), usize>,
+}
+
+impl Reader {
+    /// `None` if a limit bites. Samples without a device are of no use and no loss.
+    fn own(&mut self, own: Own, sample: &Sample<'_>) -> Option<()> {
+        if own == Own::Observed {
+            self.page.native = true;
+        }
+        let Some(key) = device_key(sample) else { return Some(()) };
+        let device = self.device(key, sample)?;
+        let value = Some(sample.value);
+        match own {
+            Own::DeviceActive => self.page.devices[device].active = value,
+            Own::DeviceUtilization => self.page.devices[device].utilization = value,
+            Own::Owners => self.page.devices[device].owners = value,
+            Own::MemoryFree => self.page.devices[device].memory_free = value,
+            Own::MemoryReserved => self.page.devices[device].memory_reserved = value,
+            Own::Unavailable => {
+                let reason = sample.label("reason").unwrap_or("no reason given");
+                if sample.value > 0.0 {
+                    self.page.devices[device].unavailable = Some(reason.to_owned());
+                }
+            }
+            Own::Active | Own::Observed | Own::Allocation => {
+                let Some(holding) = self.holding(device, sample)? else { return Some(()) };
+                match own {
+                    Own::Active => holding.active = value,
+                    Own::Observed => holding.observed = value,
+                    // A part of nothing would be divided by.
+                    _ => holding.allocation = value.filter(|part| *part > 0.0),
+                }
+            }
+        }
+        Some(())
+    }
+
+    fn family(&mut self, family: FamilyId, sample: &Sample<'_>, counter: bool) -> Option<()> {
+        let Some(key) = device_key(sample) else { return Some(()) };
+        let device = self.device(key, sample)?;
+        if family == crate::metric::MEMORY_USED && sample.label("vgpu").is_none() {
+            *self.page.devices[device].memory_used.get_or_insert(0.0) += sample.value;
+        }
+        let value = if sample.name == GPU_UTIL { sample.value / 100.0 } else { sample.value };
+        let reading = if counter { Reading::Rate(value) } else { Reading::Gauge(value) };
+        if let Some(holding) = self.holding(device, sample)? {
+            holding.readings.push((family, reading));
+        }
+        Some(())
+    }
+
+    fn device(&mut self, key: String, sample: &Sample<'_>) -> Option<usize> {
+        if let Some(at) = self.devices.get(&key) {
+            return Some(*at);
+        }
+        if self.page.devices.len() >= MAX_DEVICES {
+            return None;
+        }
+        let labels = DEVICE_LABELS.iter().filter_map(|(name, spellings)| {
+            Some((*name, spellings.iter().find_map(|label| sample.label(label))?.to_owned()))
+        });
+        let device = Device { key: key.clone(), labels: labels.collect(), ..Device::default() };
+        self.devices.insert(key, self.page.devices.len());
+        self.page.devices.push(device);
+        Some(self.page.devices.len() - 1)
+    }
+
+    /// The holding that a sample speaks of; inner `None` for a sample without a pod.
+    fn holding(&mut self, device: usize, sample: &Sample<'_>) -> Option<Option<&mut Holding>> {
+        let label = |names: [&str; 2]| names.iter().find_map(|name| sample.label(name));
+        let pod = label(["pod", "pod_name"]);
+        let namespace = label(["namespace", "pod_namespace"]);
+        let (Some(pod), Some(namespace)) = (pod, namespace) else { return Some(None) };
+        let container = label(["container", "container_name"]).unwrap_or_default();
+        let key = (device, namespace.to_owned(), pod.to_owned(), container.to_owned());
+        let at = match self.holdings.get(&key) {
+            Some(at) => *at,
+            None if self.holdings.len() >= MAX_HOLDINGS => return None,
+            None => {
+                let (_, namespace, pod, container) = key.clone();
+                let holdings = &mut self.page.devices[device].holdings;
+                holdings.push(Holding { namespace, pod, container, ..Holding::default() });
+                let at = holdings.len() - 1;
+                self.holdings.insert(key, at);
+                at
+            }
+        };
+        let holding = &mut self.page.devices[device].holdings[at];
+        if let Some(uid) = sample.label("pod_uid") {
+            holding.pod_uid = Some(uid.to_owned());
+        }
+        Some(Some(holding))
+    }
+
+    /// Puts the use of devices and owners into readings, now that all of the page is known.
+    fn finish(mut self) -> Page {
+        let native = self.page.native;
+        for device in &mut self.page.devices {
+            let single = device.owners.is_none_or(|owners| owners <= 1.0);
+            for holding in &mut device.holdings {
+                let gauge = holding.readings.iter().find(|(family, _)| *family == USE).copied();
+                if native {
+                    holding.readings.retain(|(family, _)| *family != USE);
+                }
+                let share = |sum| Some(Reading::Share { sum, weight: holding.observed? });
+                let device_use = match device.active {
+                    // An owner of a shared device has fewer observed seconds than the device.
+                    Some(active) if single => share(active),
+                    _ => device.utilization.map(|percent| Reading::Gauge(percent / 100.0)),
+                };
+                let device_use = if native { device_use } else { gauge.map(|(_, reading)| reading) };
+                let use_ = holding.active.and_then(share).filter(|_| native);
+                holding.readings.extend(use_.map(|reading| (USE, reading)));
+                holding.readings.extend(device_use.map(|reading| (DEVICE_USE, reading)));
+            }
+        }
+        self.page
+    }
+}
+
+fn device_key(sample: &Sample<'_>) -> Option<String> {
+    let uuid = sample.label("UUID").or_else(|| sample.label("uuid")).or_else(|| sample.label("gpu"))?;
+    Some(match sample.label("GPU_I_ID") {
+        Some(instance) => format!("{uuid}/{instance}"),
+        None => uuid.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metric::MEMORY_USED;
+
+    const GPU: &str = r#"gpu="0",UUID="GPU-a",device="nvidia0",modelName="H100",hostname="n""#;
+    const POD: &str = r#"namespace="demo",pod="p",container="c""#;
+
+    fn page(lines: &[String]) -> Page {
+        read(&(lines.join("\n") + "\n"), &Metrics::new(&["DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION".to_owned()]))
+            .unwrap()
+    }
+
+    #[test]
+    fn podgauges_counters_come_before_the_gauge() {
+        let page = page(&[
+            format!("podgauge_gpu_active_seconds_total{{{GPU},{POD}}} 12.5"),
+            format!("podgauge_gpu_observed_seconds_total{{{GPU},{POD}}} 50"),
+            format!("podgauge_gpu_device_active_seconds_total{{{GPU}}} 20"),
+            format!("podgauge_gpu_owners{{{GPU}}} 1"),
+            format!("podgauge_gpu_allocation{{{GPU},{POD},pod_uid=\"u\"}} 1"),
+            format!("DCGM_FI_DEV_GPU_UTIL{{{GPU},{POD}}} 99"),
+            format!("DCGM_FI_DEV_FB_USED{{{GPU},{POD}}} 100"),
+            format!("DCGM_FI_DEV_FB_FREE{{{GPU},{POD}}} 300"),
+            format!("DCGM_FI_DEV_SM_CLOCK{{{GPU},{POD}}} 1"),
+        ]);
+        assert!(page.native);
+        let [device] = &page.devices[..] else { panic!("{page:?}") };
+        assert_eq!((device.key.as_str(), device.memory_total()), ("GPU-a", Some(400.0)));
+        assert!(device.labels.contains(&("modelName", "H100".to_owned())));
+        let [holding] = &device.holdings[..] else { panic!("{device:?}") };
+        assert_eq!((holding.allocation, holding.pod_uid.as_deref()), (Some(1.0), Some("u")));
+        assert_eq!(
+            holding.readings,
+            [
+                (MEMORY_USED, Reading::Gauge(100.0)),
+                (USE, Reading::Share { sum: 12.5, weight: 50.0 }),
+                (DEVICE_USE, Reading::Share { sum: 20.0, weight: 50.0 }),
+            ]
+        );
+    }
+
+    #[test]
+    fn nvidias_exporter_has_gauges_only() {
+        let page = page(&[
+            format!("DCGM_FI_DEV_GPU_UTIL{{{GPU},{POD}}} 50"),
+            "# TYPE DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION counter".to_owned(),
+            format!("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION{{{GPU},{POD}}} 7"),
+        ]);
+        assert!(!page.native);
+        let readings = &page.devices[0].holdings[0].readings;
+        assert!(readings.contains(&(USE, Reading::Gauge(0.5))));
+        assert!(readings.contains(&(DEVICE_USE, Reading::Gauge(0.5))));
+        assert!(readings.iter().any(|(_, reading)| *reading == Reading::Rate(7.0)));
+    }
+
+    #[test]
+    fn instances_are_devices_and_unlabelled_samples_nobodys() {
+        let page = page(&[
+            format!("podgauge_gpu_observed_seconds_total{{{GPU},GPU_I_ID=\"3\",{POD}}} 5"),
+            format!("podgauge_gpu_observed_seconds_total{{{GPU}}} 5"),
+            format!("podgauge_attribution_unavailable{{{GPU},reason=\"no host PIDs\"}} 1"),
+        ]);
+        assert_eq!(page.devices[0].key, "GPU-a/3");
+        assert_eq!(page.devices[1].key, "GPU-a");
+        assert!(page.devices[1].holdings.is_empty());
+        assert_eq!(page.devices[1].unavailable.as_deref(), Some("no host PIDs"));
+    }
+
+    #[test]
+    fn what_is_too_long_too_many_or_no_number_is_dropped_and_counted() {
+        let long = "x".repeat(MAX_LABEL_BYTES + 1);
+        let mut lines = vec![
+            format!("DCGM_FI_DEV_GPU_UTIL{{{GPU},{POD}}} NaN"),
+            format!("DCGM_FI_DEV_GPU_UTIL{{{GPU},pod=\"{long}\"}} 1"),
+        ];
+        lines.extend((0..=MAX_DEVICES).map(|i| format!("DCGM_FI_DEV_GPU_UTIL{{gpu=\"{i}\"}} 1")));
+        let page = page(&lines);
+        assert_eq!((page.devices.len(), page.dropped), (MAX_DEVICES, 3));
+    }
+
+    #[test]
+    fn a_page_that_is_no_page_is_refused() {
+        let error = read("a 1\n<html>\n", &Metrics::new(&[])).unwrap_err();
+        assert_eq!(error.line, 2);
+    }
+}
