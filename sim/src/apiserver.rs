@@ -38,8 +38,8 @@ use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
 
 pub use self::access::{
-    ADAPTER, ADAPTER_TOKEN, ADMIN_TOKEN, ANONYMOUS, Access, EXPORTER, EXPORTER_TOKEN, HPA_CONTROLLER,
-    HPA_TOKEN, NOBODY_TOKEN, ResourceAttributes, Rule, User, Wanted,
+    ADAPTER, ADAPTER_TOKEN, ADMIN_TOKEN, ANONYMOUS, Access, EXPORTER_TOKEN, HPA_CONTROLLER, HPA_TOKEN,
+    NOBODY_TOKEN, ResourceAttributes, Rule, User, Wanted,
 };
 use self::kinds::Kind;
 pub use self::kubeconfig::Credentials;

@@ -8,8 +8,6 @@ use serde::{Deserialize, Serialize};
 pub const HPA_CONTROLLER: &str = "system:serviceaccount:kube-system:horizontal-pod-autoscaler";
 /// The service account that podgauge's manifests give the adapter.
 pub const ADAPTER: &str = "system:serviceaccount:podgauge:podgauge-adapter";
-/// The service account that podgauge's manifests give the exporter.
-pub const EXPORTER: &str = "system:serviceaccount:podgauge:podgauge-exporter";
 /// Whoever presents no credentials.
 pub const ANONYMOUS: &str = "system:anonymous";
 const AUTHENTICATED: &str = "system:authenticated";
@@ -22,7 +20,7 @@ pub const ADMIN_TOKEN: &str = "sim-admin";
 pub const HPA_TOKEN: &str = "sim-horizontal-pod-autoscaler";
 /// The adapter's.
 pub const ADAPTER_TOKEN: &str = "sim-podgauge-adapter";
-/// The exporter's.
+/// The exporter's: its service account has no rights.
 pub const EXPORTER_TOKEN: &str = "sim-podgauge-exporter";
 /// A user who is authenticated and has no rights beyond that.
 pub const NOBODY_TOKEN: &str = "sim-nobody";
@@ -308,8 +306,12 @@ fn built_in_rules() -> Vec<Rule> {
             &["*"],
             &["*/scale"],
         ),
-        users("podgauge-adapter", &[ADAPTER], read, &[""], &["pods", "nodes", "namespaces"]),
-        users("podgauge-adapter", &[ADAPTER], read, &["discovery.k8s.io"], &["endpointslices"]),
+        // What deploy/manifests/rbac.yaml gives the adapter, and no more.
+        users("podgauge-adapter", &[ADAPTER], read, &[""], &["pods"]),
+        Rule {
+            namespaces: strings(&["podgauge"]),
+            ..users("podgauge-adapter", &[ADAPTER], read, &["discovery.k8s.io"], &["endpointslices"])
+        },
         users(
             "system:auth-delegator",
             &[ADAPTER],
@@ -329,7 +331,6 @@ fn built_in_rules() -> Vec<Rule> {
             namespaces: strings(&["kube-system"]),
             ..users("extension-apiserver-authentication-reader", &[ADAPTER], read, &[""], &["configmaps"])
         },
-        users("podgauge-exporter", &[EXPORTER], read, &[""], &["pods"]),
     ]
 }
 

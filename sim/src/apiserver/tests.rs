@@ -142,7 +142,7 @@ async fn selectors_and_namespaces_narrow_a_list() {
 async fn exporters_and_the_authentication_config_are_there() {
     let cluster = cluster().await;
     let client = cluster.client_of(ADAPTER_TOKEN).await;
-    let slices: Api<EndpointSlice> = Api::all(client.clone());
+    let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), "podgauge");
     let selected = ListParams::default().labels("kubernetes.io/service-name=podgauge-exporter");
     assert_eq!(slices.list(&selected).await.unwrap().items.len(), 1);
     cluster.server.set_exporters(&[]);
