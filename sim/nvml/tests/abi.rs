@@ -2,6 +2,7 @@
 //!
 //! The library reads its scenario's name from the environment, so each test runs itself again as
 //! a child process with the variable set.
+#![allow(clippy::unwrap_used, reason = "all of this is test code, helpers included")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -388,6 +389,15 @@ fn xids_wake_a_wait_once_each_and_an_empty_wait_lasts_its_time() {
                 let event = set.wait(20_000).unwrap();
                 assert_eq!(event.device.index().unwrap(), 0);
             });
+            assert!(matches!(set.wait(200), Err(NvmlError::Timeout)));
+            drop(set);
+            drop(nvml);
+
+            // Loaded afresh, the driver has no history of events.
+            let nvml = load();
+            let set = nvml.create_event_set().unwrap();
+            let device = nvml.device_by_index(1).unwrap();
+            let set = device.register_events(EventTypes::CRITICAL_XID_ERROR, set).unwrap();
             assert!(matches!(set.wait(200), Err(NvmlError::Timeout)));
         },
     );

@@ -30,10 +30,10 @@ calls! {
         pending.put(0)
     }
     gpu fn nvmlDeviceGetMaxMigDeviceCount(count: Out<u32>) |_gpu| { count.put(0) }
-    gpu fn nvmlDeviceGetMigDeviceHandleByIndex(_index: u32, _device: Out<nvmlDevice_t>) |_gpu| {
+    gpu fn nvmlDeviceGetMigDeviceHandleByIndex(_index: u32, _instance: Out<nvmlDevice_t>) |_gpu| {
         Err(Failure::NOT_SUPPORTED)
     }
-    gpu fn nvmlDeviceGetDeviceHandleFromMigDeviceHandle(_device: Out<nvmlDevice_t>) |_gpu| {
+    gpu fn nvmlDeviceGetDeviceHandleFromMigDeviceHandle(_parent: Out<nvmlDevice_t>) |_gpu| {
         Err(Failure::INVALID_ARGUMENT)
     }
     gpu fn nvmlDeviceIsMigDeviceHandle(is: Out<u32>) |_gpu| { is.put(0) }

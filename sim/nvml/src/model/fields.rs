@@ -36,17 +36,16 @@ impl Reading<'_> {
         let meter = &self.device.meter;
         let ns = |seconds: f64| ULongLong((seconds * NS_PER_S) as u64);
         Ok(match id {
-            // ECC is on, and nothing has gone wrong.
+            // ECC is on, and nothing has gone wrong: no ECC error, no other violation than by
+            // power, no remapped row.
             1 | 2 => ULongLong(1),
-            3..=6 => ULongLong(0),
+            3..=6 | 75..=77 | 79 | 142..=145 | 269..=271 | 301 | 302 => ULongLong(0),
             74 => ns(self.power_violation_s()),
-            75..=77 | 79 => ULongLong(0),
             78 => ns(self.idle_s()),
             80 | 81 => ns(self.full_load_s()),
             82 => UInt(self.memory_temperature_c()),
             83 | 191 => ULongLong(meter.energy_mj()),
             94 | 95 | 173..=183 | 226..=230 => UInt(0),
-            142..=145 | 301 | 302 => ULongLong(0),
             147 => Double(0.0),
             169 => UInt(23),
             184 | 199 => UInt(1),
@@ -60,7 +59,6 @@ impl Reading<'_> {
             // The byte counters are 32 bits wide and wrap.
             197 => UInt((meter.pcie_kib().0 * 1024.0) as u64 as u32),
             198 => UInt((meter.pcie_kib().1 * 1024.0) as u64 as u32),
-            269..=271 => ULongLong(0),
             _ => return Err(Failure::NOT_SUPPORTED),
         })
     }
@@ -90,11 +88,10 @@ impl Reading<'_> {
         Ok(UInt(match id {
             146 => scope,
             164 => 26_562,
-            165 | 167 => 1,
+            165 | 167 | 223 => 1,
             166 => 6,
             168 => 500,
             200 => 8_191,
-            223 => 1,
             224 => 0,
             225 => 2,
             _ => return Err(Failure::NOT_SUPPORTED),

@@ -104,7 +104,7 @@ impl Sample {
             21 => mib_s(rx),
             60 => mib_s(link_rx),
             61 => mib_s(link_tx),
-            62..=97 if metric % 2 == 0 => per_link((metric - 62) / 2, link_rx),
+            62..=97 if metric.is_multiple_of(2) => per_link((metric - 62) / 2, link_rx),
             62..=97 => per_link((metric - 63) / 2, link_tx),
             _ => figures::gpm_percent(metric, load).unwrap_or(0.0),
         })

@@ -57,7 +57,7 @@ impl Reading<'_> {
 
     /// Power now, milliwatts.
     pub(crate) fn power_now_mw(&self) -> u32 {
-        super::power::samples(&self.device.timeline, self.now_us, 0).last().map_or(0, |(_, mw)| *mw)
+        super::power::newest(&self.device.timeline, self.now_us)
     }
 
     /// Power samples newer than a timestamp: when each ended, and milliwatts.

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::{Container, Gpu, Pod, Process, Scenario};
+use super::{Container, Gpu, NvLink, Pod, Process, Scenario};
 use crate::abi;
+use crate::load::Load;
 use crate::pci::PciAddress;
 use crate::status::Failure;
 
@@ -13,6 +14,12 @@ const MAX_GPUS: usize = 128;
 const MAX_LINKS: u32 = 18;
 /// Longest block of a call, seconds.
 const MAX_BLOCK_S: f64 = 86_400.0;
+/// Most memory of a GPU or a process, MiB: a PiB.
+const MAX_MEMORY_MIB: u64 = 1 << 30;
+/// Highest rate of NVLink, MiB/s.
+const MAX_LINK_MIB_S: f64 = 1e8;
+/// Latest moment a replay may begin, seconds since the epoch.
+const MAX_START_S: f64 = 1e11;
 
 impl Scenario {
     pub(super) fn check(&self) -> Result<(), String> {
@@ -48,7 +55,10 @@ impl Scenario {
         if process.gpu >= self.gpus.len() {
             return Err(format!("it is on gpu {}, but there are {} GPUs", process.gpu, self.gpus.len()));
         }
-        process.load.as_ref().map_or(Ok(()), |load| load.check())
+        if process.memory_mib > MAX_MEMORY_MIB {
+            return Err(format!("memory_mib is {}: want at most {MAX_MEMORY_MIB}", process.memory_mib));
+        }
+        process.load.as_ref().map_or(Ok(()), Load::check)
     }
 
     fn check_devices(&self, pod: &Pod, container: &Container) -> Result<(), String> {
@@ -78,8 +88,16 @@ impl Gpu {
         if self.replicas == Some(0) {
             return Err("replicas is 0: leave it out for a GPU that is not shared".into());
         }
-        if self.nvlink.as_ref().is_some_and(|nvlink| nvlink.links == 0 || nvlink.links > MAX_LINKS) {
-            return Err(format!("nvlink.links: want 1 to {MAX_LINKS}"));
+        if !(1..=MAX_MEMORY_MIB).contains(&self.memory_mib) {
+            return Err(format!("memory_mib is {}: want 1 to {MAX_MEMORY_MIB}", self.memory_mib));
+        }
+        if let Some(nvlink) = &self.nvlink {
+            nvlink.check()?;
+        }
+        if let Some(start) = self.replay.as_ref().and_then(|replay| replay.start)
+            && !(0.0..=MAX_START_S).contains(&start)
+        {
+            return Err(format!("replay.start is {start}: want seconds since the epoch"));
         }
         if let Some(load) = &self.load {
             load.check()?;
@@ -87,6 +105,18 @@ impl Gpu {
         check_calls(self.errors.keys().chain(self.blocks.keys()))?;
         check_errors(self.errors.values())?;
         check_blocks(self.blocks.values())
+    }
+}
+
+impl NvLink {
+    fn check(&self) -> Result<(), String> {
+        if !(1..=MAX_LINKS).contains(&self.links) {
+            return Err(format!("nvlink.links is {}: want 1 to {MAX_LINKS}", self.links));
+        }
+        match [self.rx_mib_s, self.tx_mib_s].into_iter().find(|rate| !(0.0..=MAX_LINK_MIB_S).contains(rate)) {
+            Some(rate) => Err(format!("nvlink: {rate} MiB/s, want 0 to {MAX_LINK_MIB_S}")),
+            None => Ok(()),
+        }
     }
 }
 
@@ -134,6 +164,11 @@ mod tests {
             ("gpus: [{uuid: GPU-1}, {uuid: GPU-1}]", "gpu 1: UUID GPU-1"),
             ("gpus: [{}]\nprocesses: [{pid: 7, gpu: 0}, {pid: 7, gpu: 0}]", "twice"),
             ("gpus: [{pci_bus_id: '17'}]", "pci_bus_id"),
+            ("gpus: [{nvlink: {links: 19}}]", "nvlink.links is 19"),
+            ("gpus: [{nvlink: {tx_mib_s: -1}}]", "-1 MiB/s"),
+            ("gpus: [{memory_mib: 0}]", "memory_mib is 0"),
+            ("gpus: [{replay: {file: a, run: b, start: .inf}}]", "replay.start is inf"),
+            ("gpus: [{blocks: {nvmlDeviceGetName: .nan}}]", "NaN seconds"),
             ("gpus: [{loud: 1}]", "loud"),
             ("gpus: [{}]\npods: [{name: a, containers: [{devices: ['1']}]}]", "holds device \"1\""),
         ] {
