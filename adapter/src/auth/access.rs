@@ -11,7 +11,7 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use super::cache::TtlCache;
-use super::token::Reviews;
+use super::review::Reviews;
 use super::{CACHE_ENTRIES, CACHE_TTL, User};
 use crate::apiserver::Status;
 

@@ -10,6 +10,7 @@ pub mod access;
 pub mod cache;
 pub mod certificate;
 pub mod request_header;
+mod review;
 pub mod token;
 pub mod trust;
 
@@ -28,14 +29,10 @@ use certificate::Certificates;
 use token::{TokenError, Tokens};
 use trust::Trust;
 
-/// Longest wait for the API server's word. The aggregation layer's own checks wait 5 s.
-pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(4);
 /// How long the API server's answers are believed.
 pub(crate) const CACHE_TTL: Duration = Duration::from_secs(10);
 /// Most answers kept.
 pub(crate) const CACHE_ENTRIES: usize = 8192;
-/// Most questions to the API server under way at once, of each kind.
-pub(crate) const PARALLEL_CALLS: usize = 64;
 
 pub const AUTHENTICATED: &str = "system:authenticated";
 const UNAUTHENTICATED: &str = "system:unauthenticated";

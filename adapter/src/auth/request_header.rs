@@ -46,8 +46,8 @@ pub fn user(headers: &HeaderMap, names: &HeaderNames) -> Option<User> {
         ..User::default()
     };
     for (header, value) in headers.iter().take(MAX_VALUES) {
-        let prefixes = names.extra_prefixes.iter();
-        let Some(key) = prefixes.filter_map(|prefix| header.as_str().strip_prefix(prefix)).next() else {
+        let mut prefixes = names.extra_prefixes.iter();
+        let Some(key) = prefixes.find_map(|prefix| header.as_str().strip_prefix(prefix)) else {
             continue;
         };
         if let Ok(value) = value.to_str() {

@@ -6,13 +6,11 @@ use std::time::Instant;
 use http::{HeaderMap, header};
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, UserInfo};
 use kube::Client;
-use kube::api::{Api, PostParams};
 use sha2::{Digest as _, Sha256};
-use tokio::sync::Semaphore;
 
 use super::cache::TtlCache;
-use super::{CACHE_ENTRIES, CACHE_TTL, CALL_TIMEOUT, PARALLEL_CALLS, User};
-use crate::cluster::client::one_line;
+use super::review::Reviews;
+use super::{CACHE_ENTRIES, CACHE_TTL, User};
 
 /// Asks about tokens, and remembers the answers by the tokens' hashes.
 #[derive(Debug)]
@@ -27,40 +25,6 @@ pub enum TokenError {
     Invalid(String),
     /// The API server could not be asked.
     Unavailable(String),
-}
-
-/// Sends questions of one kind to the API server, within limits.
-#[derive(Debug)]
-pub(super) struct Reviews<K> {
-    api: Api<K>,
-    parallel: Semaphore,
-}
-
-impl<K> Reviews<K>
-where
-    K: kube::Resource<Scope = k8s_openapi::ClusterResourceScope, DynamicType = ()>
-        + Clone
-        + std::fmt::Debug
-        + serde::Serialize
-        + serde::de::DeserializeOwned,
-{
-    pub(super) fn new(client: Client) -> Self
-    where
-        K: k8s_openapi::Resource,
-    {
-        Self { api: Api::all(client), parallel: Semaphore::new(PARALLEL_CALLS) }
-    }
-
-    /// The answered review, or in one line why there is none.
-    pub(super) async fn ask(&self, question: &K) -> Result<K, String> {
-        let asked = async {
-            let _permit = self.parallel.acquire().await.map_err(|error| error.to_string())?;
-            self.api.create(&PostParams::default(), question).await.map_err(|error| one_line(&error))
-        };
-        tokio::time::timeout(CALL_TIMEOUT, asked)
-            .await
-            .unwrap_or_else(|_| Err(format!("no answer of the API server within {CALL_TIMEOUT:?}")))
-    }
 }
 
 /// The token of an Authorization header, if it has one.

@@ -114,21 +114,13 @@ pub async fn follow_config_map(client: Client, trust: Trust) {
 impl TrustBundle {
     /// Reads the ConfigMap's data. A part that cannot be read is not trusted.
     pub fn read(data: &BTreeMap<String, String>, generation: u64) -> (Self, Vec<TrustError>) {
-        let mut errors = Vec::new();
-        let mut checked =
-            |part: Result<_, TrustError>| part.map_err(|error| errors.push(error)).ok().flatten();
-        let client_ca = checked(authority(data, "client-ca-file").map(|authority| authority.map(Part::Ca)));
-        let front_proxy = checked(FrontProxy::read(data).map(|proxy| proxy.map(Part::Proxy)));
-        let client_ca = client_ca.and_then(|part| if let Part::Ca(ca) = part { Some(ca) } else { None });
-        let front_proxy =
-            front_proxy.and_then(|part| if let Part::Proxy(proxy) = part { Some(proxy) } else { None });
+        let client_ca = authority(data, "client-ca-file");
+        let front_proxy = FrontProxy::read(data);
+        let errors = [client_ca.as_ref().err(), front_proxy.as_ref().err()];
+        let errors = errors.into_iter().flatten().cloned().collect();
+        let (client_ca, front_proxy) = (client_ca.unwrap_or_default(), front_proxy.unwrap_or_default());
         (Self { generation, front_proxy, client_ca }, errors)
     }
-}
-
-enum Part {
-    Ca(Authority),
-    Proxy(FrontProxy),
 }
 
 impl FrontProxy {

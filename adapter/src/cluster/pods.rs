@@ -325,7 +325,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn pod(name: &str, labels: serde_json::Value) -> SlimPod {
+    fn pod(name: &str, labels: &serde_json::Value) -> SlimPod {
         serde_json::from_value(json!({
             "metadata": {"namespace": "demo", "name": name, "uid": format!("uid-{name}"), "labels": labels},
             "spec": {"nodeName": "gpu-1", "containers": []},
@@ -348,7 +348,7 @@ mod tests {
             ("a", json!({"app": "web", "tier": "2"})),
             ("b", json!({"app": "db"})),
         ] {
-            index.apply(&pod(name, labels));
+            index.apply(&pod(name, &labels));
         }
         assert_eq!(names(&index, "app=web"), ["a", "c"]);
         assert_eq!(names(&index, "app=web,tier=1"), ["c"]);
@@ -361,11 +361,11 @@ mod tests {
     #[test]
     fn a_change_of_labels_and_a_delete_leave_nothing_behind() {
         let index = PodIndex::default();
-        index.apply(&pod("a", json!({"app": "web"})));
-        index.apply(&pod("a", json!({"app": "db"})));
+        index.apply(&pod("a", &json!({"app": "web"})));
+        index.apply(&pod("a", &json!({"app": "db"})));
         assert_eq!(names(&index, "app=web"), [""; 0]);
         assert_eq!(names(&index, "app=db"), ["a"]);
-        index.delete(&pod("a", json!({})));
+        index.delete(&pod("a", &json!({})));
         let inner = index.inner.read();
         assert!(inner.namespaces.is_empty() && inner.nodes.is_empty());
     }
@@ -375,12 +375,12 @@ mod tests {
         let index = PodIndex::default();
         assert!(!index.synced());
         index.begin();
-        index.apply(&pod("a", json!({})));
-        index.apply(&pod("b", json!({})));
+        index.apply(&pod("a", &json!({})));
+        index.apply(&pod("b", &json!({})));
         index.end();
         assert!(index.synced());
         index.begin();
-        index.apply(&pod("b", json!({})));
+        index.apply(&pod("b", &json!({})));
         assert_eq!(index.len(), 2);
         index.end();
         assert_eq!(names(&index, ""), ["b"]);

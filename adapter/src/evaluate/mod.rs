@@ -142,7 +142,7 @@ fn exporter_value(
             now.instant_of(started)
         }
     };
-    readiness::not_restarted(pod, gpu_containers(series))?;
+    readiness::not_restarted(pod, &gpu_containers(series))?;
     devices::value(question, series, exporter, rules, now, not_before)
 }
 

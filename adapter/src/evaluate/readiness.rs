@@ -23,7 +23,7 @@ pub(super) fn has_been_ready(pod: &PodRecord) -> Result<(), Omission> {
 
 /// Whether no container that holds a GPU restarted since the pod was Ready. `containers` empty:
 /// all are looked at.
-pub(super) fn not_restarted(pod: &PodRecord, containers: Vec<&str>) -> Result<(), Omission> {
+pub(super) fn not_restarted(pod: &PodRecord, containers: &[&str]) -> Result<(), Omission> {
     if pod.ready {
         return Ok(());
     }

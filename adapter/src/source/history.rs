@@ -135,7 +135,7 @@ impl Last {
                 (elapsed <= span.longest_step).then_some((value * time, time))
             }
             (Reading::Rate(before), Reading::Rate(value)) => {
-                (value >= before).then(|| (value - before, elapsed.as_secs_f64()))
+                (value >= before).then_some((value - before, elapsed.as_secs_f64()))
             }
             _ => None,
         }

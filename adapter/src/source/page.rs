@@ -116,10 +116,11 @@ pub fn read(text: &str, metrics: &Metrics) -> Result<Page, ParseError> {
             reader.page.dropped += 1;
             continue;
         }
-        let kept = own.is_none_or(|own| reader.own(own, &sample).is_some())
-            && family
-                .is_none_or(|family| reader.family(family, &sample, counters.contains(&family)).is_some());
-        if !kept {
+        let kept = own.map_or(Ok(()), |own| reader.own(own, &sample)).and_then(|()| match family {
+            Some(family) => reader.family(family, &sample, counters.contains(&family)),
+            None => Ok(()),
+        });
+        if let Err(Full) = kept {
             reader.page.dropped += 1;
         }
     }
@@ -147,6 +148,9 @@ impl Device {
 
 // === impl Reader ===
 
+/// A limit on devices or owners bites.
+struct Full;
+
 struct Reader {
     page: Page,
     devices: HashMap<String, usize>,
@@ -155,12 +159,12 @@ struct Reader {
 }
 
 impl Reader {
-    /// `None` if a limit bites. Samples without a device are of no use and no loss.
-    fn own(&mut self, own: Own, sample: &Sample<'_>) -> Option<()> {
+    /// Samples without a device are of no use and no loss.
+    fn own(&mut self, own: Own, sample: &Sample<'_>) -> Result<(), Full> {
         if own == Own::Observed {
             self.page.native = true;
         }
-        let Some(key) = device_key(sample) else { return Some(()) };
+        let Some(key) = device_key(sample) else { return Ok(()) };
         let device = self.device(key, sample)?;
         let value = Some(sample.value);
         match own {
@@ -176,7 +180,7 @@ impl Reader {
                 }
             }
             Own::Active | Own::Observed | Own::Allocation => {
-                let Some(holding) = self.holding(device, sample)? else { return Some(()) };
+                let Some(holding) = self.holding(device, sample)? else { return Ok(()) };
                 match own {
                     Own::Active => holding.active = value,
                     Own::Observed => holding.observed = value,
@@ -185,11 +189,11 @@ impl Reader {
                 }
             }
         }
-        Some(())
+        Ok(())
     }
 
-    fn family(&mut self, family: FamilyId, sample: &Sample<'_>, counter: bool) -> Option<()> {
-        let Some(key) = device_key(sample) else { return Some(()) };
+    fn family(&mut self, family: FamilyId, sample: &Sample<'_>, counter: bool) -> Result<(), Full> {
+        let Some(key) = device_key(sample) else { return Ok(()) };
         let device = self.device(key, sample)?;
         if family == crate::metric::MEMORY_USED && sample.label("vgpu").is_none() {
             *self.page.devices[device].memory_used.get_or_insert(0.0) += sample.value;
@@ -199,15 +203,15 @@ impl Reader {
         if let Some(holding) = self.holding(device, sample)? {
             holding.readings.push((family, reading));
         }
-        Some(())
+        Ok(())
     }
 
-    fn device(&mut self, key: String, sample: &Sample<'_>) -> Option<usize> {
+    fn device(&mut self, key: String, sample: &Sample<'_>) -> Result<usize, Full> {
         if let Some(at) = self.devices.get(&key) {
-            return Some(*at);
+            return Ok(*at);
         }
         if self.page.devices.len() >= MAX_DEVICES {
-            return None;
+            return Err(Full);
         }
         let labels = DEVICE_LABELS.iter().filter_map(|(name, spellings)| {
             Some((*name, spellings.iter().find_map(|label| sample.label(label))?.to_owned()))
@@ -215,20 +219,20 @@ impl Reader {
         let device = Device { key: key.clone(), labels: labels.collect(), ..Device::default() };
         self.devices.insert(key, self.page.devices.len());
         self.page.devices.push(device);
-        Some(self.page.devices.len() - 1)
+        Ok(self.page.devices.len() - 1)
     }
 
-    /// The holding that a sample speaks of; inner `None` for a sample without a pod.
-    fn holding(&mut self, device: usize, sample: &Sample<'_>) -> Option<Option<&mut Holding>> {
+    /// The holding that a sample speaks of; `None` for a sample without a pod.
+    fn holding(&mut self, device: usize, sample: &Sample<'_>) -> Result<Option<&mut Holding>, Full> {
         let label = |names: [&str; 2]| names.iter().find_map(|name| sample.label(name));
         let pod = label(["pod", "pod_name"]);
         let namespace = label(["namespace", "pod_namespace"]);
-        let (Some(pod), Some(namespace)) = (pod, namespace) else { return Some(None) };
+        let (Some(pod), Some(namespace)) = (pod, namespace) else { return Ok(None) };
         let container = label(["container", "container_name"]).unwrap_or_default();
         let key = (device, namespace.to_owned(), pod.to_owned(), container.to_owned());
         let at = match self.holdings.get(&key) {
             Some(at) => *at,
-            None if self.holdings.len() >= MAX_HOLDINGS => return None,
+            None if self.holdings.len() >= MAX_HOLDINGS => return Err(Full),
             None => {
                 let (_, namespace, pod, container) = key.clone();
                 let holdings = &mut self.page.devices[device].holdings;
@@ -242,7 +246,7 @@ impl Reader {
         if let Some(uid) = sample.label("pod_uid") {
             holding.pod_uid = Some(uid.to_owned());
         }
-        Some(Some(holding))
+        Ok(Some(holding))
     }
 
     /// Puts the use of devices and owners into readings, now that all of the page is known.
