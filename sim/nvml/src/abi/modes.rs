@@ -21,6 +21,13 @@ calls! {
     gpu fn nvmlDeviceGetGpuOperationMode(_current: Out<u32>, _pending: Out<u32>) |_gpu| {
         Err(Failure::NOT_SUPPORTED)
     }
+    gpu fn nvmlDeviceGetDriverModel(_current: Out<u32>, _pending: Out<u32>) |_gpu| {
+        // Windows has models of drivers.
+        Err(Failure::NOT_SUPPORTED)
+    }
+    gpu fn nvmlDeviceGetDriverModel_v2(_current: Out<u32>, _pending: Out<u32>) |_gpu| {
+        Err(Failure::NOT_SUPPORTED)
+    }
     gpu fn nvmlDeviceGetGridLicensableFeatures_v4(_features: Out<nvmlGridLicensableFeatures_t>) |_gpu| {
         Err(Failure::NOT_SUPPORTED)
     }
