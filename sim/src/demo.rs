@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use podgauge_sim_nvml::scenario::{Scenario, ScenarioError};
 use podgauge_sim_nvml::trees;
 use tokio::signal::unix::{SignalKind, signal};
@@ -20,6 +21,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use self::children::{Child, ChildError};
 use self::reading::Reading;
+use self::truth::Played;
 use crate::aggregator::{Aggregation, Aggregator, ApiService};
 use crate::apiserver::{
     ADAPTER_TOKEN, ADMIN_TOKEN, ApiServer, ApiServerError, ApiServerHandle, ApiServerOptions, Credentials,
@@ -84,7 +86,7 @@ struct Places {
 /// A demo that is up.
 struct Demo {
     places: Places,
-    scenario: watch::Receiver<Arc<Scenario>>,
+    played: Arc<Mutex<Played>>,
     exporter: Child,
     adapter: Child,
     exporter_address: SocketAddr,
@@ -162,7 +164,8 @@ impl Demo {
         let node = Arc::clone(&scenario.borrow());
         let trees = trees::write(dir, &node)
             .map_err(|source| DemoError::Prepare { what: "the node's file trees".to_owned(), source })?;
-        tokio::spawn(follow_trees(dir.to_owned(), scenario.clone()));
+        let played = Arc::new(Mutex::new(Played::new(Arc::clone(&node))));
+        tokio::spawn(follow(dir.to_owned(), scenario, Arc::clone(&played)));
 
         let kubelet = Kubelet::start(
             dir.join("pod-resources/kubelet.sock"),
@@ -218,7 +221,7 @@ impl Demo {
         })?;
         Ok(Self {
             places,
-            scenario,
+            played,
             exporter,
             adapter,
             exporter_address,
@@ -252,6 +255,7 @@ impl Demo {
                 text.push('\n');
                 text.push_str(&self.hints());
             }
+            text.push('\n');
             print(&if terminal { format!("\x1b[H\x1b[2J{}{text}", table::BANNER) } else { text });
             first = false;
         }
@@ -293,8 +297,8 @@ impl Demo {
     }
 
     async fn read(&self) -> Reading {
-        let scenario = Arc::clone(&self.scenario.borrow());
-        reading::read(&scenario, &self.aggregator, jiff::Timestamp::now(), f64::from(WINDOW_S)).await
+        let played = self.played.lock().clone();
+        reading::read(&played, &self.aggregator, jiff::Timestamp::now(), f64::from(WINDOW_S)).await
     }
 
     fn hints(&self) -> String {
@@ -344,10 +348,12 @@ impl Programs {
     }
 }
 
-/// Writes the trees again whenever the scenario changes.
-async fn follow_trees(dir: PathBuf, mut scenario: watch::Receiver<Arc<Scenario>>) {
+/// Notes each change of the scenario, and writes the trees again.
+async fn follow(dir: PathBuf, mut scenario: watch::Receiver<Arc<Scenario>>, played: Arc<Mutex<Played>>) {
     while scenario.changed().await.is_ok() {
         let scenario = Arc::clone(&scenario.borrow_and_update());
+        let now = reading::epoch_s(jiff::Timestamp::now());
+        played.lock().change(now, Arc::clone(&scenario), WINDOW_S.into());
         if let Err(error) = trees::write(&dir, &scenario) {
             tracing::warn!(folder = %dir.display(), %error, "cannot write the node's file trees");
         }

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use podgauge_sim_nvml::scenario::{Pod, Scenario};
+use podgauge_sim_nvml::scenario::Pod;
 
-use super::truth::Truth;
+use super::truth::{Played, Truth};
 use crate::aggregator::{AdapterError, Aggregator, Answer};
 use crate::hpa::{self, HpaError, ScaledPod};
 
@@ -45,13 +45,9 @@ pub(super) struct Scaling {
 }
 
 /// Asks the adapter for every pod, and as the HPA does for every app.
-pub(super) async fn read(
-    scenario: &Scenario,
-    aggregator: &Aggregator,
-    now: Timestamp,
-    window_s: f64,
-) -> Reading {
-    let to = now.as_microsecond() as f64 / 1e6;
+pub(super) async fn read(played: &Played, aggregator: &Aggregator, now: Timestamp, window_s: f64) -> Reading {
+    let scenario = played.now();
+    let to = epoch_s(now);
     let mut apps: BTreeMap<(&str, &str), Vec<&Pod>> = BTreeMap::new();
     for pod in &scenario.pods {
         if let Some(app) = pod.labels.get("app") {
@@ -71,7 +67,7 @@ pub(super) async fn read(
             Row {
                 namespace: pod.namespace.clone(),
                 pod: pod.name.clone(),
-                truth: Truth::of(scenario, pod, to - window_s, to),
+                truth: Truth::of(played, pod, to - window_s, to),
                 answer: ask(aggregator, pod).await,
                 scaling,
             }
@@ -82,6 +78,11 @@ pub(super) async fn read(
         .filter(|gpu| rows.iter().all(|row| !row.truth.devices.contains_key(gpu)))
         .collect();
     Reading { rows, free }
+}
+
+/// Seconds since the Unix epoch, the scenarios' time.
+pub(super) fn epoch_s(time: Timestamp) -> f64 {
+    time.as_microsecond() as f64 / 1e6
 }
 
 /// One pod's value.

@@ -51,13 +51,18 @@ fn line(row: &Row) -> [String; 5] {
     [
         format!("{}/{}", row.namespace, row.pod),
         if gpus.is_empty() { "-".to_owned() } else { gpus.join(", ") },
-        row.truth.device_load.map_or_else(|| "-".to_owned(), |load| format!("{load:.1} %")),
+        row.truth.device_load.map_or_else(|| "-".to_owned(), percent),
         match &row.answer {
-            Ok(value) => format!("{value:.1} %"),
+            Ok(value) => percent(*value),
             Err(reason) => shortened(reason),
         },
         row.scaling.as_ref().map(scaling).unwrap_or_default(),
     ]
+}
+
+fn percent(value: f64) -> String {
+    // A sum of nothing is -0: that is no load below 0.
+    format!("{:.1} %", value + 0.0)
 }
 
 fn scaling(scaling: &Scaling) -> String {
@@ -71,7 +76,9 @@ fn scaling(scaling: &Scaling) -> String {
 
 /// The part of a message that says why, on one line and not too wide.
 fn shortened(message: &str) -> String {
-    let why = message.rsplit_once("no value: ").map_or(message, |(_, why)| why).replace('\n', " ");
+    let what = message.strip_prefix("the server could not find the metric ");
+    let why = what.and_then(|what| what.split_once(": ")).map_or(message, |(_, why)| why);
+    let why = why.rsplit_once("no value: ").map_or(why, |(_, why)| why).replace('\n', " ");
     if why.chars().count() <= REASON_WIDTH {
         return why;
     }
@@ -94,7 +101,8 @@ mod tests {
             scaling,
         };
         let up = Scaling { app: "chat".into(), current: 2, wanted: Ok(3) };
-        let reason = "metric not found: 1 pod matches, it has no value: its device is shared".to_owned();
+        let reason =
+            "the server could not find the metric x for pods share-a: its device is shared".to_owned();
         let reading = Reading {
             rows: vec![
                 row("chat-0", None, Ok(64.4), Some(up)),
