@@ -60,10 +60,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         report: None,
     };
 
+    // The address that was got: port 0 asks for any free one.
+    let address = listener.local_addr()?;
     tracing::info!(
-        "podgauge-exporter {}: serving on {}, counters from {source}",
-        env!("CARGO_PKG_VERSION"),
-        args.address
+        "podgauge-exporter {}: serving on {address}, counters from {source}",
+        env!("CARGO_PKG_VERSION")
     );
     let routes = Routes { page, readiness };
     let handler = move |request, _peer| {

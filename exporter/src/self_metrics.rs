@@ -5,12 +5,11 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use podgauge_common::exposition::registry;
 use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::encoding::text::encode_registry;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use crate::gpu::CallTimes;
@@ -31,13 +30,19 @@ struct PollResult {
     result: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Build {
+    version: &'static str,
+}
+
 // === impl SelfMetrics ===
 
 impl SelfMetrics {
     pub(crate) fn new() -> Self {
         let mut registry = Registry::with_prefix("podgauge_exporter");
-        let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
-        registry.register("build", "The running podgauge-exporter", build);
+        let build: Family<Build, Gauge> = Family::default();
+        build.get_or_create(&Build { version: env!("CARGO_PKG_VERSION") }).set(1);
+        registry.register("build_info", "1, with the version of podgauge-exporter", build);
         let metrics = Self {
             nvml_seconds: Counter::default(),
             kubelet_polls: Family::default(),
@@ -78,10 +83,6 @@ impl SelfMetrics {
 
     /// The metrics as Prometheus text.
     pub(crate) fn text(&self) -> String {
-        let mut text = String::new();
-        if let Err(error) = encode_registry(&mut text, &self.registry.lock()) {
-            tracing::error!("cannot encode the exporter's own metrics: {error}");
-        }
-        text
+        registry::text(&self.registry.lock())
     }
 }

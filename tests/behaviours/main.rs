@@ -1,2 +1,14 @@
-fn main() {}
-#[test] fn t(){}
+//! Behaviours of the whole programs, one module a behaviour. Each starts the shipped programs and
+//! speaks to them over their sockets.
+
+// A failed unwrap is a failed test.
+#![allow(clippy::unwrap_used)]
+
+mod bad_input;
+mod device_loss;
+mod exposition;
+mod kubernetes;
+mod manifests;
+mod no_driver;
+mod real_prometheus;
+mod utilization;

@@ -24,6 +24,8 @@ use api::pod_resources_lister_client::PodResourcesListerClient;
 
 /// How often pods are listed.
 const LIST_EVERY: Duration = Duration::from_secs(2);
+/// How soon it is asked again after a failure: right after a restart it is back within seconds.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// How often the replicas of devices are counted, unless an uncounted one is seen.
 const COUNT_EVERY: Duration = Duration::from_secs(30);
 /// Time for one call. The kubelet limits all clients together to 100 calls a second.
@@ -86,10 +88,7 @@ impl Poller {
     }
 
     pub(crate) async fn run(mut self, knowledge: watch::Sender<Knowledge>, ready: Condition) {
-        let mut ticks = tokio::time::interval(LIST_EVERY);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            ticks.tick().await;
             let polled = self.poll().await;
             self.metrics.kubelet_polled(polled.is_ok());
             match polled {
@@ -107,6 +106,7 @@ impl Poller {
             if knowledge.is_closed() {
                 return;
             }
+            tokio::time::sleep(if self.failing { RETRY_AFTER } else { LIST_EVERY }).await;
         }
     }
 
@@ -115,7 +115,7 @@ impl Poller {
         let socket = self.socket.display();
         if !std::mem::replace(&mut self.failing, true) {
             tracing::warn!(
-                "kubelet {socket}: {error}; trying every {LIST_EVERY:?}, {}",
+                "kubelet {socket}: {error}; trying every {RETRY_AFTER:?}, {}",
                 if self.answered {
                     "its last list counts for 60 s"
                 } else {

@@ -189,29 +189,30 @@ impl<'nvml> SampledDevice<'nvml> {
 
 impl Ring {
     fn drain(&mut self, device: &Device<'_>, kind: u32) -> Result<(), NvmlError> {
-        if self.unsupported {
-            return Ok(());
-        }
-        match raw::samples(device, kind, self.clock.last_seen_us()) {
-            Ok(samples) => {
-                let slots = self.clock.drained(samples, Instant::now());
-                self.slots.extend(slots);
-                Ok(())
-            }
+        let read = if self.unsupported {
+            Ok(Vec::new())
+        } else {
+            raw::samples(device, kind, self.clock.last_seen_us())
+        };
+        let samples = match read {
+            Ok(samples) => samples,
             Err(error) => match Fault::of(&error) {
                 Fault::Unsupported => {
                     self.unsupported = true;
-                    Ok(())
+                    Vec::new()
                 }
-                Fault::NoValue => Ok(()),
-                Fault::Lost | Fault::Reload => Err(error),
+                // Nothing newer than what was seen.
+                Fault::NoValue => Vec::new(),
+                Fault::Lost | Fault::Reload => return Err(error),
             },
-        }
+        };
+        self.slots.extend(self.clock.drained(samples, Instant::now()));
+        Ok(())
     }
 
     fn read(&mut self, percent: u32, now: Instant) {
         if self.is_dry(now) {
-            self.slots.extend(self.clock.reading(percent, now));
+            self.clock.reading(percent, now);
         }
     }
 

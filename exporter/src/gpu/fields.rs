@@ -104,9 +104,11 @@ impl FieldPlan {
                     next_field(&mut fields).map(|value| (value <= max).then_some(Value::U64(value)))
                 }
                 Reading::NvlinkBandwidth => {
-                    let sum = next_field(&mut fields).and_then(|tx| Ok(tx + next_field(&mut fields)?));
+                    // Both are taken off the list, whatever the first one says.
+                    let (tx, rx) = (next_field(&mut fields), next_field(&mut fields));
                     let now = Instant::now();
-                    sum.map(|kib| Some(Value::U64(nvlink_rate(memo.nvlink.replace((now, kib)), now, kib))))
+                    tx.and_then(|tx| Ok(tx + rx?))
+                        .map(|kib| Some(Value::U64(nvlink_rate(memo.nvlink.replace((now, kib)), now, kib))))
                 }
                 Reading::Memory(part) => match &memory {
                     Some(Ok(info)) => Ok(Some(Value::U64(

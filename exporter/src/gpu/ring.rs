@@ -32,14 +32,18 @@ pub(crate) struct Slot {
 pub(crate) struct RingClock {
     /// Newest timestamp that the driver gave, µs.
     last_us: Option<u64>,
+    /// When the ring was first looked at: what it holds from before is history.
+    first_look: Option<Instant>,
     /// The latest spacings, µs, oldest first.
     spacings_us: Vec<u64>,
     /// When the ring last gave something new.
     fresh_at: Option<Instant>,
     /// The previous reading of the rates, when the ring is dry.
     last_reading: Option<Instant>,
-    /// Up to when readings of the rates have been counted: ring slots before it are known already.
-    counted_until: Option<Instant>,
+    /// Readings since the ring was last looked at. It knows better, should it wake up.
+    pending: Vec<Slot>,
+    /// The last stretch of time for which readings were counted: ring slots in it are known already.
+    counted: Option<(Instant, Instant)>,
 }
 
 // === impl Slot ===
@@ -64,7 +68,8 @@ impl RingClock {
         self.fresh_at.is_none_or(|fresh| now.saturating_duration_since(fresh) >= LONGEST_READING)
     }
 
-    /// Takes what the ring held at `now` and gives the slots that are new.
+    /// Takes what the ring held at `now` and gives what is newly known: its slots, or if it has none
+    /// the readings made since the last look.
     ///
     /// A slot lasts from its predecessor's timestamp, but at most 1.5 times the usual spacing; the
     /// first one, and one after a longer hole, lasts the usual spacing.
@@ -73,8 +78,10 @@ impl RingClock {
         samples.retain(|sample| sample.timestamp_us > self.last_seen_us() && sample.value <= 100);
         samples.sort_unstable_by_key(|sample| sample.timestamp_us);
         samples.dedup_by_key(|sample| sample.timestamp_us);
-        let Some(newest_us) = samples.last().map(|sample| sample.timestamp_us) else { return Vec::new() };
-        let history = self.last_us.is_none();
+        let first_look = *self.first_look.get_or_insert(now);
+        let Some(newest_us) = samples.last().map(|sample| sample.timestamp_us) else {
+            return self.count_readings();
+        };
         self.learn_spacing(&samples);
         let usual_us = self.usual_spacing_us();
         let mut previous_us = self.last_us;
@@ -90,28 +97,25 @@ impl RingClock {
                 end,
                 length: Duration::from_micros(length_us),
                 percent: f64::from(sample.value),
-                history,
+                history: end <= first_look,
             };
             slots.extend(self.without_counted(slot));
         }
         self.last_us = Some(newest_us);
         self.fresh_at = Some(now);
         self.last_reading = None;
+        self.pending.clear();
         slots
     }
 
     /// Takes a reading of the rates, made because the ring is dry. It speaks for the time since the
     /// previous one, at most a second; the first one for none.
-    pub(crate) fn reading(&mut self, percent: u32, now: Instant) -> Option<Slot> {
-        let previous = self.last_reading.replace(now);
-        let length = now.saturating_duration_since(previous?).min(LONGEST_READING);
-        self.counted_until = Some(now);
-        (percent <= 100 && !length.is_zero()).then_some(Slot {
-            end: now,
-            length,
-            percent: f64::from(percent),
-            history: false,
-        })
+    pub(crate) fn reading(&mut self, percent: u32, now: Instant) {
+        let Some(previous) = self.last_reading.replace(now) else { return };
+        let length = now.saturating_duration_since(previous).min(LONGEST_READING);
+        if percent <= 100 && !length.is_zero() {
+            self.pending.push(Slot { end: now, length, percent: f64::from(percent), history: false });
+        }
     }
 
     /// A reading failed: the time up to the next one is not known.
@@ -119,10 +123,23 @@ impl RingClock {
         self.last_reading = None;
     }
 
+    fn count_readings(&mut self) -> Vec<Slot> {
+        for slot in &self.pending {
+            let start = slot.end - slot.length;
+            self.counted = match self.counted {
+                Some((from, until)) if until == start => Some((from, slot.end)),
+                _ => Some((start, slot.end)),
+            };
+        }
+        std::mem::take(&mut self.pending)
+    }
+
     /// Cuts off what readings have already counted, so that no time counts twice.
     fn without_counted(&self, slot: Slot) -> Option<Slot> {
-        let Some(counted) = self.counted_until else { return Some(slot) };
-        let length = slot.length.min(slot.end.saturating_duration_since(counted));
+        let Some((from, until)) = self.counted else { return Some(slot) };
+        let start = slot.end.checked_sub(slot.length)?;
+        let overlap = slot.end.min(until).saturating_duration_since(start.max(from));
+        let length = slot.length - overlap;
         (!length.is_zero()).then_some(Slot { length, ..slot })
     }
 
@@ -167,8 +184,19 @@ mod tests {
             .drained(ring(&[(1600, 10), (1805, 20), (2000, 30), (2290, 40), (3000, 50), (3200, 101)]), start);
         assert_eq!(lengths(&slots), [205, 195, 290, 200]);
         assert!(slots.iter().all(|slot| !slot.history));
-        assert_eq!(slots[3].end, start);
-        assert_eq!(slots[2].end, start - Duration::from_millis(710));
+        assert_eq!(slots[3].end, start + Duration::from_secs(2));
+        assert_eq!(slots[2].end, start + Duration::from_millis(1290));
+    }
+
+    #[test]
+    fn what_comes_into_an_empty_ring_is_no_history() {
+        let now = Instant::now() + Duration::from_secs(60);
+        let mut clock = RingClock::default();
+        assert_eq!(clock.drained(Vec::new(), now), []);
+        let slots = clock.drained(ring(&[(1000, 5), (1600, 5), (1800, 5)]), now + Duration::from_millis(500));
+        assert_eq!(lengths(&slots), [200, 200, 200]);
+        // But what is older than the first look is, whenever it comes to light.
+        assert_eq!(slots.iter().map(|slot| slot.history).collect::<Vec<_>>(), [true, false, false]);
     }
 
     #[test]
@@ -182,19 +210,35 @@ mod tests {
 
     #[test]
     fn readings_count_the_time_between_them_and_no_time_counts_twice() {
-        let start = Instant::now();
+        let start = Instant::now() + Duration::from_secs(60);
         let at = |ms| start + Duration::from_millis(ms);
         let mut clock = RingClock::default();
         assert!(clock.is_dry(start));
-        assert_eq!(clock.reading(10, at(0)), None);
-        assert_eq!(clock.reading(10, at(200)).unwrap().length, Duration::from_millis(200));
+        clock.reading(10, at(0));
+        clock.reading(10, at(200));
         // The sampler was held up: a reading speaks for a second at most.
-        assert_eq!(clock.reading(10, at(5000)).unwrap().length, Duration::from_secs(1));
-        // The ring wakes up and holds slots of the last 600 ms, all but 100 ms of them counted.
-        let slots = clock.drained(ring(&[(1000, 50), (1200, 50), (1400, 50), (1600, 50)]), at(5100));
-        assert_eq!(lengths(&slots), [100]);
-        assert!(!clock.is_dry(at(5200)));
-        assert!(clock.is_dry(at(6100)));
+        clock.reading(10, at(5000));
+        assert_eq!(lengths(&clock.drained(Vec::new(), at(5000))), [200, 1000]);
+        // The ring wakes up and holds slots of the last 600 ms: half of it was counted already.
+        clock.reading(90, at(5200));
+        let slots = clock.drained(ring(&[(1000, 50), (1200, 50), (1400, 50)]), at(5300));
+        assert_eq!(lengths(&slots), [100, 200]);
+        assert!(!clock.is_dry(at(5400)));
+        assert!(clock.is_dry(at(6300)));
+    }
+
+    #[test]
+    fn a_ring_that_wakes_knows_better_than_the_readings_of_the_same_tick() {
+        let start = Instant::now() + Duration::from_secs(60);
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut clock = RingClock::default();
+        assert_eq!(clock.drained(Vec::new(), at(0)), []);
+        for ms in [0, 200, 400, 600, 800] {
+            clock.reading(77, at(ms));
+        }
+        let slots = clock.drained(ring(&[(1000, 5), (1200, 6)]), at(1000));
+        assert_eq!(slots.iter().map(|slot| slot.percent).collect::<Vec<_>>(), [5.0, 6.0]);
+        assert_eq!(clock.drained(Vec::new(), at(2000)), []);
     }
 
     #[test]
@@ -203,6 +247,7 @@ mod tests {
         let mut clock = RingClock::default();
         clock.reading(10, start);
         clock.reading_failed();
-        assert_eq!(clock.reading(10, start + Duration::from_millis(400)), None);
+        clock.reading(10, start + Duration::from_millis(400));
+        assert_eq!(clock.drained(Vec::new(), start + Duration::from_millis(400)), []);
     }
 }

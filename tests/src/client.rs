@@ -1,0 +1,20 @@
+//! A plain HTTP client, one connection a request.
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
+use http_body_util::{BodyExt as _, Empty};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+/// GETs `http://<address><path>`.
+pub async fn get(address: &str, path: &str, headers: &HeaderMap) -> std::io::Result<Response<Bytes>> {
+    let stream = TcpStream::connect(address).await?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;
+    tokio::spawn(connection);
+    let mut request = Request::get(path).header("host", address).body(Empty::<Bytes>::new()).unwrap();
+    request.headers_mut().extend(headers.clone());
+    let (parts, body) = sender.send_request(request).await.map_err(std::io::Error::other)?.into_parts();
+    let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
+    Ok(Response::from_parts(parts, body))
+}

@@ -1,0 +1,79 @@
+//! A simulated GPU node: a scenario file, what is made from it, and the exporter on it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use podgauge_sim::kubelet::{Kubelet, KubeletHandle, KubeletOptions};
+use podgauge_sim_nvml::scenario::Scenario;
+use podgauge_sim_nvml::trees;
+use tempfile::TempDir;
+
+use crate::nvml_library;
+use crate::program::Exporter;
+
+/// A folder with a scenario, and the trees and the kubelet's socket made from it.
+#[derive(Debug)]
+pub struct Node {
+    folder: TempDir,
+}
+
+impl Node {
+    /// A node on which this YAML text is played.
+    pub fn new(yaml: &str) -> Self {
+        let node = Self { folder: tempfile::tempdir().unwrap() };
+        node.play(yaml);
+        node
+    }
+
+    /// Plays another text from now on. The file is replaced whole: no reader sees half of it.
+    pub fn play(&self, yaml: &str) {
+        let scenario = Scenario::parse(yaml).unwrap_or_else(|error| panic!("{error}\n{yaml}"));
+        trees::write(&self.folder.path().join("trees"), &scenario).unwrap();
+        let next = self.folder.path().join("next.yaml");
+        std::fs::write(&next, yaml).unwrap();
+        std::fs::rename(next, self.scenario()).unwrap();
+    }
+
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn scenario(&self) -> PathBuf {
+        self.folder.path().join("scenario.yaml")
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.folder.path().join("kubelet.sock")
+    }
+
+    /// Starts the kubelet, which answers at once.
+    pub async fn kubelet(&self) -> KubeletHandle {
+        Kubelet::start(self.socket(), self.scenario(), KubeletOptions::default()).await.unwrap()
+    }
+
+    /// Starts the exporter on this node without Kubernetes.
+    pub async fn exporter(&self) -> Exporter {
+        self.exporter_with(|_| {}).await
+    }
+
+    /// Starts the exporter on this node with Kubernetes; the kubelet is [`kubelet`](Self::kubelet).
+    pub async fn exporter_in_kubernetes(&self) -> Exporter {
+        self.exporter_with(|command| self.in_kubernetes(command)).await
+    }
+
+    /// Adds the arguments that Kubernetes takes.
+    pub fn in_kubernetes(&self, command: &mut Command) {
+        command.arg("-k").arg("--pod-resources-kubelet-socket").arg(self.socket());
+        command.arg("--path.pod-logs").arg(self.folder.path().join("trees/pod-logs"));
+    }
+
+    /// Starts the exporter on this node.
+    pub async fn exporter_with(&self, configure: impl FnOnce(&mut Command)) -> Exporter {
+        Exporter::start(|command| {
+            command.arg("--nvml-library").arg(nvml_library()).env("PODGAUGE_SIM_SCENARIO", self.scenario());
+            command.env("NODE_NAME", "gpu-node-0");
+            configure(command);
+        })
+        .await
+    }
+}

@@ -1,0 +1,163 @@
+//! The shipped programs as processes: started, watched through their logs, ended.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::Arc;
+
+use http::HeaderMap;
+use parking_lot::Mutex;
+
+use crate::page::Page;
+use crate::wait::until;
+use crate::{built, client};
+
+/// A running program. Ended when dropped.
+#[derive(Debug)]
+pub struct Program {
+    name: String,
+    child: Child,
+    log: Arc<Mutex<String>>,
+}
+
+/// A running podgauge-exporter.
+#[derive(Debug)]
+pub struct Exporter {
+    pub program: Program,
+    /// Where it serves, `127.0.0.1:<port>`.
+    pub address: String,
+}
+
+impl Program {
+    /// Starts it; stderr is read as it comes.
+    pub fn start(name: &str, mut command: Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+        let log = Arc::new(Mutex::new(String::new()));
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let writer = Arc::clone(&log);
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                let mut log = writer.lock();
+                log.push_str(&line);
+                log.push('\n');
+            }
+        });
+        Self { name: name.to_owned(), child, log }
+    }
+
+    pub fn log(&self) -> String {
+        self.log.lock().clone()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until the log holds a text, and gives the line from it on.
+    pub async fn logged(&mut self, text: &str) -> String {
+        until(&format!("{} to log {text:?}", self.name), || {
+            let log = self.log();
+            let ended = self.child.try_wait().unwrap();
+            let found = log.lines().find_map(|line| Some(line[line.find(text)?..].to_owned()));
+            if let (None, Some(status)) = (&found, ended) {
+                panic!("{} ended with {status}:\n{log}", self.name);
+            }
+            async move { found.ok_or(log) }
+        })
+        .await
+    }
+
+    /// How often a text stands in the log.
+    pub fn count_logged(&self, text: &str) -> usize {
+        self.log().matches(text).count()
+    }
+
+    /// Sends a signal by number.
+    pub fn signal(&self, signal: i32) {
+        let pid = i32::try_from(self.child.id()).unwrap();
+        // SAFETY: kill(2) with the id of our own child, which has not been waited for.
+        #[allow(unsafe_code)]
+        let sent = unsafe { libc::kill(pid, signal) };
+        assert_eq!(sent, 0, "kill {pid}");
+    }
+
+    /// Waits for its end.
+    pub async fn ended(&mut self) -> ExitStatus {
+        until(&format!("{} to end", self.name), || {
+            let status = self.child.try_wait().unwrap();
+            let log = self.log();
+            async move { status.ok_or(log) }
+        })
+        .await
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- log of {}:\n{}", self.name, self.log());
+        }
+    }
+}
+
+impl Exporter {
+    /// Starts the exporter on a free port, with these arguments.
+    pub async fn start(configure: impl FnOnce(&mut Command)) -> Self {
+        let mut command = Command::new(built("podgauge-exporter"));
+        command.args(["-a", "127.0.0.1:0"]).env_remove("RUST_LOG").env_remove("NODE_NAME");
+        configure(&mut command);
+        let mut program = Program::start("podgauge-exporter", command);
+        let line = program.logged("serving on ").await;
+        let address = line["serving on ".len()..].split(',').next().unwrap().to_owned();
+        Self { program, address }
+    }
+
+    /// One scrape.
+    pub async fn page(&self) -> Page {
+        let response = self.get("/metrics").await;
+        assert_eq!(response.status(), 200);
+        Page::parse(String::from_utf8(response.into_body().to_vec()).unwrap())
+    }
+
+    pub async fn get(&self, path: &str) -> http::Response<bytes::Bytes> {
+        client::get(&self.address, path, &HeaderMap::new()).await.unwrap()
+    }
+
+    /// Scrapes until the page shows what is wanted.
+    pub async fn until<T>(&self, what: &str, ask: impl Fn(&Page) -> Result<T, String>) -> T {
+        until(what, || {
+            let page = self.page();
+            let ask = &ask;
+            async move { ask(&page.await) }
+        })
+        .await
+    }
+
+    /// Waits for `/ready` to answer with this status, and gives its body.
+    pub async fn ready(&self, status: u16) -> String {
+        until(&format!("/ready to answer {status}"), || async {
+            let response = self.get("/ready").await;
+            let body = String::from_utf8_lossy(response.body()).into_owned();
+            if response.status() == status { Ok(body) } else { Err(body) }
+        })
+        .await
+    }
+}
+
+/// Runs a program to its end.
+pub fn run(command: &mut Command) -> Output {
+    command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"))
+}
+
+/// A tool that `make tools` provides or the machine has.
+pub fn tool(name: &str) -> Command {
+    let unpacked = crate::checkout("target/tools/bin").join(name);
+    Command::new(if unpacked.exists() { unpacked } else { Path::new(name).to_owned() })
+}
