@@ -121,7 +121,9 @@ impl Adapter {
     pub async fn serve(self) {
         let Self { listener, tls, server, shutdown } = self;
         let handler = move |request, peer| Arc::clone(&server).handle(request, peer);
-        serve(listener, Some(tls), Limits::default(), handler, shutdown).await;
+        // A user's groups come as a header each.
+        let limits = Limits { headers: 512, ..Limits::default() };
+        serve(listener, Some(tls), limits, handler, shutdown).await;
         info!("ended");
     }
 }

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use hyper::body::Body as _;
 use podgauge_common::http::respond::{body, text};
 use podgauge_common::http::serve::Peer;
 use podgauge_common::http::{Request, Response};
@@ -53,7 +54,13 @@ impl ApiServer {
             }
             Err(error) => ("none", Err(Status::bad_request(error.to_string()))),
         };
-        let response = response.unwrap_or_else(|status| status.response());
+        let mut response = response.unwrap_or_else(|status| status.response());
+        if head.method == Method::HEAD {
+            // Over HTTP/2 nobody else leaves the body out.
+            let length = response.body().size_hint().exact().unwrap_or_default();
+            response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+            *response.body_mut() = http_body_util::Full::default();
+        }
         let verb = match head.method {
             Method::GET => "get",
             Method::HEAD => "head",

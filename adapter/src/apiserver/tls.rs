@@ -35,7 +35,7 @@ pub enum TlsError {
     #[error("{}: {reason}", path.display())]
     File { path: PathBuf, reason: String },
     #[error("{} and {}: {reason}", certificate.display(), key.display())]
-    Pair { certificate: PathBuf, key: PathBuf, reason: rustls::Error },
+    Pair { certificate: PathBuf, key: PathBuf, reason: String },
     #[error("cannot make a certificate for {name}: {reason}")]
     Own { name: String, reason: String },
 }
@@ -72,10 +72,13 @@ impl Files {
         }
         let key = PrivateKeyDer::from_pem_slice(key)
             .map_err(|_| wrong(&self.key, "it has no private key in PEM form".to_owned()))?;
-        config(chain, key).map_err(|reason| TlsError::Pair {
+        config(chain, key).map_err(|error| TlsError::Pair {
             certificate: self.certificate.clone(),
             key: self.key.clone(),
-            reason,
+            reason: match error {
+                rustls::Error::InconsistentKeys(_) => "the key is not the certificate's".to_owned(),
+                other => other.to_string(),
+            },
         })
     }
 

@@ -20,7 +20,7 @@ use std::time::Duration;
 use http::HeaderMap;
 use kube::Client;
 use rustls::pki_types::CertificateDer;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::apiserver::Status;
 use crate::self_metrics::SelfMetrics;
@@ -133,7 +133,7 @@ impl Auth {
                 Err(TokenError::Invalid(reason)) => refused.push(format!("as token: {reason}")),
                 Err(TokenError::Unavailable(reason)) => {
                     counted("token", "error");
-                    warn!("TokenReview failed: {reason}");
+                    debug!("TokenReview failed: {reason}");
                     return Err(Status::internal(
                         "the API server cannot be asked whether the bearer token is valid",
                     ));
@@ -167,7 +167,7 @@ impl Auth {
             }
             Err(reason) => {
                 counted("review", "error");
-                warn!("SubjectAccessReview failed: {reason}");
+                debug!("SubjectAccessReview failed: {reason}");
                 Err(Status::internal(format!(
                     "the API server cannot be asked whether user {:?} may do this",
                     user.name

@@ -1,8 +1,11 @@
 //! Sends reviews to the API server, within limits of number and time.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use kube::Client;
 use kube::api::{Api, PostParams};
 use tokio::sync::Semaphore;
+use tracing::{info, warn};
 
 use crate::cluster::client::one_line;
 
@@ -16,6 +19,8 @@ const PARALLEL_CALLS: usize = 64;
 pub(super) struct Reviews<K> {
     api: Api<K>,
     parallel: Semaphore,
+    /// The newest question had no answer.
+    failing: AtomicBool,
 }
 
 impl<K> Reviews<K>
@@ -30,7 +35,11 @@ where
     where
         K: k8s_openapi::Resource,
     {
-        Self { api: Api::all(client), parallel: Semaphore::new(PARALLEL_CALLS) }
+        Self {
+            api: Api::all(client),
+            parallel: Semaphore::new(PARALLEL_CALLS),
+            failing: AtomicBool::new(false),
+        }
     }
 
     /// The answered review, or in one line why there is none.
@@ -39,8 +48,17 @@ where
             let _permit = self.parallel.acquire().await.map_err(|error| error.to_string())?;
             self.api.create(&PostParams::default(), question).await.map_err(|error| one_line(&error))
         };
-        tokio::time::timeout(CALL_TIMEOUT, asked)
+        let answer = tokio::time::timeout(CALL_TIMEOUT, asked)
             .await
-            .unwrap_or_else(|_| Err(format!("no answer of the API server within {CALL_TIMEOUT:?}")))
+            .unwrap_or_else(|_| Err(format!("no answer of the API server within {CALL_TIMEOUT:?}")));
+        let failed_before = self.failing.swap(answer.is_err(), Ordering::Relaxed);
+        match &answer {
+            Err(reason) if !failed_before => {
+                warn!("{} fails, so requests that need one are refused: {reason}", K::kind(&()));
+            }
+            Ok(_) if failed_before => info!("{} works again", K::kind(&())),
+            _ => {}
+        }
+        answer
     }
 }

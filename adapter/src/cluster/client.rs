@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 
 /// Time for a TCP and TLS connection to the API server. Requests waiting for authorization wait
@@ -15,9 +15,9 @@ pub enum ClientError {
     #[error("kubeconfig {}: {reason}", path.display())]
     Kubeconfig { path: PathBuf, reason: String },
     #[error(
-        "no --kubeconfig given, and this is no pod with a service account: {0}; give --kubeconfig PATH outside a cluster"
+        "no --kubeconfig given, and this is no pod with a service account ({reason}): give --kubeconfig PATH outside a cluster"
     )]
-    InCluster(#[source] InClusterError),
+    InCluster { reason: String },
     #[error("cannot make a client for the API server {url}: {reason}")]
     Client { url: String, reason: String },
 }
@@ -26,7 +26,7 @@ pub enum ClientError {
 pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ClientError> {
     let mut config = match kubeconfig {
         Some(path) => from_file(path).await?,
-        None => Config::incluster().map_err(ClientError::InCluster)?,
+        None => Config::incluster().map_err(|error| ClientError::InCluster { reason: one_line(&error) })?,
     };
     config.connect_timeout = Some(CONNECT_TIMEOUT);
     // Watches have their own back-off, and an authorization that fails must fail at once.
@@ -40,7 +40,9 @@ async fn from_file(path: &Path) -> Result<Config, ClientError> {
     let kubeconfig = Kubeconfig::read_from(path).map_err(|error| {
         wrong(match &error {
             KubeconfigError::ReadConfig(cause, _) => cause.to_string(),
-            KubeconfigError::Parse(cause) => one_line(cause.as_ref()),
+            KubeconfigError::Parse(cause) => {
+                one_line(cause.as_ref()).trim_start_matches("error: ").to_owned()
+            }
             _ => one_line(&error),
         })
     })?;

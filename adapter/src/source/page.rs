@@ -18,7 +18,7 @@ const MAX_HOLDINGS: usize = 8192;
 #[derive(Debug, Default)]
 pub struct Page {
     pub devices: Vec<Device>,
-    /// It has podgauge's counters: use is read from those, not from the gauge.
+    /// It is podgauge's: use is read from its counters, not from the gauge.
     pub native: bool,
     /// Samples that were not kept because of a limit or because their value is no number.
     pub dropped: u64,
@@ -108,6 +108,7 @@ pub fn read(text: &str, metrics: &Metrics) -> Result<Page, ParseError> {
     let counters = counters(text, metrics);
     for sample in parse::samples(text) {
         let sample = sample?;
+        reader.page.native |= sample.name.starts_with("podgauge_");
         let (own, family) = (own(sample.name), metrics.family(sample.name));
         if own.is_none() && family.is_none() {
             continue;
@@ -161,9 +162,6 @@ struct Reader {
 impl Reader {
     /// Samples without a device are of no use and no loss.
     fn own(&mut self, own: Own, sample: &Sample<'_>) -> Result<(), Full> {
-        if own == Own::Observed {
-            self.page.native = true;
-        }
         let Some(key) = device_key(sample) else { return Ok(()) };
         let device = self.device(key, sample)?;
         let value = Some(sample.value);
