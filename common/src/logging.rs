@@ -32,12 +32,13 @@ impl std::fmt::Display for Format {
 }
 
 /// Starts logging. `RUST_LOG` wins; else everything of podgauge from INFO (DEBUG if `debug`) and
-/// warnings of the libraries.
+/// warnings of the libraries. The Kubernetes client's lines, one per attempt, are left out: the
+/// programs say themselves when the API server goes away and comes back.
 pub fn init(format: Format, debug: bool) {
     let level = if debug { "debug" } else { "info" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| {
         EnvFilter::new(format!(
-            "warn,podgauge_common={level},podgauge_exporter={level},podgauge_adapter={level},podgauge_sim={level}"
+            "warn,kube_client=off,kube_runtime=off,podgauge_common={level},podgauge_exporter={level},podgauge_adapter={level},podgauge_sim={level}"
         ))
     });
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
