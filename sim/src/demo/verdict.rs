@@ -41,7 +41,7 @@ fn miss(row: &Row) -> Option<String> {
 /// A pod on a shared device may be left out, if the reason says that this is why.
 fn is_about_sharing(reason: &str) -> bool {
     let reason = reason.to_lowercase();
-    ["shared", "divided", "divisible", "attribut"].iter().any(|word| reason.contains(word))
+    ["shared", "divided", "divisible"].iter().any(|word| reason.contains(word))
 }
 
 #[cfg(test)]
