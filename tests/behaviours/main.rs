@@ -4,7 +4,11 @@
 // A failed unwrap is a failed test.
 #![allow(clippy::unwrap_used)]
 
+mod adapter_access;
+mod adapter_api;
+mod adapter_bad_input;
 mod bad_input;
+mod demo;
 mod device_loss;
 mod exposition;
 mod kubernetes;
@@ -12,3 +16,4 @@ mod manifests;
 mod no_driver;
 mod real_prometheus;
 mod utilization;
+mod whole_way;

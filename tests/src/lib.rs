@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 pub mod client;
+pub mod cluster;
 pub mod node;
 pub mod page;
 pub mod program;
