@@ -216,8 +216,8 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def static_checks():
-    """The exporter against nvidia-smi -q of the same moment."""
+def static_checks(when):
+    """The exporter against nvidia-smi -q of the same moment. Under load, clocks and power move between two reads."""
     query = "name,memory.used,memory.free,memory.reserved,clocks.sm,clocks.mem,power.draw,temperature.gpu,temperature.memory,driver_version"
     page = scrape()
     out = subprocess.run(
@@ -232,7 +232,7 @@ def static_checks():
         ("UUID", labels["UUID"], re.search(r"GPU UUID\s*: (\S+)", full).group(1)),
     ]:
         verdict = "ok" if ours == theirs else "MISSED"
-        rows.append((f"{what} vs nvidia-smi", ours, theirs, "equal", verdict))
+        rows.append((f"{what} vs nvidia-smi, {when}", ours, theirs, "equal", verdict))
         if ours != theirs:
             misses.append(what)
 
@@ -249,11 +249,13 @@ def static_checks():
         ("GPU temperature", "DCGM_FI_DEV_GPU_TEMP", "temperature.gpu", 1, " C"),
         ("memory temperature", "DCGM_FI_DEV_MEMORY_TEMP", "temperature.memory", 1, " C"),
     ]:
-        row(f"{what} vs nvidia-smi", value(page, family), number(smi[key]), budget, unit)
+        if when != "idle" and unit in (" W", " MHz"):
+            budget *= 4
+        row(f"{what} vs nvidia-smi, {when}", value(page, family), number(smi[key]), budget, unit)
     # nvidia-smi -q has no energy: the driver's own counter, read by another client just after.
     page = scrape()
     energy = pynvml.nvmlDeviceGetTotalEnergyConsumption(GPU)
-    row("energy vs NVML", value(page, "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION") / 1000, energy / 1000, 800, " J")
+    row(f"energy vs NVML, {when}", value(page, "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION") / 1000, energy / 1000, 800, " J")
 
 
 def adapter_value():
@@ -303,6 +305,7 @@ def utilization(period, with_adapter):
     row(f"{name}: counters vs kernel-busy time", measured, truth, 3, " %")
     rows.append((f"{name}: observed seconds", f"{o1 - o0:.2f} s", f"{t1 - t0:.2f} s", "", ""))
     if with_adapter:
+        static_checks("loaded")
         at, said = answer
         window = [entry for entry in kept if at - 61.5 <= entry[0] <= at]
         (_, (a0, o0)), (_, (a1, o1)) = window[0], window[-1]
@@ -395,7 +398,7 @@ try:
     TLS = ssl.create_default_context(cafile=ca)
     wait_for("the adapter", lambda: fetch(f"{API}/readyz", TLS)[0] == 200)
 
-    static_checks()
+    static_checks("idle")
     exporter_cost()
     for position, period in enumerate(float(word) for word in args.periods.split(",")):
         load = utilization(period, with_adapter=position == 0)
