@@ -18,19 +18,27 @@ use super::sampler::Plan;
 use super::xid::XidLog;
 use super::{DeviceReading, Identity, raw};
 
+/// A ring that gives nothing new for so long is replaced by the rates.
+const DRY_AFTER: Duration = Duration::from_secs(1);
+/// The memory ring is drained at every second tick: it has no counter that a pod is paid by, and
+/// each drain costs 2 ms of the driver's time.
+const MEMORY_EVERY: u32 = 2;
+
 /// How often a lost GPU is asked whether it is back.
 const LOST_RETRY: Duration = Duration::from_secs(5);
 
 /// The rings of a GPU. They outlive a session, so that nothing counts twice after a reload.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Rings {
     gpu: Ring,
     memory: Ring,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Ring {
     clock: RingClock,
+    /// How long it may give nothing before it is dry.
+    patience: Duration,
     unsupported: bool,
     slots: Vec<Slot>,
 }
@@ -45,6 +53,7 @@ pub(super) struct SampledDevice<'nvml> {
     values: Vec<Option<Value>>,
     values_at: Option<Instant>,
     lost: Option<Lost>,
+    ticks: u32,
 }
 
 #[derive(Debug)]
@@ -72,6 +81,7 @@ impl<'nvml> SampledDevice<'nvml> {
             values: Vec::new(),
             values_at: None,
             lost: None,
+            ticks: 0,
         })
     }
 
@@ -122,9 +132,10 @@ impl<'nvml> SampledDevice<'nvml> {
 
     fn read_all(&mut self, plan: &Plan, xids: &XidLog) -> Result<(), NvmlError> {
         self.rings.gpu.drain(&self.device, GPU_SAMPLES)?;
-        if plan.memory_utilization {
+        if plan.memory_utilization && self.ticks.is_multiple_of(MEMORY_EVERY) {
             self.rings.memory.drain(&self.device, MEMORY_SAMPLES)?;
         }
+        self.ticks = self.ticks.wrapping_add(1);
         if self.is_dry(plan) {
             self.read_rates(plan)?;
         }
@@ -185,9 +196,21 @@ impl<'nvml> SampledDevice<'nvml> {
     }
 }
 
+// === impl Rings ===
+
+impl Default for Rings {
+    fn default() -> Self {
+        Self { gpu: Ring::new(DRY_AFTER), memory: Ring::new(DRY_AFTER * MEMORY_EVERY) }
+    }
+}
+
 // === impl Ring ===
 
 impl Ring {
+    fn new(patience: Duration) -> Self {
+        Self { clock: RingClock::default(), patience, unsupported: false, slots: Vec::new() }
+    }
+
     fn drain(&mut self, device: &Device<'_>, kind: u32) -> Result<(), NvmlError> {
         let read = if self.unsupported {
             Ok(Vec::new())
@@ -217,6 +240,6 @@ impl Ring {
     }
 
     fn is_dry(&self, now: Instant) -> bool {
-        self.unsupported || self.clock.is_dry(now)
+        self.unsupported || self.clock.is_dry(now, self.patience)
     }
 }

@@ -63,9 +63,9 @@ impl RingClock {
         self.last_us.unwrap_or(0)
     }
 
-    /// Whether the ring has given nothing new for a second, so that the rates are read instead.
-    pub(crate) fn is_dry(&self, now: Instant) -> bool {
-        self.fresh_at.is_none_or(|fresh| now.saturating_duration_since(fresh) >= LONGEST_READING)
+    /// Whether the ring has given nothing new for so long that the rates are read instead.
+    pub(crate) fn is_dry(&self, now: Instant, patience: Duration) -> bool {
+        self.fresh_at.is_none_or(|fresh| now.saturating_duration_since(fresh) >= patience)
     }
 
     /// Takes what the ring held at `now` and gives what is newly known: its slots, or if it has none
@@ -215,7 +215,7 @@ mod tests {
         let start = Instant::now() + Duration::from_secs(60);
         let at = |ms| start + Duration::from_millis(ms);
         let mut clock = RingClock::default();
-        assert!(clock.is_dry(start));
+        assert!(clock.is_dry(start, LONGEST_READING));
         clock.reading(10, at(0));
         clock.reading(10, at(200));
         // The sampler was held up: a reading speaks for a second at most.
@@ -225,8 +225,8 @@ mod tests {
         clock.reading(90, at(5200));
         let slots = clock.drained(ring(&[(1000, 50), (1200, 50), (1400, 50)]), at(5300));
         assert_eq!(lengths(&slots), [100, 200]);
-        assert!(!clock.is_dry(at(5400)));
-        assert!(clock.is_dry(at(6300)));
+        assert!(!clock.is_dry(at(5400), LONGEST_READING));
+        assert!(clock.is_dry(at(6300), LONGEST_READING));
     }
 
     #[test]
