@@ -27,7 +27,8 @@ lint: cargo
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 
 bench: cargo
-	$(CARGO) bench --workspace --locked $(ARGS)
+	$(CARGO) build --release --locked -p podgauge-exporter -p podgauge-adapter -p podgauge-sim-nvml -p podgauge-bench
+	ulimit -n "$$(ulimit -H -n)"; target/release/podgauge-bench $(ARGS)
 
 gpu: cargo
 	bench/gpu/run.sh $(ARGS)

@@ -1,0 +1,233 @@
+//! The adapter with 10,000 pods on a fleet of simulated nodes: latency, memory, CPU.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use podgauge_common::exposition::parse;
+use podgauge_sim::apiserver::{
+    ADAPTER_TOKEN, ApiServer, ApiServerHandle, ApiServerOptions, Credentials, Exporter as Endpoint,
+};
+use podgauge_sim::certs::Authority;
+use podgauge_sim::hpa;
+use tokio::runtime::Runtime;
+
+use crate::fleet::{self, Form};
+use crate::front_proxy::{Answer, FrontProxy, User};
+use crate::latency::Latencies;
+use crate::process::{Program, Programs};
+use crate::report::{Report, Unit};
+use crate::rows;
+use crate::simulated::runtime;
+
+/// The name that the aggregation layer verifies.
+const SERVICE: &str = "podgauge-adapter.podgauge.svc";
+const API: &str = "/apis/custom.metrics.k8s.io/v1beta2/namespaces/demo/pods";
+const HPA: User = User {
+    name: "system:serviceaccount:kube-system:horizontal-pod-autoscaler",
+    group: "system:authenticated",
+};
+const ADMIN: User = User { name: "bench", group: "system:masters" };
+/// Until histories are as long as they get: the window of 60 s and two intervals of 5 s.
+const FILL: Duration = Duration::from_secs(75);
+/// Over which the CPU of scraping alone is counted.
+const SCRAPING: Duration = Duration::from_secs(20);
+const REQUESTS_100: usize = 5_000;
+const REQUESTS_1000: usize = 2_000;
+
+/// A stand-in API server with pods and exporters.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    server: ApiServerHandle,
+}
+
+/// A running podgauge-adapter, and the aggregation layer's connection to it.
+#[derive(Debug)]
+pub(crate) struct Adapter {
+    pub(crate) program: Program,
+    connection: FrontProxy,
+}
+
+impl Cluster {
+    pub(crate) fn start(
+        runtime: &Runtime,
+        scenarios: Vec<PathBuf>,
+        exporters: &[(String, SocketAddr)],
+    ) -> anyhow::Result<Self> {
+        let endpoint = |(node, address): &(String, SocketAddr)| Endpoint {
+            node: Some(node.clone()),
+            address: *address,
+            ready: true,
+        };
+        let options = ApiServerOptions {
+            scenarios,
+            exporters: exporters.iter().map(endpoint).collect(),
+            ..ApiServerOptions::default()
+        };
+        Ok(Self { server: runtime.block_on(ApiServer::start(options))? })
+    }
+}
+
+impl Adapter {
+    /// Starts it, and gives it once it is ready.
+    pub(crate) fn start(
+        programs: &Programs,
+        cluster: &Cluster,
+        folder: &Path,
+        arguments: &[&str],
+    ) -> anyhow::Result<Self> {
+        let server = &cluster.server;
+        let authority = Authority::new("podgauge-adapter-ca")?;
+        let (certificate, key) = (folder.join("adapter.crt"), folder.join("adapter.key"));
+        authority.server("podgauge-adapter", &[SERVICE])?.write(&certificate, &key)?;
+        let kubeconfig = folder.join("adapter.kubeconfig");
+        server.write_kubeconfig(&kubeconfig, &Credentials::Token(ADAPTER_TOKEN.to_owned()))?;
+        let mut command = Command::new(&programs.adapter);
+        command
+            .env_remove("RUST_LOG")
+            .env_remove("POD_NAMESPACE")
+            .arg("--kubeconfig")
+            .arg(kubeconfig)
+            .args(["--bind-address", "127.0.0.1", "--secure-port", "0"])
+            .args(["--exporter-service", "podgauge/podgauge-exporter"])
+            .arg("--tls-cert-file")
+            .arg(certificate)
+            .arg("--tls-private-key-file")
+            .arg(key)
+            .args(arguments);
+        let mut program = Program::start("podgauge-adapter", command)?;
+        let address: SocketAddr = program.logged("serving on https://")?.trim().parse()?;
+        let leaf = &server.certificates().front_proxy_client;
+        let connection = FrontProxy::connect(address, SERVICE, authority.pem(), leaf)?;
+        let mut adapter = Self { program, connection };
+        let connection = &adapter.connection;
+        adapter.program.wait(Duration::from_secs(40), Duration::from_millis(50), "readiness", || {
+            connection.get("/readyz", HPA).ok()?.status.is_success().then_some(())
+        })?;
+        Ok(adapter)
+    }
+
+    /// The HPA's request below the pods of the namespace.
+    fn ask_metric(&self, below: &str) -> anyhow::Result<Answer> {
+        let answer = self.connection.get(&format!("{API}/{below}"), HPA)?;
+        ensure!(answer.status.is_success(), "{below}: {} {}", answer.status, answer.text());
+        Ok(answer)
+    }
+
+    /// A pod's utilization, percent.
+    pub(crate) fn value(&self, pod: &str) -> anyhow::Result<f64> {
+        let answer = serde_json::from_slice(&self.ask_metric(&format!("{pod}/gpu_utilization"))?.body)?;
+        let items = hpa::items(&answer).map_err(|error| anyhow::anyhow!("{error:?}"))?;
+        Ok(*items.values().next().context("no value")? as f64 / 1000.0)
+    }
+
+    /// A gauge of the adapter's own.
+    fn own(&self, name: &str) -> anyhow::Result<f64> {
+        let answer = self.connection.get("/metrics", ADMIN)?;
+        let text = answer.text();
+        let sample = parse::samples(&text).filter_map(Result::ok).find(|sample| sample.name == name);
+        Ok(sample.with_context(|| format!("no {name} in {text}"))?.value)
+    }
+
+    /// The same request many times; each answer must have so many items.
+    fn repeat(&self, selector: &str, items: usize, requests: usize) -> anyhow::Result<(Latencies, usize)> {
+        let below = format!("*/gpu_utilization?labelSelector={}", selector.replace('=', "%3D"));
+        let mut bytes = 0;
+        let mut all = Latencies::default();
+        for request in 0..requests + requests / 10 {
+            let start = Instant::now();
+            let answer = self.ask_metric(&below)?;
+            let elapsed = start.elapsed();
+            if request == 0 {
+                let answered: serde_json::Value = serde_json::from_slice(&answer.body)?;
+                let found = answered["items"].as_array().map_or(0, Vec::len);
+                ensure!(found == items, "{selector} matches {items} pods, {found} have a value");
+                bytes = answer.body.len();
+            }
+            ensure!(answer.body.len().abs_diff(bytes) < bytes / 10, "{selector}: an answer of another size");
+            // The first tenth warms up.
+            if request >= requests / 10 {
+                all.push(elapsed);
+            }
+        }
+        Ok((all, bytes))
+    }
+}
+
+pub(crate) fn measure(programs: &Programs, pods: usize, report: &mut Report) -> anyhow::Result<()> {
+    ensure!(pods >= 1000 && pods.is_multiple_of(1000), "--pods must be a multiple of 1000");
+    let nodes = pods / fleet::GPUS;
+    let runtime = runtime()?;
+    let folder = tempfile::tempdir()?;
+    let form = Arc::new(Form::of_exporter(&runtime, programs)?);
+    let page_bytes = form.page(0).len();
+    let addresses = fleet::serve(&runtime, &form, nodes)?;
+    let exporters: Vec<_> =
+        addresses.into_iter().enumerate().map(|(n, a)| (fleet::node_name(n), a)).collect();
+    let mut scenarios = Vec::with_capacity(nodes);
+    for node in 0..nodes {
+        let path = folder.path().join(format!("{node}.yaml"));
+        std::fs::write(&path, fleet::scenario(node))?;
+        scenarios.push(path);
+    }
+    let cluster = Cluster::start(&runtime, scenarios.clone(), &exporters)?;
+    // The files are looked at ten times a second each. Without one the pods stand as they are.
+    for path in scenarios {
+        std::fs::remove_file(path)?;
+    }
+    let start = Instant::now();
+    let adapter = Adapter::start(programs, &cluster, folder.path(), &[])?;
+    adapter.connection.rest(FILL.saturating_sub(start.elapsed()));
+
+    let filled = adapter.program.memory()?;
+    let (cpu, since) = (adapter.program.cpu()?, Instant::now());
+    adapter.connection.rest(SCRAPING);
+    let cpu = (adapter.program.cpu()?.saturating_sub(cpu)).as_secs_f64() / since.elapsed().as_secs_f64();
+    let (small, small_bytes) = adapter.repeat("app=model-7", 100, REQUESTS_100)?;
+    let (large, large_bytes) = adapter.repeat("tier=tier-0", 1000, REQUESTS_1000)?;
+    let memory = adapter.program.memory()?;
+    let value = adapter.value(&fleet::pod_name(3, 5))?;
+    let truth = fleet::load(3, 5) as f64;
+    ensure!((value - truth).abs() < 0.5, "a pod's value is {value}, {truth} is true");
+    let [known, series, answering] =
+        ["pods", "series", "exporters"].map(|name| adapter.own(&format!("podgauge_adapter_{name}")));
+    let (known, series, answering) = (known?, series?, answering?);
+
+    let how = format!(
+        "TLS and HTTP/2 with the front-proxy certificate over one kept connection, the client's time included; {answering} exporters scraped meanwhile"
+    );
+    report.judge(
+        rows::ADAPTER_P50_100,
+        small.quantile_ms(0.5),
+        format!("{} requests, {} KiB an answer; {how}", small.len(), small_bytes / 1024),
+    );
+    report.judge(rows::ADAPTER_P99_100, small.quantile_ms(0.99), "the same");
+    report.judge(
+        rows::ADAPTER_P50_1000,
+        large.quantile_ms(0.5),
+        format!("{} requests, {} KiB an answer; likewise", large.len(), large_bytes / 1024),
+    );
+    report.tell("adapter: selector matching 1,000 pods, p99", Unit::Ms, large.quantile_ms(0.99), "the same");
+    report.judge(
+        rows::ADAPTER_RSS,
+        memory.resident,
+        format!(
+            "VmRSS after all requests, {known} pods and {series} series by its own metrics: {:.1} MiB of its own (RssAnon), {:.1} MiB mapped files; {:.1} MiB before the requests",
+            memory.anonymous, memory.file, filled.resident
+        ),
+    );
+    report.tell(
+        "adapter: CPU of scraping",
+        Unit::PercentOfCore,
+        100.0 * cpu,
+        format!(
+            "{answering} exporters every 5s, {} KiB a page, over {} s without requests",
+            page_bytes / 1024,
+            SCRAPING.as_secs()
+        ),
+    );
+    Ok(())
+}
