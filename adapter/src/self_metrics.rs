@@ -1,10 +1,10 @@
 //! Owns the adapter's metrics about itself.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::RwLock;
+use podgauge_common::exposition::registry;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _};
@@ -148,21 +148,7 @@ impl SelfMetrics {
 
     /// As Prometheus text 0.0.4, in which a counter's family is called as its samples are.
     pub fn prometheus_text(&self) -> String {
-        let open = self.open_metrics();
-        let counters: Vec<&str> =
-            open.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter")).collect();
-        let mut text = String::with_capacity(open.len() + 32 * counters.len());
-        for line in open.lines().filter(|line| *line != "# EOF") {
-            let words: Vec<&str> = line.splitn(4, ' ').collect();
-            // Writing to a String cannot fail.
-            let _ = match words[..] {
-                ["#", kind @ ("HELP" | "TYPE"), name, rest] if counters.contains(&name) => {
-                    writeln!(text, "# {kind} {name}_total {rest}")
-                }
-                _ => writeln!(text, "{line}"),
-            };
-        }
-        text
+        registry::text(&self.registry.read())
     }
 }
 
