@@ -24,6 +24,11 @@ const FIRST_EXTRA: u16 = 7;
 /// NVIDIA's name of the utilization gauge, percent.
 pub const GPU_UTIL: &str = "DCGM_FI_DEV_GPU_UTIL";
 
+/// Whether a family's values are parts of one.
+pub const fn is_ratio(family: FamilyId) -> bool {
+    SM_ACTIVE.0 <= family.0 && family.0 <= DRAM_ACTIVE.0
+}
+
 /// How a pod's value is made of its devices' values.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Formula {

@@ -133,17 +133,18 @@ impl CustomMetrics {
         let exporters = self.exporters.current();
         let mut values = Vec::new();
         let mut omissions = Vec::new();
-        let mut visit = |name: &Arc<str>, pod: &PodRecord| {
-            let question = Question { namespace, pod: name, metric, devices: &query.metric_label_selector };
-            match self.pod(&question, pod, &exporters, now) {
-                Ok((value, timestamp)) => values.push(PodValue { pod: Arc::clone(name), value, timestamp }),
-                Err(omission) => omissions.push(omission),
+        let pods = match &path.objects {
+            Objects::Selected => self.pods.select(namespace, &query.label_selector),
+            Objects::Named(name) => {
+                let pod = self.pods.pod(namespace, name);
+                pod.map(|pod| (Arc::from(name.as_str()), pod)).into_iter().collect()
             }
         };
-        match &path.objects {
-            Objects::Selected => self.pods.for_each(namespace, &query.label_selector, visit),
-            Objects::Named(name) => {
-                self.pods.with_pod(namespace, name, |pod| visit(&Arc::from(name.as_str()), pod));
+        for (name, pod) in pods {
+            let question = Question { namespace, pod: &name, metric, devices: &query.metric_label_selector };
+            match self.pod(&question, &pod, &exporters, now) {
+                Ok((value, timestamp)) => values.push(PodValue { pod: name, value, timestamp }),
+                Err(omission) => omissions.push(omission),
             }
         }
         (values, omissions)
@@ -157,7 +158,10 @@ impl CustomMetrics {
         now: &Now,
     ) -> Result<(Quantity, String), Omission> {
         let node = pod.node.as_deref().unwrap_or_default();
-        let states: Vec<_> = exporters.of_node(node).map(|exporter| exporter.state.read()).collect();
+        let states: Vec<_> = exporters
+            .of_node(node, now.instant, self.rules.staleness)
+            .map(|exporter| exporter.state.read())
+            .collect();
         let states: Vec<_> = states.iter().map(|state| &**state).collect();
         let value = pod_value(question, pod, &states, &self.rules, now)?;
         let quantity = Quantity::from_f64(value.value).ok_or(Omission::OutOfRange)?;

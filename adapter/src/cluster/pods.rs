@@ -1,7 +1,7 @@
 //! Owns the index of the cluster's pods: written by the one task that folds watch events, read by
 //! every request.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -28,6 +28,8 @@ pub struct PodRecord {
     /// When its Ready condition last changed.
     pub ready_changed: Option<Timestamp>,
     pub containers: Box<[ContainerRecord]>,
+    /// Also those that go on beside the others.
+    pub init_containers: Box<[ContainerRecord]>,
     /// The list that it was last seen in; see [`PodIndex::begin`].
     generation: u32,
 }
@@ -36,6 +38,8 @@ pub struct PodRecord {
 pub struct ContainerRecord {
     pub name: Box<str>,
     pub restarts: u32,
+    /// It has ended, and none of its instances is running or about to.
+    pub ended: bool,
     /// Start of the instance that is running; `None` while none is.
     pub running_since: Option<Timestamp>,
     /// The earliest start of an instance that the status tells of.
@@ -69,9 +73,9 @@ struct Inner {
 
 #[derive(Debug, Default)]
 struct Namespace {
-    pods: BTreeMap<Arc<str>, PodRecord>,
+    pods: BTreeMap<Arc<str>, Arc<PodRecord>>,
     /// The names of the pods that carry a label, so that a selector looks at few pods only.
-    by_label: HashMap<Label, Vec<Arc<str>>>,
+    by_label: HashMap<Label, BTreeSet<Arc<str>>>,
 }
 
 // === impl PodRecord ===
@@ -116,6 +120,7 @@ impl From<&SlimPod> for PodRecord {
             ready: ready.is_some_and(|condition| condition.status == "True"),
             ready_changed: ready.and_then(|condition| time(&condition.last_transition_time)),
             containers: pod.status.container_statuses.iter().flatten().map(Into::into).collect(),
+            init_containers: pod.status.init_container_statuses.iter().flatten().map(Into::into).collect(),
             generation: 0,
         }
     }
@@ -131,6 +136,7 @@ impl From<&ContainerStatus> for ContainerRecord {
         Self {
             name: status.name.as_str().into(),
             restarts: status.restart_count,
+            ended: status.state.terminated.is_some(),
             running_since,
             first_started: earlier.into_iter().filter_map(started).chain(running_since).min(),
         }
@@ -202,37 +208,28 @@ impl PodIndex {
         self.len() == 0
     }
 
-    /// Calls `visit` for the pod of that name; `None` if there is none.
-    pub fn with_pod<T>(&self, namespace: &str, name: &str, visit: impl FnOnce(&PodRecord) -> T) -> Option<T> {
-        self.inner.read().namespaces.get(namespace)?.pods.get(name).map(visit)
+    /// The pod of that name.
+    pub fn pod(&self, namespace: &str, name: &str) -> Option<Arc<PodRecord>> {
+        self.inner.read().namespaces.get(namespace)?.pods.get(name).map(Arc::clone)
     }
 
-    /// Calls `visit` for every pod of the namespace that the selector matches, by name. No other
-    /// pod is changed meanwhile, so `visit` must be short.
-    pub fn for_each(
-        &self,
-        namespace: &str,
-        selector: &Selector,
-        mut visit: impl FnMut(&Arc<str>, &PodRecord),
-    ) {
+    /// The pods of the namespace that the selector matches, by name. They are handed out so that
+    /// what is made of them holds no watch event up.
+    pub fn select(&self, namespace: &str, selector: &Selector) -> Vec<(Arc<str>, Arc<PodRecord>)> {
         let inner = self.inner.read();
-        let Some(namespace) = inner.namespaces.get(namespace) else { return };
-        let mut visit_matching = |name: &Arc<str>, pod: &PodRecord| {
-            if selector.matches(|key| pod.label(key)) {
-                visit(name, pod);
-            }
+        let Some(namespace) = inner.namespaces.get(namespace) else { return Vec::new() };
+        let matching = |(name, pod): (&Arc<str>, &Arc<PodRecord>)| {
+            let matches = selector.matches(|key| pod.label(key));
+            matches.then(|| (Arc::clone(name), Arc::clone(pod)))
         };
         match namespace.candidates(selector) {
-            None => namespace.pods.iter().for_each(|(name, pod)| visit_matching(name, pod)),
-            Some(names) => {
-                let mut names: Vec<&Arc<str>> = names.iter().collect();
-                names.sort_unstable();
-                for name in names {
-                    if let Some(pod) = namespace.pods.get(name) {
-                        visit_matching(name, pod);
-                    }
-                }
-            }
+            None => namespace.pods.iter().filter_map(matching).collect(),
+            Some(None) => Vec::new(),
+            Some(Some(names)) => names
+                .iter()
+                .filter_map(|name| namespace.pods.get_key_value(name))
+                .filter_map(matching)
+                .collect(),
         }
     }
 }
@@ -263,14 +260,14 @@ impl Inner {
             match pods.by_label.get_key_value(label).map(|(known, _)| known.clone()) {
                 Some(known) => *label = known,
                 None => {
-                    pods.by_label.insert(label.clone(), Vec::new());
+                    pods.by_label.insert(label.clone(), BTreeSet::new());
                 }
             }
             if let Some(names) = pods.by_label.get_mut(label) {
-                names.push(Arc::clone(&name));
+                names.insert(Arc::clone(&name));
             }
         }
-        pods.pods.insert(name, record);
+        pods.pods.insert(name, Arc::new(record));
     }
 
     fn remove(&mut self, namespace: &str, name: &str) {
@@ -278,9 +275,7 @@ impl Inner {
         let Some((name, record)) = pods.pods.remove_entry(name) else { return };
         for label in &record.labels {
             if let Some(names) = pods.by_label.get_mut(label) {
-                if let Some(at) = names.iter().position(|other| *other == name) {
-                    names.swap_remove(at);
-                }
+                names.remove(&name);
                 if names.is_empty() {
                     pods.by_label.remove(label);
                 }
@@ -303,20 +298,21 @@ impl Inner {
 // === impl Namespace ===
 
 impl Namespace {
-    /// The fewest pods that hold all that can match, by the equalities of the selector; `None` if
-    /// it has none.
-    fn candidates(&self, selector: &Selector) -> Option<&[Arc<str>]> {
+    /// The fewest pods that hold all that can match, by the equalities of the selector: `None` if
+    /// it has none, `Some(None)` if no pod carries one of its labels.
+    #[expect(clippy::option_option, reason = "two different kinds of nothing, used once")]
+    fn candidates(&self, selector: &Selector) -> Option<Option<&BTreeSet<Arc<str>>>> {
         selector
             .requirements()
             .iter()
             .filter_map(|requirement| match &requirement.condition {
                 Condition::Equals(value) => {
                     let label: Label = (requirement.key.as_str().into(), value.as_str().into());
-                    Some(self.by_label.get(&label).map_or(&[][..], Vec::as_slice))
+                    Some(self.by_label.get(&label))
                 }
                 _ => None,
             })
-            .min_by_key(|names| names.len())
+            .min_by_key(|names| names.map_or(0, BTreeSet::len))
     }
 }
 
@@ -335,9 +331,8 @@ mod tests {
     }
 
     fn names(index: &PodIndex, selector: &str) -> Vec<String> {
-        let mut names = Vec::new();
-        index.for_each("demo", &Selector::parse(selector).unwrap(), |name, _| names.push(name.to_string()));
-        names
+        let pods = index.select("demo", &Selector::parse(selector).unwrap());
+        pods.into_iter().map(|(name, _)| name.to_string()).collect()
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub struct Status {
     pub conditions: Option<Vec<Condition>>,
     #[serde(default)]
     pub container_statuses: Option<Vec<ContainerStatus>>,
+    #[serde(default)]
+    pub init_container_statuses: Option<Vec<ContainerStatus>>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

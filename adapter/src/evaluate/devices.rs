@@ -2,10 +2,10 @@
 
 use std::time::Instant;
 
-use super::{Now, Omission, Question, Rules, Value, silence};
-use crate::metric::Formula;
+use super::{Known, Mine, Now, Omission, Question, Rules, Value, silence};
+use crate::metric::{Formula, MEMORY_USED, USE};
 use crate::source::history::Mean;
-use crate::source::store::{ExporterState, Holding, PodSeries};
+use crate::source::store::FIRST_ANSWER_SECONDS;
 
 const MIB: f64 = 1024.0 * 1024.0;
 
@@ -13,7 +13,17 @@ const MIB: f64 = 1024.0 * 1024.0;
 struct Device<'a> {
     key: &'a str,
     /// One per container.
-    holdings: Vec<&'a Holding>,
+    holdings: Vec<Mine<'a>>,
+}
+
+/// What all devices of a pod are measured by.
+struct Measure<'a> {
+    question: &'a Question<'a>,
+    known: &'a Known<'a>,
+    /// Seconds for which the pod was observed.
+    observed: f64,
+    rules: &'a Rules,
+    now: &'a Now,
 }
 
 /// One device's value, and what it is a part of.
@@ -29,13 +39,13 @@ struct Measured {
 
 pub(super) fn value(
     question: &Question<'_>,
-    series: &PodSeries,
-    exporter: &ExporterState,
+    known: &Known<'_>,
+    observed: f64,
     rules: &Rules,
     now: &Now,
-    not_before: Option<Instant>,
 ) -> Result<Value, Omission> {
-    let all = devices(series, exporter, rules, now);
+    let exporter = known.exporter;
+    let all = devices(known, rules, now);
     if all.is_empty() {
         return Err(silence(exporter, rules, now)
             .unwrap_or_else(|| Omission::NoGpu { exporter: exporter.name.clone() }));
@@ -51,8 +61,9 @@ pub(super) fn value(
         return Err(Omission::NoMatchingDevice);
     }
     let formula = question.metric.formula;
+    let measure = Measure { question, known, observed, rules, now };
     let measured: Vec<Result<Measured, Omission>> =
-        selected.iter().map(|device| measure(device, question, exporter, rules, now, not_before)).collect();
+        selected.iter().map(|device| measure.device(device)).collect();
     let of = measured.len();
     let without = measured.iter().filter(|device| device.is_err()).count();
     let measured: Result<Vec<Measured>, Omission> = measured.into_iter().collect();
@@ -63,90 +74,84 @@ pub(super) fn value(
     combine(formula, &measured).ok_or_else(|| Omission::NoSuchFamily { family: "total memory".into() })
 }
 
-/// The pod's devices: those of the newest page; an exporter that knows no allocations may have
-/// lost one, so there also those that were seen a short time ago.
-fn devices<'a>(series: &'a PodSeries, exporter: &ExporterState, rules: &Rules, now: &Now) -> Vec<Device<'a>> {
-    let recent = rules.window + rules.staleness;
+/// The pod's devices: those of the newest page; those of a page a short time ago, because an
+/// exporter that just began may not know them yet; and those that were allocated to it, however
+/// long ago, because a device that got lost is still the pod's.
+fn devices<'a>(known: &Known<'a>, rules: &Rules, now: &Now) -> Vec<Device<'a>> {
     let mut devices: Vec<Device<'a>> = Vec::new();
-    for holding in &series.holdings {
-        if !(holding.present || !exporter.native && now.age(holding.seen) <= recent) {
+    for mine in &known.holdings {
+        let Mine { holding, not_before, .. } = mine;
+        if !(holding.present || now.age(holding.seen) <= rules.staleness || holding.outlasts(*not_before)) {
             continue;
         }
-        match devices.iter_mut().find(|device| *device.key == *holding.device) {
-            Some(device) => device.holdings.push(holding),
-            None => devices.push(Device { key: &holding.device, holdings: vec![holding] }),
+        // They come by device.
+        match devices.last_mut().filter(|device| device.key == mine.device) {
+            Some(device) => device.holdings.push(*mine),
+            None => devices.push(Device { key: mine.device, holdings: vec![*mine] }),
         }
     }
     devices
 }
 
-fn measure(
-    device: &Device<'_>,
-    question: &Question<'_>,
-    exporter: &ExporterState,
-    rules: &Rules,
-    now: &Now,
-    not_before: Option<Instant>,
-) -> Result<Measured, Omission> {
-    let state = exporter.device_state(device.key);
-    let formula = question.metric.formula;
-    let shared = state.map_or(0, |state| state.pods);
-    let of_a_part = matches!(
-        formula,
-        Formula::Utilization | Formula::UtilizationShare | Formula::MemoryUsed | Formula::MemoryUtilization
-    );
-    // NVIDIA's exporter gives every pod on a device the whole device's use.
-    if !exporter.native && shared > 1 && of_a_part {
-        return Err(Omission::Shared { pods: shared });
-    }
-    let means: Result<Vec<Mean>, Omission> = device
-        .holdings
-        .iter()
-        .map(|holding| {
-            holding_mean(holding, question, exporter, rules, now, not_before).map_err(|omission| {
-                match (omission, state.and_then(|state| state.unavailable.as_ref())) {
-                    // A value that stands outlives attribution; after that this is the reason.
-                    (Omission::NoSuchFamily { .. } | Omission::DeviceStale { .. }, Some(reason)) => {
-                        Omission::AttributionUnavailable { reason: reason.clone() }
+impl Measure<'_> {
+    fn device(&self, device: &Device<'_>) -> Result<Measured, Omission> {
+        let Self { question, known, .. } = self;
+        let exporter = known.exporter;
+        let state = exporter.device_state(device.key);
+        let formula = question.metric.formula;
+        let shared = state.map_or(0, |state| state.pods);
+        let of_a_part = matches!(formula.family(), USE | MEMORY_USED);
+        // NVIDIA's exporter gives every pod on a device the whole device's.
+        if !exporter.native && shared > 1 && (of_a_part || matches!(formula, Formula::Sum(_))) {
+            return Err(Omission::Shared { pods: shared });
+        }
+        let means: Result<Vec<Mean>, Omission> = device
+            .holdings
+            .iter()
+            .map(|mine| {
+                self.mean(mine).map_err(|omission| {
+                    match (omission, state.and_then(|state| state.unavailable.as_ref())) {
+                        // A value that stands outlives attribution; after that this is the reason.
+                        (Omission::NoSuchFamily { .. } | Omission::DeviceStale { .. }, Some(reason)) => {
+                            Omission::AttributionUnavailable { reason: reason.clone() }
+                        }
+                        (Omission::NoSuchFamily { .. }, None) if shared > 1 => {
+                            Omission::Shared { pods: shared }
+                        }
+                        (omission, _) => omission,
                     }
-                    (Omission::NoSuchFamily { .. }, None) if shared > 1 => Omission::Shared { pods: shared },
-                    (omission, _) => omission,
-                }
+                })
             })
-        })
-        .collect();
-    let means = means?;
-    let at = means.iter().map(|mean| mean.at).max().ok_or(Omission::TooFewScrapes)?;
-    let sum: f64 = means.iter().map(|mean| mean.value).sum();
-    // Containers' parts add up; what is said of the whole device is said once per container.
-    let value = if exporter.native && of_a_part { sum } else { sum / means.len() as f64 };
-    let parts: Vec<f64> = device.holdings.iter().filter_map(|holding| holding.allocation).collect();
-    let part = if parts.is_empty() { 1.0 } else { parts.iter().sum() };
-    Ok(Measured { value, part, memory_total: state.and_then(|state| state.memory_total), at })
-}
+            .collect();
+        let means = means?;
+        let at = means.iter().map(|mean| mean.at).max().ok_or(Omission::TooFewScrapes)?;
+        let sum: f64 = means.iter().map(|mean| mean.value).sum();
+        // Containers' parts add up; what is said of the whole device is said once per container.
+        let value = if exporter.native && of_a_part { sum } else { sum / means.len() as f64 };
+        let parts: Vec<f64> = device.holdings.iter().filter_map(|mine| mine.holding.allocation).collect();
+        let part = if parts.is_empty() { 1.0 } else { parts.iter().sum() };
+        Ok(Measured { value, part, memory_total: state.and_then(|state| state.memory_total), at })
+    }
 
-fn holding_mean(
-    holding: &Holding,
-    question: &Question<'_>,
-    exporter: &ExporterState,
-    rules: &Rules,
-    now: &Now,
-    not_before: Option<Instant>,
-) -> Result<Mean, Omission> {
-    let missing = || Omission::NoSuchFamily { family: format!("series for {}", question.metric.name).into() };
-    let history = holding.history(question.metric.formula.family()).ok_or_else(missing)?;
-    if let Some(fresh) = history.fresh()
-        && now.age(fresh) > rules.staleness
-    {
-        return Err(silence(exporter, rules, now)
-            .unwrap_or(Omission::DeviceStale { seconds: now.age(fresh).as_secs() }));
-    }
-    if !holding.settled {
-        return Err(Omission::Collecting { observed: holding.observed_of_pod() as u64 });
-    }
-    match history.mean(rules.window, not_before) {
-        Some(mean) => Ok(mean),
-        None => Err(silence(exporter, rules, now).unwrap_or(Omission::TooFewScrapes)),
+    fn mean(&self, mine: &Mine<'_>) -> Result<Mean, Omission> {
+        let Self { question, known, observed, rules, now } = self;
+        let exporter = known.exporter;
+        let missing =
+            || Omission::NoSuchFamily { family: format!("series for {}", question.metric.name).into() };
+        let history = mine.holding.history(question.metric.formula.family()).ok_or_else(missing)?;
+        if let Some(fresh) = history.fresh()
+            && now.age(fresh) > rules.staleness
+        {
+            return Err(silence(exporter, rules, now)
+                .unwrap_or(Omission::DeviceStale { seconds: now.age(fresh).as_secs() }));
+        }
+        if *observed < FIRST_ANSWER_SECONDS {
+            return Err(Omission::Collecting { observed: *observed as u64 });
+        }
+        match history.mean(rules.window, mine.not_before) {
+            Some(mean) => Ok(mean),
+            None => Err(silence(exporter, rules, now).unwrap_or(Omission::TooFewScrapes)),
+        }
     }
 }
 

@@ -20,7 +20,7 @@ pub use omission::Omission;
 use crate::cluster::Selector;
 use crate::cluster::pods::{Phase, PodRecord};
 use crate::metric::Metric;
-use crate::source::store::{ExporterState, PodSeries};
+use crate::source::store::{ExporterState, Holding, Owner};
 
 /// The moment of an answer, on both clocks.
 #[derive(Debug, Clone, Copy)]
@@ -107,10 +107,21 @@ pub fn pod_value(
     if exporters.is_empty() {
         return Err(Omission::NoExporter { node: node.into() });
     }
+    let began = pod.first_container_started().map(|started| now.instant_of(started));
+    // A native exporter's word comes first, then the freshest.
+    let mut known: Vec<Known<'_>> =
+        exporters.iter().map(|exporter| Known::of(question, pod, exporter, began)).collect();
+    known.sort_by(|a, b| {
+        let key = |known: &Known<'_>| (known.exporter.native, known.exporter.last_answer);
+        key(b).cmp(&key(a)).then_with(|| a.exporter.name.cmp(&b.exporter.name))
+    });
+    let observed = known.iter().map(Known::observed).fold(0.0, f64::max);
     let mut reason = None;
-    for exporter in exporters {
-        match exporter_value(question, pod, exporter, rules, now) {
+    for known in &known {
+        match exporter_value(question, pod, known, observed, rules, now) {
             Ok(value) => return Ok(value),
+            // Whoever comes next may know less of whose the samples are.
+            Err(refused @ (Omission::OtherUid { .. } | Omission::Restarted { .. })) => return Err(refused),
             // The exporter that got furthest with it has the best reason.
             Err(omission)
                 if reason.as_ref().is_none_or(|known: &Omission| omission.rank() > known.rank()) =>
@@ -123,27 +134,79 @@ pub fn pod_value(
     Err(reason.unwrap_or_else(|| Omission::NoExporter { node: node.into() }))
 }
 
+/// What one exporter knows of the pod.
+struct Known<'a> {
+    exporter: &'a ExporterState,
+    holdings: Vec<Mine<'a>>,
+    /// It speaks of another pod of that name.
+    another: bool,
+    /// It may speak of the pod, which has not begun.
+    not_started: bool,
+}
+
+/// A holding that is the pod's.
+#[derive(Clone, Copy)]
+struct Mine<'a> {
+    device: &'a str,
+    container: &'a str,
+    holding: &'a Holding,
+    /// Only what was received since is the pod's.
+    not_before: Option<Instant>,
+}
+
+impl<'a> Known<'a> {
+    /// `began`: when the pod's first container did; inside, `None` if that is before anything that
+    /// was received.
+    fn of(
+        question: &Question<'_>,
+        pod: &PodRecord,
+        exporter: &'a ExporterState,
+        began: Option<Option<Instant>>,
+    ) -> Self {
+        let mut known = Self { exporter, holdings: Vec::new(), another: false, not_started: false };
+        for ((device, container), holding) in
+            exporter.pod(question.namespace, question.pod).into_iter().flatten()
+        {
+            let mine = |not_before| Mine { device, container, holding, not_before };
+            match (holding.owner(&pod.uid), began) {
+                (Owner::Surely, _) => known.holdings.push(mine(None)),
+                (Owner::Another, _) => known.another = true,
+                (Owner::SinceItBegan, None) => known.not_started = true,
+                // Last seen before the pod: another's of that name.
+                (Owner::SinceItBegan, Some(Some(began))) if holding.seen < began => {}
+                (Owner::SinceItBegan, Some(began)) => known.holdings.push(mine(began)),
+            }
+        }
+        known
+    }
+
+    /// Seconds for which the pod was observed.
+    fn observed(&self) -> f64 {
+        self.holdings.iter().map(|mine| mine.holding.observed(mine.not_before)).fold(0.0, f64::max)
+    }
+}
+
+/// `observed` as the exporter that knows most of the pod has it: a settled pod stays settled, on
+/// whatever device and whoever tells of it.
 fn exporter_value(
     question: &Question<'_>,
     pod: &PodRecord,
-    exporter: &ExporterState,
+    known: &Known<'_>,
+    observed: f64,
     rules: &Rules,
     now: &Now,
 ) -> Result<Value, Omission> {
-    let Some(series) = exporter.pod(question.namespace, question.pod) else {
-        return Err(silence(exporter, rules, now)
-            .unwrap_or_else(|| Omission::NoGpu { exporter: exporter.name.clone() }));
-    };
-    let not_before = match &series.uid {
-        Some(uid) if **uid == *pod.uid => None,
-        Some(_) => return Err(Omission::OtherUid { exporter: exporter.name.clone() }),
-        None => {
-            let started = pod.first_container_started().ok_or(Omission::NotStarted)?;
-            now.instant_of(started)
-        }
-    };
-    readiness::not_restarted(pod, &gpu_containers(series))?;
-    devices::value(question, series, exporter, rules, now, not_before)
+    let exporter = known.exporter;
+    if known.holdings.is_empty() {
+        return Err(match (known.another, known.not_started) {
+            (true, _) => Omission::OtherUid { exporter: exporter.name.clone() },
+            (false, true) => Omission::NotStarted,
+            (false, false) => silence(exporter, rules, now)
+                .unwrap_or_else(|| Omission::NoGpu { exporter: exporter.name.clone() }),
+        });
+    }
+    readiness::not_restarted(pod, &gpu_containers(&known.holdings))?;
+    devices::value(question, known, observed, rules, now)
 }
 
 /// Why the exporter's word is old; `None` if it is not.
@@ -159,10 +222,9 @@ fn silence(exporter: &ExporterState, rules: &Rules, now: &Now) -> Option<Omissio
 }
 
 /// The containers that hold a GPU by the exporter's word; empty if it does not say which.
-fn gpu_containers(series: &PodSeries) -> Vec<&str> {
-    let present = || series.holdings.iter().filter(|holding| holding.present);
-    if present().any(|holding| holding.container.is_empty()) {
+fn gpu_containers<'a>(holdings: &[Mine<'a>]) -> Vec<&'a str> {
+    if holdings.iter().any(|mine| mine.container.is_empty()) {
         return Vec::new();
     }
-    present().map(|holding| &*holding.container).collect()
+    holdings.iter().map(|mine| mine.container).collect()
 }

@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::Omission;
-use crate::cluster::pods::PodRecord;
+use crate::cluster::pods::{ContainerRecord, PodRecord};
 
 /// A Ready condition that changed later than this after the start tells that the pod has been
 /// Ready: the first thing a kubelet writes is that it is not.
@@ -33,7 +33,9 @@ pub(super) fn not_restarted(pod: &PodRecord, containers: &[&str]) -> Result<(), 
         (Some(since), Some(changed)) => changed.duration_since(since) <= SETTLING,
         _ => true,
     };
-    match pod.containers.iter().find(|container| {
+    // An init container that goes on may hold a GPU, too. Of one that ended nothing goes on.
+    let named = |container: &&ContainerRecord| !container.ended && !containers.is_empty();
+    match pod.containers.iter().chain(pod.init_containers.iter().filter(named)).find(|container| {
         container.restarts > 0 && holds_gpu(&container.name) && restarted(container.running_since)
     }) {
         Some(container) => Err(Omission::Restarted { container: container.name.clone() }),

@@ -201,7 +201,7 @@ fn without_a_uid_only_what_came_after_the_start_counts() {
     assert!((scene.utilization().unwrap() - 30.0).abs() < 1e-9);
     scene.pod["status"]["containerStatuses"][0]["state"]["running"]["startedAt"] =
         json!("2026-11-21T16:00:38Z");
-    assert_eq!(scene.utilization(), Err(Omission::TooFewScrapes));
+    assert_eq!(scene.reason(), "observed for 2s, a first answer needs 15s");
 }
 
 #[test]
@@ -373,6 +373,185 @@ fn equal_reasons_are_told_once() {
         super::omission::summary(&[silent(), Omission::NotReadyYet, silent()]),
         "3 pods match, none has a value: 2: exporter on node gpu-7 last answered 95s ago; 1: not Ready yet"
     );
+}
+
+/// Lines of ours for one device and pod `demo/p`, with an allocation of `uid` unless that is empty.
+fn own(gpu: &str, uid: &str, active: f64, observed: f64) -> String {
+    let owner = format!("UUID=\"{gpu}\",namespace=\"demo\",pod=\"p\",container=\"c\"");
+    let uid = if uid.is_empty() { String::new() } else { format!(",pod_uid=\"{uid}\"") };
+    format!(
+        "podgauge_gpu_active_seconds_total{{{owner}}} {active}\n\
+         podgauge_gpu_observed_seconds_total{{{owner}}} {observed}\n\
+         podgauge_gpu_allocation{{{owner}{uid}}} 1\n"
+    )
+}
+
+fn gauge(gpu: &str, pod: &str, percent: f64) -> String {
+    let owner = format!("UUID=\"{gpu}\",namespace=\"demo\",pod=\"{pod}\",container=\"c\"");
+    format!("DCGM_FI_DEV_GPU_UTIL{{{owner}}} {percent}\nDCGM_FI_DEV_POWER_USAGE{{{owner}}} 100\n")
+}
+
+#[test]
+fn two_pods_of_one_name_on_one_page_are_two_pods() {
+    let mut scene = Scene::new();
+    for scrape in 0..5 {
+        scene.seconds = 5.0 * f64::from(scrape);
+        let t = scene.seconds;
+        scene.page(&(own("GPU-0", "u1", 0.2 * t, 500.0 + t) + &own("GPU-1", "u2", 0.8 * t, 500.0 + t)));
+    }
+    assert!((scene.utilization().unwrap() - 20.0).abs() < 1e-9);
+    scene.pod["metadata"]["uid"] = json!("u2");
+    assert!((scene.utilization().unwrap() - 80.0).abs() < 1e-9);
+    scene.pod["metadata"]["uid"] = json!("u3");
+    assert!(matches!(scene.utilization(), Err(Omission::OtherUid { .. })));
+}
+
+#[test]
+fn a_uid_that_was_missing_for_a_while_is_remembered() {
+    let mut scene = busy();
+    scene.pod["metadata"]["uid"] = json!("u2");
+    scene.pod["status"]["containerStatuses"][0]["state"]["running"]["startedAt"] =
+        json!("2026-11-21T16:00:24Z");
+    for (seconds, uid) in [(25.0, ""), (30.0, "u2"), (35.0, "u2"), (40.0, "u2")] {
+        scene.seconds = seconds;
+        let page = own("GPU-0", uid, 110.0, 500.0 + seconds);
+        scene.page(&page);
+        assert!(matches!(scene.utilization(), Err(Omission::Collecting { .. })), "{seconds}");
+    }
+    scene.seconds = 45.0;
+    scene.native("u2", &[(0, 110.0, 545.0)]);
+    assert_eq!(scene.utilization(), Ok(0.0));
+}
+
+#[test]
+fn an_empty_page_of_ours_changes_nothing_until_staleness() {
+    let mut scene = busy();
+    for seconds in [25.0, 30.0, 35.0, 40.0, 45.0, 50.0] {
+        scene.seconds = seconds;
+        scene.page("DCGM_FI_DEV_GPU_UTIL{UUID=\"GPU-0\"} 50\n");
+        assert!(scene.exporter.native);
+        assert!((scene.utilization().unwrap() - 40.0).abs() < 1e-9, "{seconds}");
+    }
+    scene.seconds = 55.0;
+    scene.page("");
+    assert_eq!(scene.reason(), "the newest reading of its device is 35s old");
+}
+
+#[test]
+fn metrics_that_need_no_utilization_settle_by_themselves() {
+    let mut scene = Scene::new();
+    for scrape in 0..4 {
+        scene.seconds = 5.0 * f64::from(scrape);
+        scene.page(
+            "podgauge_gpu_allocation{UUID=\"a\",namespace=\"demo\",pod=\"p\",container=\"c\",pod_uid=\"u1\"} 1\n\
+             podgauge_attribution_unavailable{UUID=\"a\",reason=\"vGPU\"} 1\n\
+             DCGM_FI_DEV_FB_USED{UUID=\"a\",namespace=\"demo\",pod=\"p\",container=\"c\"} 3\n",
+        );
+        assert_eq!(scene.ask("gpu_memory_used_bytes").is_ok(), scrape == 3);
+    }
+}
+
+#[test]
+fn a_settled_pod_stays_settled_on_a_further_device() {
+    let mut scene = busy();
+    for seconds in [25.0, 30.0] {
+        scene.seconds = seconds;
+        scene.native("u1", &[(0, 100.0 + 0.4 * seconds, 500.0 + seconds), (1, 0.0, seconds - 24.0)]);
+    }
+    assert!((scene.utilization().unwrap() - 20.0).abs() < 1e-9);
+}
+
+#[test]
+fn a_device_that_leaves_the_page_is_still_the_pods() {
+    let mut scene = Scene::new();
+    let both = |t: f64| [(0, t, 500.0 + t), (1, 0.0, 500.0 + t)];
+    for scrape in 0..5 {
+        scene.seconds = 5.0 * f64::from(scrape);
+        scene.native("u1", &both(scene.seconds));
+    }
+    for scrape in 5..200 {
+        scene.seconds = 5.0 * f64::from(scrape);
+        scene.native("u1", &both(scene.seconds)[..1]);
+    }
+    assert!(scene.reason().starts_with("1 of 2 devices has no value: "), "{}", scene.reason());
+    // Another pod of that name has only what it was given.
+    for scrape in 200..210 {
+        scene.seconds = 5.0 * f64::from(scrape);
+        scene.native("u2", &both(scene.seconds)[..1]);
+    }
+    scene.pod["metadata"]["uid"] = json!("u2");
+    assert!((scene.utilization().unwrap() - 100.0).abs() < 1e-9);
+}
+
+#[test]
+fn a_pod_made_anew_elsewhere_does_not_wait_for_its_old_device() {
+    let mut scene = Scene::new();
+    for scrape in 0..9 {
+        scene.seconds = 5.0 * f64::from(scrape);
+        let gpu = if scrape < 4 { "GPU-0" } else { "GPU-1" };
+        scene.page(&gauge(gpu, "p", 50.0));
+    }
+    scene.pod["status"]["containerStatuses"][0]["state"]["running"]["startedAt"] =
+        json!("2026-11-21T16:00:18Z");
+    assert!((scene.utilization().unwrap() - 50.0).abs() < 1e-9);
+}
+
+#[test]
+fn what_a_foreign_exporter_repeats_for_each_pod_is_no_pods() {
+    let mut scene = Scene::new();
+    for scrape in 0..5 {
+        scene.seconds = 5.0 * f64::from(scrape);
+        scene.page(&(gauge("a", "p", 50.0) + &gauge("a", "q", 50.0)));
+    }
+    assert_eq!(scene.ask("gpu_power_watts"), Err(Omission::Shared { pods: 2 }));
+}
+
+#[test]
+fn ours_comes_first_and_its_refusal_is_final() {
+    let mut scene = busy();
+    let ours = std::mem::replace(&mut scene.exporter, Scene::new().exporter);
+    for scrape in 0..5 {
+        scene.seconds = 5.0 * f64::from(scrape);
+        scene.page(&gauge("GPU-0", "p", 90.0));
+    }
+    let theirs = std::mem::take(&mut scene.exporter);
+    for order in [[&ours, &theirs], [&theirs, &ours]] {
+        assert!((scene.ask_by("gpu_utilization", &order, "").unwrap() - 40.0).abs() < 1e-9);
+    }
+    scene.pod["metadata"]["uid"] = json!("u2");
+    for order in [[&ours, &theirs], [&theirs, &ours]] {
+        let refused = scene.ask_by("gpu_utilization", &order, "");
+        assert!(matches!(refused, Err(Omission::OtherUid { .. })), "{refused:?}");
+    }
+}
+
+#[test]
+fn what_is_kept_of_all_pages_is_bounded() {
+    let mut scene = Scene::new();
+    for page in 0..4 {
+        scene.seconds = 5.0 * f64::from(page);
+        let lines: Vec<String> =
+            (0..8000).map(|pod| gauge("a", &format!("{page}-{pod}"), 1.0).replace("\"c\"", "\"\"")).collect();
+        scene.page(&lines.concat());
+    }
+    // Each holding has use, the device's use, and power.
+    assert!(scene.exporter.series() <= 3 * 16_384, "{}", scene.exporter.series());
+    assert!(scene.exporter.pod("demo", "3-7999").is_some() && scene.exporter.pod("demo", "0-1").is_none());
+}
+
+#[test]
+fn a_sidecar_with_a_gpu_counts_as_a_container_with_a_gpu() {
+    let mut scene = busy();
+    scene.pod["status"]["conditions"][0] =
+        json!({"type": "Ready", "status": "False", "lastTransitionTime": "2026-11-21T15:30:00Z"});
+    scene.pod["status"]["containerStatuses"][0]["name"] = json!("main");
+    let mut init = |state: serde_json::Value| {
+        scene.pod["status"]["initContainerStatuses"] =
+            json!([{"name": "c", "restartCount": 1, "state": state}]);
+        scene.utilization().is_ok()
+    };
+    assert!(init(json!({"terminated": {"startedAt": "2026-11-21T15:00:01Z"}})), "it has done its work");
+    assert!(!init(json!({"running": {"startedAt": "2026-11-21T15:30:00Z"}})));
 }
 
 /// What happens in one scrape interval of 5 s.

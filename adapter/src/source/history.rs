@@ -110,6 +110,11 @@ impl History {
         (weight > 0.0).then(|| Mean { value: (last.sum - first.sum) / weight, at })
     }
 
+    /// Seconds without a gap that it was told of, since it began.
+    pub fn told(&self) -> f64 {
+        self.points.back().map_or(0.0, |point| point.weight)
+    }
+
     /// When it last grew.
     pub fn fresh(&self) -> Option<Instant> {
         self.fresh

@@ -1,11 +1,11 @@
 //! Reads an exporter's page, podgauge's or NVIDIA's, into what is kept of it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use podgauge_common::exposition::parse::{self, ParseError, Sample};
 
 use super::history::Reading;
-use crate::metric::{DEVICE_USE, FamilyId, GPU_UTIL, Metrics, USE};
+use crate::metric::{DEVICE_USE, FamilyId, GPU_UTIL, MEMORY_USED, Metrics, USE, is_ratio};
 
 /// Longest label value that is kept, bytes. Kubernetes names have at most 253.
 const MAX_LABEL_BYTES: usize = 512;
@@ -18,9 +18,11 @@ const MAX_HOLDINGS: usize = 8192;
 #[derive(Debug, Default)]
 pub struct Page {
     pub devices: Vec<Device>,
-    /// It is podgauge's: use is read from its counters, not from the gauge.
-    pub native: bool,
-    /// Samples that were not kept because of a limit or because their value is no number.
+    /// Whether it is podgauge's: use is then read from its counters, not from the gauge. `None` if
+    /// the page does not tell, as an empty one.
+    pub native: Option<bool>,
+    /// Samples that were not kept because of a limit, because their value cannot be true, or because
+    /// several say different things of the same.
     pub dropped: u64,
 }
 
@@ -38,11 +40,20 @@ pub struct Device {
     utilization: Option<f64>,
     /// MiB. The parts of all owners add up to what the device uses.
     memory_used: Option<f64>,
+    memory_samples: MemoryUsed,
     memory_free: Option<f64>,
     memory_reserved: Option<f64>,
     /// Why its use cannot be attributed.
     pub unavailable: Option<String>,
     pub holdings: Vec<Holding>,
+}
+
+/// The samples of a device's memory use, MiB.
+#[derive(Debug, Default, Clone, Copy)]
+struct MemoryUsed {
+    /// Of those that are no replica's copy.
+    sum: Option<f64>,
+    most: Option<f64>,
 }
 
 /// What a container has of a device.
@@ -59,6 +70,23 @@ pub struct Holding {
     /// Seconds for which its use is known, since it began.
     pub observed: Option<f64>,
     pub readings: Vec<(FamilyId, Reading)>,
+    /// The samples as they are read, one entry a family.
+    samples: Vec<Repeated>,
+    /// Samples of two pods under the same labels: whose the readings are is unknown.
+    two_pods: bool,
+}
+
+/// The samples of one family and holding; mostly one.
+#[derive(Debug)]
+struct Repeated {
+    family: FamilyId,
+    counter: bool,
+    first: f64,
+    sum: f64,
+    count: u64,
+    /// Told apart by nothing but labels that make copies; see [`COPY_LABELS`].
+    copies: bool,
+    equal: bool,
 }
 
 /// The labels that tell devices apart, and the older or other spellings of them.
@@ -72,6 +100,10 @@ const DEVICE_LABELS: [(&str, &[&str]); 8] = [
     ("GPU_I_ID", &["GPU_I_ID"]),
     ("hostname", &["hostname", "Hostname"]),
 ];
+
+/// Labels that repeat a sample: once per replica of a device, once per batch job. Samples told apart
+/// by any other label, like a link's or an error's number, are no value of the device.
+const COPY_LABELS: [&str; 2] = ["vgpu", "hpc_job"];
 
 /// The families of podgauge's own that are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,42 +137,99 @@ fn own(name: &str) -> Option<Own> {
 /// Reads a page. The error names the line.
 pub fn read(text: &str, metrics: &Metrics) -> Result<Page, ParseError> {
     let mut reader = Reader { page: Page::default(), devices: HashMap::new(), holdings: HashMap::new() };
-    let counters = counters(text, metrics);
+    let types = Types::read(text, metrics);
+    let mut native = types.native;
     for sample in parse::samples(text) {
         let sample = sample?;
-        reader.page.native |= sample.name.starts_with("podgauge_");
+        native |= is_native(sample.name);
         let (own, family) = (own(sample.name), metrics.family(sample.name));
         if own.is_none() && family.is_none() {
             continue;
         }
-        if !sample.value.is_finite() || sample.labels.iter().any(|(_, value)| value.len() > MAX_LABEL_BYTES) {
+        if !plausible(own, family, &sample)
+            || sample.labels.iter().any(|(_, value)| value.len() > MAX_LABEL_BYTES)
+        {
             reader.page.dropped += 1;
             continue;
         }
         let kept = own.map_or(Ok(()), |own| reader.own(own, &sample)).and_then(|()| match family {
-            Some(family) => reader.family(family, &sample, counters.contains(&family)),
+            Some(family) => reader.family(family, &sample, types.counters.contains(&family)),
             None => Ok(()),
         });
         if let Err(Full) = kept {
             reader.page.dropped += 1;
         }
     }
-    Ok(reader.finish())
+    Ok(reader.finish(native))
 }
 
-/// The kept families that the page's TYPE lines call counters.
-fn counters(text: &str, metrics: &Metrics) -> Vec<FamilyId> {
-    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
-    types
-        .filter_map(|line| line.split_once(' '))
-        .filter(|(_, kind)| kind.trim() == "counter")
-        .filter_map(|(name, _)| metrics.family(name))
-        .collect()
+/// Whether only podgauge's exporter has such a family. Its metrics about itself tell nothing: they
+/// stand on an empty page, too, but any exporter behind a proxy of ours could have them.
+fn is_native(name: &str) -> bool {
+    name.starts_with("podgauge_gpu_") || name == "podgauge_attribution_unavailable"
+}
+
+/// Whether a value can be true. What DCGM prints for "not read" cannot.
+fn plausible(own: Option<Own>, family: Option<FamilyId>, sample: &Sample<'_>) -> bool {
+    let value = sample.value;
+    let blank = BLANKS.iter().any(|blanks| blanks.contains(&value));
+    let percent = 0.0..=100.0;
+    value.is_finite()
+        && !blank
+        && match own {
+            Some(Own::DeviceUtilization) => percent.contains(&value),
+            // A hair for what is lost in printing.
+            Some(Own::Allocation) => value > 0.0 && value <= 1.0 + 1e-6,
+            Some(_) => value >= 0.0,
+            None => true,
+        }
+        && match family {
+            Some(USE) => percent.contains(&value),
+            Some(family) if is_ratio(family) => (0.0..=1.0 + 1e-6).contains(&value),
+            Some(MEMORY_USED | crate::metric::POWER) => value >= 0.0,
+            _ => true,
+        }
+}
+
+/// What DCGM calls a blank: a number beyond what is measured, and the reasons right after it, in 32
+/// and 64 bits and as a float.
+const BLANKS: [std::ops::RangeInclusive<f64>; 3] = [
+    2_147_483_632.0..=2_147_483_635.0,
+    9_223_372_036_854_775_000.0..=9_223_372_036_854_776_000.0,
+    140_737_488_355_328.0..=140_737_488_355_331.0,
+];
+
+/// What the page's TYPE lines tell.
+#[derive(Default)]
+struct Types {
+    /// The kept families that are counters.
+    counters: HashSet<FamilyId>,
+    native: bool,
+}
+
+impl Types {
+    fn read(text: &str, metrics: &Metrics) -> Self {
+        let mut types = Self::default();
+        let lines = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+        for (name, kind) in lines.filter_map(|line| line.split_once(' ')) {
+            types.native |= is_native(name);
+            if kind.trim() == "counter" {
+                types.counters.extend(metrics.family(name));
+            }
+        }
+        types
+    }
 }
 
 // === impl Device ===
 
 impl Device {
+    /// How much memory is used, by samples of its owners. Ours add up to the device's; another
+    /// exporter repeats the device's for each owner.
+    fn use_memory(&mut self, used: &MemoryUsed, native: bool) {
+        self.memory_used = if native { used.sum.or(used.most) } else { used.most };
+    }
+
     /// Memory of the device, MiB, where the page tells all of its parts.
     pub fn memory_total(&self) -> Option<f64> {
         Some(self.memory_used? + self.memory_free? + self.memory_reserved.unwrap_or_default())
@@ -182,8 +271,7 @@ impl Reader {
                 match own {
                     Own::Active => holding.active = value,
                     Own::Observed => holding.observed = value,
-                    // A part of nothing would be divided by.
-                    _ => holding.allocation = value.filter(|part| *part > 0.0),
+                    _ => holding.allocation = value,
                 }
             }
         }
@@ -193,13 +281,33 @@ impl Reader {
     fn family(&mut self, family: FamilyId, sample: &Sample<'_>, counter: bool) -> Result<(), Full> {
         let Some(key) = device_key(sample) else { return Ok(()) };
         let device = self.device(key, sample)?;
-        if family == crate::metric::MEMORY_USED && sample.label("vgpu").is_none() {
-            *self.page.devices[device].memory_used.get_or_insert(0.0) += sample.value;
+        if family == MEMORY_USED {
+            let used = &mut self.page.devices[device].memory_samples;
+            used.most = Some(used.most.map_or(sample.value, |most| most.max(sample.value)));
+            if sample.label("vgpu").is_none() {
+                *used.sum.get_or_insert(0.0) += sample.value;
+            }
         }
         let value = if sample.name == GPU_UTIL { sample.value / 100.0 } else { sample.value };
-        let reading = if counter { Reading::Rate(value) } else { Reading::Gauge(value) };
+        let copy = COPY_LABELS.iter().any(|label| sample.label(label).is_some());
         if let Some(holding) = self.holding(device, sample)? {
-            holding.readings.push((family, reading));
+            match holding.samples.iter_mut().find(|known| known.family == family) {
+                None => holding.samples.push(Repeated {
+                    family,
+                    counter,
+                    first: value,
+                    sum: value,
+                    count: 1,
+                    copies: copy,
+                    equal: true,
+                }),
+                Some(known) => {
+                    known.sum += value;
+                    known.count += 1;
+                    known.copies &= copy;
+                    known.equal &= value.to_bits() == known.first.to_bits();
+                }
+            }
         }
         Ok(())
     }
@@ -242,19 +350,34 @@ impl Reader {
         };
         let holding = &mut self.page.devices[device].holdings[at];
         if let Some(uid) = sample.label("pod_uid") {
+            holding.two_pods |= holding.pod_uid.as_deref().is_some_and(|known| known != uid);
             holding.pod_uid = Some(uid.to_owned());
         }
         Ok(Some(holding))
     }
 
     /// Puts the use of devices and owners into readings, now that all of the page is known.
-    fn finish(mut self) -> Page {
-        let native = self.page.native;
+    fn finish(mut self, says_native: bool) -> Page {
+        let speaks_of_pods = !self.holdings.is_empty();
+        self.page.native = (says_native || speaks_of_pods).then_some(says_native);
         for device in &mut self.page.devices {
+            let used = device.memory_samples;
+            device.use_memory(&used, says_native);
             let single = device.owners.is_none_or(|owners| owners <= 1.0);
             for holding in &mut device.holdings {
+                if holding.two_pods {
+                    self.page.dropped += 1;
+                    holding.pod_uid = None;
+                    continue;
+                }
+                for samples in std::mem::take(&mut holding.samples) {
+                    match samples.reading(says_native) {
+                        Some(reading) => holding.readings.push((samples.family, reading)),
+                        None => self.page.dropped += samples.count,
+                    }
+                }
                 let gauge = holding.readings.iter().find(|(family, _)| *family == USE).copied();
-                if native {
+                if says_native {
                     holding.readings.retain(|(family, _)| *family != USE);
                 }
                 let share = |sum| Some(Reading::Share { sum, weight: holding.observed? });
@@ -263,13 +386,30 @@ impl Reader {
                     Some(active) if single => share(active),
                     _ => device.utilization.map(|percent| Reading::Gauge(percent / 100.0)),
                 };
-                let device_use = if native { device_use } else { gauge.map(|(_, reading)| reading) };
-                let use_ = holding.active.and_then(share).filter(|_| native);
+                let device_use = if says_native { device_use } else { gauge.map(|(_, reading)| reading) };
+                let use_ = holding.active.and_then(share).filter(|_| says_native);
                 holding.readings.extend(use_.map(|reading| (USE, reading)));
                 holding.readings.extend(device_use.map(|reading| (DEVICE_USE, reading)));
             }
         }
         self.page
+    }
+}
+
+// === impl Repeated ===
+
+impl Repeated {
+    /// What all of them say together; `None` if that cannot be told.
+    fn reading(&self, native: bool) -> Option<Reading> {
+        let value = match self.count {
+            1 => self.first,
+            _ if !self.copies => return None,
+            // Ours splits a pod's memory over its replicas, others repeat the device's.
+            _ if native && self.family == MEMORY_USED => self.sum,
+            _ if self.equal => self.first,
+            _ => return None,
+        };
+        Some(if self.counter { Reading::Rate(value) } else { Reading::Gauge(value) })
     }
 }
 
@@ -284,7 +424,6 @@ fn device_key(sample: &Sample<'_>) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metric::MEMORY_USED;
 
     const GPU: &str = r#"gpu="0",UUID="GPU-a",device="nvidia0",modelName="H100",hostname="n""#;
     const POD: &str = r#"namespace="demo",pod="p",container="c""#;
@@ -307,7 +446,7 @@ mod tests {
             format!("DCGM_FI_DEV_FB_FREE{{{GPU},{POD}}} 300"),
             format!("DCGM_FI_DEV_SM_CLOCK{{{GPU},{POD}}} 1"),
         ]);
-        assert!(page.native);
+        assert_eq!(page.native, Some(true));
         let [device] = &page.devices[..] else { panic!("{page:?}") };
         assert_eq!((device.key.as_str(), device.memory_total()), ("GPU-a", Some(400.0)));
         assert!(device.labels.contains(&("modelName", "H100".to_owned())));
@@ -330,7 +469,7 @@ mod tests {
             "# TYPE DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION counter".to_owned(),
             format!("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION{{{GPU},{POD}}} 7"),
         ]);
-        assert!(!page.native);
+        assert_eq!(page.native, Some(false));
         let readings = &page.devices[0].holdings[0].readings;
         assert!(readings.contains(&(USE, Reading::Gauge(0.5))));
         assert!(readings.contains(&(DEVICE_USE, Reading::Gauge(0.5))));
@@ -360,6 +499,70 @@ mod tests {
         lines.extend((0..=MAX_DEVICES).map(|i| format!("DCGM_FI_DEV_GPU_UTIL{{gpu=\"{i}\"}} 1")));
         let page = page(&lines);
         assert_eq!((page.devices.len(), page.dropped), (MAX_DEVICES, 3));
+    }
+
+    #[test]
+    fn whose_page_it_is_may_stay_open() {
+        for (line, native) in [
+            ("podgauge_exporter_build_info 1".to_owned(), None),
+            ("# TYPE podgauge_gpu_up gauge".to_owned(), Some(true)),
+            (format!("DCGM_FI_DEV_GPU_UTIL{{{GPU}}} 1"), None),
+            (format!("DCGM_FI_DEV_GPU_UTIL{{{GPU},{POD}}} 1"), Some(false)),
+        ] {
+            assert_eq!(page(std::slice::from_ref(&line)).native, native, "{line}");
+        }
+    }
+
+    #[test]
+    fn samples_of_one_holding_are_combined_or_dropped() {
+        let of = |page: &Page| page.devices[0].holdings[0].readings.clone();
+        let lines = |family: &str, values: [(&str, u8); 2]| -> Vec<String> {
+            values.iter().map(|(label, value)| format!("{family}{{{GPU},{POD},{label}}} {value}")).collect()
+        };
+        let replicas = lines("DCGM_FI_DEV_FB_USED", [("vgpu=\"0\"", 40), ("vgpu=\"1\"", 40)]);
+        let mut ours = replicas.clone();
+        ours.push(format!("DCGM_FI_DEV_FB_USED{{{GPU}}} 100"));
+        ours.push(format!("DCGM_FI_DEV_FB_FREE{{{GPU}}} 300"));
+        let mut theirs = ours.clone();
+        ours.push(format!("podgauge_gpu_up{{{GPU}}} 1"));
+        assert_eq!(of(&page(&ours)), [(MEMORY_USED, Reading::Gauge(80.0))], "split over its replicas");
+        assert_eq!(page(&ours).devices[0].memory_total(), Some(400.0));
+        assert_eq!(of(&page(&theirs)), [(MEMORY_USED, Reading::Gauge(40.0))], "repeated per replica");
+        theirs.push(format!("DCGM_FI_DEV_FB_USED{{{GPU},namespace=\"demo\",pod=\"p\",container=\"d\"}} 100"));
+        assert_eq!(page(&theirs).devices[0].memory_total(), Some(400.0), "not once per container");
+        let links =
+            page(&lines("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION", [("link=\"0\"", 1), ("link=\"1\"", 1)]));
+        assert_eq!((of(&links), links.dropped), (vec![], 2), "of which link would it be?");
+    }
+
+    #[test]
+    fn what_cannot_be_true_is_dropped_and_counted() {
+        for line in [
+            format!("DCGM_FI_DEV_GPU_UTIL{{{GPU},{POD}}} 101"),
+            format!("DCGM_FI_DEV_GPU_UTIL{{{GPU},{POD}}} -1"),
+            format!("DCGM_FI_DEV_FB_USED{{{GPU},{POD}}} 9223372036854775792"),
+            format!("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION{{{GPU},{POD}}} 2147483634"),
+            format!("DCGM_FI_PROF_SM_ACTIVE{{{GPU},{POD}}} 140737488355328"),
+            format!("DCGM_FI_PROF_SM_ACTIVE{{{GPU},{POD}}} 3"),
+            format!("podgauge_gpu_utilization{{{GPU}}} 130"),
+            format!("podgauge_gpu_allocation{{{GPU},{POD}}} 1.5"),
+            format!("podgauge_gpu_allocation{{{GPU},{POD}}} 0"),
+        ] {
+            let page = page(std::slice::from_ref(&line));
+            assert_eq!((page.dropped, page.devices.len()), (1, 0), "{line}");
+        }
+    }
+
+    #[test]
+    fn readings_under_the_labels_of_two_pods_are_nobodys() {
+        let page = page(&[
+            format!("podgauge_gpu_allocation{{{GPU},{POD},pod_uid=\"a\"}} 0.5"),
+            format!("podgauge_gpu_allocation{{{GPU},{POD},pod_uid=\"b\"}} 0.5"),
+            format!("podgauge_gpu_active_seconds_total{{{GPU},{POD}}} 1"),
+            format!("podgauge_gpu_observed_seconds_total{{{GPU},{POD}}} 5"),
+        ]);
+        assert!(page.devices[0].holdings[0].readings.is_empty());
+        assert_eq!(page.dropped, 1);
     }
 
     #[test]

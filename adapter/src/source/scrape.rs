@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, StatusCode, header};
-use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
+use http_body_util::{BodyExt as _, Empty};
+use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, info, warn};
 
@@ -23,6 +24,10 @@ use crate::self_metrics::SelfMetrics;
 
 /// Largest page that is read, bytes. 8 GPUs with 7 instances and every family are below 2 MB.
 pub const MAX_PAGE_BYTES: usize = 16 << 20;
+/// Bytes that all pages under way may take together, counted in [`PIECE`]s. Who needs more waits,
+/// at most as long as for its page.
+const ALL_PAGES_BYTES: usize = 256 << 20;
+const PIECE: usize = 64 << 10;
 /// Longest wait for a page, however long the interval is.
 const MAX_TIMEOUT: Duration = Duration::from_secs(10);
 /// Scrapes under way at once, of exporters that answered the last time.
@@ -42,6 +47,8 @@ pub struct Scraper {
     span: Span,
     answering: Semaphore,
     failing: Semaphore,
+    /// Pieces of memory for pages.
+    memory: Semaphore,
     /// Told after each scrape.
     pub progress: Notify,
 }
@@ -87,6 +94,7 @@ impl Scraper {
             span,
             answering: Semaphore::new(PARALLEL),
             failing: Semaphore::new(PARALLEL_FAILING),
+            memory: Semaphore::new(ALL_PAGES_BYTES / PIECE),
             progress: Notify::new(),
         }
     }
@@ -118,7 +126,10 @@ impl Scraper {
         let Ok(_permit) = lane.acquire().await else { return };
         let limit = self.interval.min(MAX_TIMEOUT);
         let answer = tokio::time::timeout(limit, self.fetch(exporter)).await;
-        let answer = answer.unwrap_or(Err(ScrapeError::Timeout(limit)));
+        let answer = match answer.unwrap_or(Err(ScrapeError::Timeout(limit))) {
+            Ok((bytes, at, _memory)) => self.read(bytes).await.map(|page| (page, at)),
+            Err(error) => Err(error),
+        };
         let target = &exporter.target;
         self.self_metrics.scraped(&target.name(), answer.is_ok());
         match answer {
@@ -149,7 +160,10 @@ impl Scraper {
         self.progress.notify_waiters();
     }
 
-    async fn fetch(&self, exporter: &Exporter) -> Result<(Page, Instant), ScrapeError> {
+    async fn fetch(
+        &self,
+        exporter: &Exporter,
+    ) -> Result<(Vec<u8>, Instant, Option<SemaphorePermit<'_>>), ScrapeError> {
         let mut request = Request::new(Empty::new());
         *request.uri_mut() = exporter.target.url.clone();
         let headers = request.headers_mut();
@@ -162,16 +176,87 @@ impl Scraper {
         if response.status() != StatusCode::OK {
             return Err(ScrapeError::Status(response.status()));
         }
-        let body = Limited::new(response.into_body(), MAX_PAGE_BYTES).collect().await.map_err(|error| {
-            if error.is::<LengthLimitError>() {
-                ScrapeError::TooLarge
-            } else {
-                ScrapeError::Request(one_line(error.as_ref()))
+        let (page, memory) = self.collect(response.into_body()).await?;
+        Ok((page, Instant::now(), memory))
+    }
+
+    /// The whole body in one buffer, and the memory that it takes of all pages'.
+    async fn collect(
+        &self,
+        mut body: Incoming,
+    ) -> Result<(Vec<u8>, Option<SemaphorePermit<'_>>), ScrapeError> {
+        let mut page = Vec::new();
+        let mut memory: Option<SemaphorePermit<'_>> = None;
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| ScrapeError::Request(one_line(&error)))?;
+            let Ok(data) = frame.into_data() else { continue };
+            let needed = page.len() + data.len();
+            if needed > MAX_PAGE_BYTES {
+                return Err(ScrapeError::TooLarge);
             }
-        })?;
-        let at = Instant::now();
-        let bytes = body.to_bytes();
-        let text = std::str::from_utf8(&bytes).map_err(|_| ScrapeError::NotText)?;
-        Ok((page::read(text, &self.metrics)?, at))
+            if needed > page.capacity() {
+                // Doubled, in whole pieces: what is taken is what is counted.
+                let capacity = needed.max(2 * page.capacity()).next_multiple_of(PIECE).min(MAX_PAGE_BYTES);
+                let more = (capacity / PIECE)
+                    .saturating_sub(memory.as_ref().map_or(0, SemaphorePermit::num_permits));
+                let more = u32::try_from(more).unwrap_or(u32::MAX);
+                let taken = self.memory.acquire_many(more).await;
+                let taken = taken.map_err(|error| ScrapeError::Request(error.to_string()))?;
+                match &mut memory {
+                    Some(memory) => memory.merge(taken),
+                    None => memory = Some(taken),
+                }
+                page.reserve_exact(capacity - page.len());
+            }
+            page.extend_from_slice(&data);
+        }
+        Ok((page, memory))
+    }
+
+    /// Reads a page away from the threads that answer requests: a large one takes a while.
+    async fn read(&self, bytes: Vec<u8>) -> Result<Page, ScrapeError> {
+        let metrics = Arc::clone(&self.metrics);
+        let read = tokio::task::spawn_blocking(move || {
+            let text = std::str::from_utf8(&bytes).map_err(|_| ScrapeError::NotText)?;
+            Ok(page::read(text, &metrics)?)
+        });
+        read.await.unwrap_or_else(|error| Err(ScrapeError::Request(error.to_string())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::Target;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    #[tokio::test]
+    async fn a_page_takes_its_share_of_memory_and_no_more_than_its_limit() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/metrics", listener.local_addr().unwrap()).parse().unwrap();
+        tokio::spawn(async move {
+            for bytes in [3 * PIECE, MAX_PAGE_BYTES + 1] {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut head = [0; 4096];
+                let _ = stream.read(&mut head).await.unwrap();
+                stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n").await.unwrap();
+                // The other end may have had enough.
+                let _ = stream.write_all(&vec![b'#'; bytes]).await;
+            }
+        });
+        let seconds = Duration::from_secs;
+        let metrics = Arc::new(Metrics::new(&[]));
+        let scraper = Scraper::new(metrics, SelfMetrics::default(), seconds(5), seconds(60));
+        let exporter = Exporter::new(Target { node: None, url });
+        let all = scraper.memory.available_permits();
+        let (page, _, memory) = scraper.fetch(&exporter).await.unwrap();
+        assert_eq!(page.len(), 3 * PIECE);
+        let taken = all - scraper.memory.available_permits();
+        assert!((3..=6).contains(&taken), "{taken}");
+        drop(memory);
+        assert_eq!(scraper.memory.available_permits(), all);
+        assert!(scraper.read(page).await.unwrap().devices.is_empty());
+        assert!(matches!(scraper.fetch(&exporter).await, Err(ScrapeError::TooLarge)));
+        assert_eq!(scraper.memory.available_permits(), all);
     }
 }

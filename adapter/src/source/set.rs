@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -10,7 +11,7 @@ use tracing::{info, warn};
 
 use super::Target;
 use super::scrape::Scraper;
-use super::store::Exporter;
+use super::store::{Exporter, RETENTION};
 
 /// The exporters that are scraped now. Read without a lock.
 #[derive(Debug, Default)]
@@ -18,6 +19,8 @@ pub struct Published {
     by_node: HashMap<Arc<str>, Vec<Arc<Exporter>>>,
     /// Those that are believed for every node.
     anywhere: Vec<Arc<Exporter>>,
+    /// Those that are scraped no more, and since when: what they said last stands a while.
+    gone: HashMap<Arc<str>, Vec<(Arc<Exporter>, Instant)>>,
 }
 
 /// Starts and ends scraping.
@@ -25,13 +28,29 @@ pub struct Published {
 pub struct ExporterSet {
     scraper: Arc<Scraper>,
     published: ArcSwap<Published>,
-    running: Mutex<HashMap<Target, (Arc<Exporter>, AbortHandle)>>,
+    running: Mutex<Running>,
+}
+
+#[derive(Debug, Default)]
+struct Running {
+    tasks: HashMap<Target, (Arc<Exporter>, AbortHandle)>,
+    /// What is known from exporters that went, for those that come in their place: a rollout gives
+    /// each exporter a new address.
+    gone: HashMap<Target, (Arc<Exporter>, Instant)>,
 }
 
 impl Published {
-    /// Those whose samples count for pods of the node.
-    pub fn of_node(&self, node: &str) -> impl Iterator<Item = &Arc<Exporter>> {
-        self.by_node.get(node).into_iter().flatten().chain(&self.anywhere)
+    /// Those whose samples count for pods of the node. One that went counts for `staleness`.
+    pub fn of_node(
+        &self,
+        node: &str,
+        now: Instant,
+        staleness: Duration,
+    ) -> impl Iterator<Item = &Arc<Exporter>> {
+        let stands = move |since: Instant| now.saturating_duration_since(since) <= staleness;
+        let gone = self.gone.get(node).into_iter().flatten();
+        let gone = gone.filter(move |(_, since)| stands(*since)).map(|(exporter, _)| exporter);
+        self.by_node.get(node).into_iter().flatten().chain(&self.anywhere).chain(gone)
     }
 
     pub fn all(&self) -> impl Iterator<Item = &Arc<Exporter>> {
@@ -48,20 +67,27 @@ impl ExporterSet {
         self.published.load_full()
     }
 
-    /// Makes the targets those that are scraped. What is known from one that stays is kept.
+    /// Makes the targets those that are scraped. What is known from one that stays is kept; what is
+    /// known from one that goes is its successor's, the one that comes to the same node and port.
     pub fn set(&self, targets: &[Target]) {
+        let now = Instant::now();
         let mut running = self.running.lock();
-        running.retain(|target, (_, task)| {
+        let Running { tasks, gone } = &mut *running;
+        gone.retain(|_, (_, since)| now.saturating_duration_since(*since) < RETENTION);
+        tasks.retain(|target, (exporter, task)| {
             let stays = targets.contains(target);
             if !stays {
                 info!("{target} at {} is gone", target.url);
                 task.abort();
-                self.scraper.self_metrics().exporter_gone(&target.name());
+                if !targets.iter().any(|other| other.name() == target.name()) {
+                    self.scraper.self_metrics().exporter_gone(&target.name());
+                }
+                gone.insert(target.clone(), (Arc::clone(exporter), now));
             }
             stays
         });
         for target in targets {
-            if running.contains_key(target) {
+            if tasks.contains_key(target) {
                 continue;
             }
             if target.node.is_none() {
@@ -70,12 +96,20 @@ impl ExporterSet {
                     target.url
                 );
             }
-            let exporter = Arc::new(Exporter::new(target.clone()));
+            let exporter = match predecessor(gone, target) {
+                Some(before) => {
+                    let state = before.state.write().hand_over(target);
+                    Arc::new(Exporter { target: target.clone(), state: state.into() })
+                }
+                None => Arc::new(Exporter::new(target.clone())),
+            };
             let task = tokio::spawn(Arc::clone(&self.scraper).run(Arc::clone(&exporter)));
-            running.insert(target.clone(), (exporter, task.abort_handle()));
+            tasks.insert(target.clone(), (exporter, task.abort_handle()));
         }
         let mut published = Published::default();
-        for (target, (exporter, _)) in running.iter() {
+        let mut exporters: Vec<_> = tasks.iter().map(|(target, (exporter, _))| (target, exporter)).collect();
+        exporters.sort_unstable_by_key(|(target, _)| *target);
+        for (target, exporter) in exporters {
             match &target.node {
                 Some(node) => {
                     published.by_node.entry(Arc::clone(node)).or_default().push(Arc::clone(exporter));
@@ -83,8 +117,72 @@ impl ExporterSet {
                 None => published.anywhere.push(Arc::clone(exporter)),
             }
         }
+        for (target, (exporter, since)) in gone {
+            if let Some(node) = &target.node {
+                published.gone.entry(Arc::clone(node)).or_default().push((Arc::clone(exporter), *since));
+            }
+        }
         drop(running);
         self.published.store(Arc::new(published));
         self.scraper.progress.notify_waiters();
+    }
+}
+
+/// Takes the newest of those that went whose place `target` takes.
+fn predecessor(
+    gone: &mut HashMap<Target, (Arc<Exporter>, Instant)>,
+    target: &Target,
+) -> Option<Arc<Exporter>> {
+    // The very same may have left for a moment.
+    let same_place = |other: &Target| {
+        other == target
+            || target.node.is_some()
+                && other.node == target.node
+                && other.url.port_u16() == target.url.port_u16()
+                && other.url.path() == target.url.path()
+    };
+    let found = gone.iter().filter(|(other, _)| same_place(other)).max_by_key(|(_, (_, since))| *since);
+    let found = found.map(|(other, _)| other.clone())?;
+    gone.remove(&found).map(|(exporter, _)| exporter)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metric::Metrics;
+    use crate::self_metrics::SelfMetrics;
+    use crate::source::page;
+
+    fn target(url: &str) -> Target {
+        Target { node: Some("gpu-7".into()), url: url.parse().unwrap() }
+    }
+
+    #[tokio::test]
+    async fn a_rollout_hands_on_what_is_known() {
+        let metrics = Arc::new(Metrics::new(&[]));
+        let seconds = Duration::from_secs;
+        let scraper = Scraper::new(Arc::clone(&metrics), SelfMetrics::default(), seconds(5), seconds(60));
+        let set = ExporterSet::new(Arc::new(scraper));
+        let count = |at| {
+            let published = set.current();
+            let of_node: Vec<_> = published.of_node("gpu-7", at, seconds(30)).cloned().collect();
+            of_node
+        };
+        // Nobody listens there, and nobody is asked before this test ends.
+        set.set(&[target("http://127.0.0.1:1/metrics")]);
+        let [old] = &count(Instant::now())[..] else { panic!() };
+        let page = "podgauge_gpu_allocation{UUID=\"a\",namespace=\"n\",pod=\"p\",pod_uid=\"u\"} 1\n";
+        let span = crate::source::history::Span { window: seconds(60), longest_step: seconds(10) };
+        old.state.write().answered(page::read(page, &metrics).unwrap(), Instant::now(), &span);
+        set.set(&[]);
+        assert_eq!(count(Instant::now()).len(), 1, "its last values stand");
+        assert_eq!(count(Instant::now() + seconds(31)).len(), 0);
+        set.set(&[target("http://127.0.0.2:2/metrics")]);
+        assert_eq!(count(Instant::now()).len(), 2, "another port is another exporter");
+        set.set(&[target("http://127.0.0.3:1/metrics")]);
+        let found = count(Instant::now());
+        let new = found.iter().find(|exporter| exporter.target.url.host() == Some("127.0.0.3")).unwrap();
+        assert!(new.state.read().pod("n", "p").is_some() && new.state.read().native);
+        assert_eq!(new.state.read().answers, 0);
     }
 }

@@ -1,7 +1,7 @@
 //! Owns what one exporter has told: its state, its devices, and the histories of the pods on them.
 //! Written by the exporter's own scraper, read by evaluation.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,13 @@ use crate::metric::FamilyId;
 pub const FIRST_ANSWER_SECONDS: f64 = 15.0;
 /// How long a pod is remembered that the exporter no longer speaks of: the exporter itself
 /// remembers as long.
-const RETENTION: Duration = Duration::from_secs(600);
+pub const RETENTION: Duration = Duration::from_secs(600);
+/// Most holdings and devices kept of one exporter, of all its pages: twice what one page may have.
+/// The longest unseen give way.
+const MAX_KEPT: usize = 16_384;
+/// How long an exporter without UIDs may speak of a pod that is gone: a holding that was last seen
+/// sooner after a pod's start may be its predecessor's.
+const ALLOCATION_LAG: Duration = Duration::from_secs(60);
 
 /// An exporter that is scraped.
 #[derive(Debug)]
@@ -37,7 +43,7 @@ pub struct ExporterState {
     pub last_answer: Option<Instant>,
     /// Why the newest scrape failed; `None` after an answer.
     pub failure: Option<String>,
-    /// It has podgauge's counters and allocations.
+    /// It has podgauge's counters and allocations. An empty page changes nothing of it.
     pub native: bool,
     devices: HashMap<Arc<str>, DeviceState>,
     namespaces: HashMap<Box<str>, HashMap<Box<str>, PodSeries>>,
@@ -56,33 +62,42 @@ pub struct DeviceState {
     seen: Instant,
 }
 
-/// What a pod has on the exporter's node.
-#[derive(Debug, Default)]
-pub struct PodSeries {
-    /// As the exporter gives it.
-    pub uid: Option<Box<str>>,
-    pub holdings: Vec<Holding>,
-}
+/// What pods of one name have on the exporter's node, by device and container.
+pub type PodSeries = BTreeMap<(Arc<str>, Box<str>), Holding>;
 
 /// A container's part of a device, with its histories.
 #[derive(Debug)]
 pub struct Holding {
-    pub device: Arc<str>,
-    pub container: Box<str>,
     /// The part that it was given; `None` if the exporter knows of no allocation.
     pub allocation: Option<f64>,
+    /// It was allocated, so that it stays the pod's as long as the pod lives.
+    allocated: bool,
     /// The newest answer speaks of it.
     pub present: bool,
     pub seen: Instant,
-    /// Seconds for which its use is known, since it began.
-    pub observed: f64,
-    /// What was observed under the same labels before this pod.
-    observed_before: f64,
-    /// The next reading is the first of another pod under the same labels.
-    replaced: bool,
-    /// It has once been observed long enough for an answer.
-    pub settled: bool,
+    /// The last pod that the exporter named for it.
+    uid: Option<Box<str>>,
+    /// The newest page named it.
+    named: bool,
+    /// Some of what is kept came without a UID: whose that is is told by time alone.
+    undated: bool,
+    /// The counter of seconds for which its use is known, as last read.
+    observed: Option<f64>,
+    /// What that counter counted, restarts included.
+    total: f64,
+    /// … of which under another pod.
+    total_before: f64,
     series: Vec<(FamilyId, History)>,
+}
+
+/// Whose a holding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owner {
+    /// The pod's, by its UID.
+    Surely,
+    /// What was received since the pod began is the pod's.
+    SinceItBegan,
+    Another,
 }
 
 // === impl Exporter ===
@@ -107,19 +122,27 @@ impl ExporterState {
     pub fn answered(&mut self, page: Page, at: Instant, span: &Span) {
         self.scrapes += 1;
         self.answers += 1;
-        let since = self.last_answer.replace(at);
-        let step = since.filter(|_| self.failure.is_none()).map(|since| at.saturating_duration_since(since));
+        self.last_answer = Some(at);
         self.failure = None;
-        self.native = page.native;
+        self.native = page.native.unwrap_or(self.native);
         for pod in self.namespaces.values_mut().flat_map(HashMap::values_mut) {
-            pod.holdings.iter_mut().for_each(|holding| holding.present = false);
+            pod.values_mut().for_each(|holding| holding.present = false);
         }
-        self.identify(&page);
-        let round = Round { at, scrape: self.scrapes, native: page.native, step, span };
+        let round = Round { at, scrape: self.scrapes, native: self.native, span };
         for device in page.devices {
             self.device(device, &round);
         }
         self.forget(at);
+    }
+
+    /// Another exporter takes over what this one knew: every series begins a new piece.
+    pub fn hand_over(&mut self, to: &Target) -> Self {
+        let mut state = std::mem::take(self);
+        state.name = to.to_string();
+        state.scrapes += 1;
+        state.answers = 0;
+        state.failure = None;
+        state
     }
 
     /// What the exporter says of a pod.
@@ -134,37 +157,7 @@ impl ExporterState {
     /// Number of series kept.
     pub fn series(&self) -> usize {
         let pods = self.namespaces.values().flat_map(HashMap::values);
-        pods.flat_map(|pod| &pod.holdings).map(|holding| holding.series.len()).sum()
-    }
-
-    /// Parts what the page says of a pod from what was said of another pod of that name.
-    fn identify(&mut self, page: &Page) {
-        let mut uids: HashMap<(&str, &str), Option<&str>> = HashMap::new();
-        for holding in page.devices.iter().flat_map(|device| &device.holdings) {
-            let uid = uids.entry((&holding.namespace, &holding.pod)).or_default();
-            *uid = holding.pod_uid.as_deref().or(*uid);
-        }
-        for ((namespace, name), uid) in uids {
-            let pods = self.namespaces.entry(namespace.into()).or_default();
-            let pod = pods.entry(name.into()).or_default();
-            if pod.uid.as_deref() == uid {
-                continue;
-            }
-            let before = std::mem::replace(&mut pod.uid, uid.map(Into::into));
-            if uid.is_none() {
-                // Whose the new readings are is told by their time alone; see evaluation.
-                continue;
-            }
-            for holding in &mut pod.holdings {
-                // What came before is another pod's, or may be. One that had no UID yet is the same
-                // pod as far as anybody knows.
-                holding.series.clear();
-                if before.is_some() {
-                    holding.settled = false;
-                    holding.replaced = true;
-                }
-            }
-        }
+        pods.flat_map(BTreeMap::values).map(|holding| holding.series.len()).sum()
     }
 
     fn device(&mut self, device: page::Device, round: &Round<'_>) {
@@ -186,17 +179,56 @@ impl ExporterState {
         self.devices.insert(Arc::clone(&key), state);
         for holding in device.holdings {
             let pods = self.namespaces.entry(holding.namespace.as_str().into()).or_default();
-            pods.entry(holding.pod.as_str().into()).or_default().update(&key, holding, round);
+            let pod = pods.entry(holding.pod.as_str().into()).or_default();
+            let place = (Arc::clone(&key), holding.container.as_str().into());
+            pod.entry(place).or_insert_with(|| Holding::new(round.at)).update(holding, round);
         }
     }
 
     fn forget(&mut self, now: Instant) {
         let recent = |seen: Instant| now.saturating_duration_since(seen) < RETENTION;
-        self.devices.retain(|_, device| recent(device.seen));
+        let mut referred: HashSet<Arc<str>> = HashSet::new();
+        let mut kept = 0;
         self.namespaces.retain(|_, pods| {
             pods.retain(|_, pod| {
-                pod.holdings.retain(|holding| recent(holding.seen));
-                !pod.holdings.is_empty()
+                // What was allocated to a pod stays as long as anything of that pod does.
+                let alive: HashSet<Option<Box<str>>> = pod
+                    .values()
+                    .filter(|holding| recent(holding.seen))
+                    .map(|holding| holding.uid.clone())
+                    .collect();
+                pod.retain(|_, holding| {
+                    recent(holding.seen) || holding.allocated && alive.contains(&holding.uid)
+                });
+                referred.extend(pod.keys().map(|(device, _)| Arc::clone(device)));
+                kept += pod.len();
+                !pod.is_empty()
+            });
+            !pods.is_empty()
+        });
+        self.devices.retain(|key, device| recent(device.seen) || referred.contains(key));
+        if kept > MAX_KEPT {
+            self.evict(kept - MAX_KEPT);
+        }
+        if self.devices.len() > MAX_KEPT {
+            let mut seen: Vec<Instant> = self.devices.values().map(|device| device.seen).collect();
+            seen.sort_unstable();
+            let last = seen[self.devices.len() - MAX_KEPT - 1];
+            self.devices.retain(|_, device| device.seen > last || device.seen == now);
+        }
+    }
+
+    /// Drops at least so many of the holdings that the newest page lacks, the longest unseen first.
+    fn evict(&mut self, count: usize) {
+        let pods = self.namespaces.values().flat_map(HashMap::values);
+        let mut unseen: Vec<Instant> =
+            pods.flat_map(BTreeMap::values).filter(|h| !h.present).map(|h| h.seen).collect();
+        unseen.sort_unstable();
+        let Some(last) = unseen.get(count - 1).or(unseen.last()).copied() else { return };
+        self.namespaces.retain(|_, pods| {
+            pods.retain(|_, pod| {
+                pod.retain(|_, holding| holding.present || holding.seen > last);
+                !pod.is_empty()
             });
             !pods.is_empty()
         });
@@ -208,8 +240,6 @@ struct Round<'a> {
     at: Instant,
     scrape: u64,
     native: bool,
-    /// Time since the previous answer, if no scrape failed between.
-    step: Option<Duration>,
     span: &'a Span,
 }
 
@@ -223,38 +253,40 @@ impl DeviceState {
     }
 }
 
-// === impl PodSeries ===
-
-impl PodSeries {
-    fn update(&mut self, device: &Arc<str>, from: page::Holding, round: &Round<'_>) {
-        let known = self
-            .holdings
-            .iter()
-            .position(|holding| holding.device == *device && *holding.container == *from.container);
-        let at = known.unwrap_or_else(|| {
-            self.holdings.push(Holding::new(Arc::clone(device), &from.container, round.at));
-            self.holdings.len() - 1
-        });
-        self.holdings[at].update(from, round);
-    }
-}
-
 // === impl Holding ===
 
 impl Holding {
-    fn new(device: Arc<str>, container: &str, seen: Instant) -> Self {
+    fn new(seen: Instant) -> Self {
         Self {
-            device,
-            container: container.into(),
             allocation: None,
+            allocated: false,
             present: true,
             seen,
-            observed: 0.0,
-            observed_before: 0.0,
-            replaced: false,
-            settled: false,
+            uid: None,
+            named: false,
+            undated: false,
+            observed: None,
+            total: 0.0,
+            total_before: 0.0,
             series: Vec::new(),
         }
+    }
+
+    /// Whether it is the pod's of that UID.
+    pub fn owner(&self, uid: &str) -> Owner {
+        match &self.uid {
+            Some(known) if **known == *uid && !self.undated => Owner::Surely,
+            Some(known) if **known != *uid && self.named => Owner::Another,
+            _ => Owner::SinceItBegan,
+        }
+    }
+
+    /// Whether the pod still has it although the exporter no longer speaks of it. `began`: when
+    /// the pod did, if it is the pod's by time alone.
+    pub fn outlasts(&self, began: Option<Instant>) -> bool {
+        let surely =
+            began.is_none_or(|began| began.checked_add(ALLOCATION_LAG).is_some_and(|sure| self.seen >= sure));
+        self.allocated && surely
     }
 
     /// The history of a family, if the exporter ever gave it for this holding.
@@ -262,31 +294,39 @@ impl Holding {
         self.series.iter().find(|(id, _)| *id == family).map(|(_, history)| history)
     }
 
-    /// Seconds observed of this pod, as long as they matter for its first answer.
-    pub fn observed_of_pod(&self) -> f64 {
-        (self.observed - self.observed_before).max(0.0)
+    /// Seconds observed of the pod: by the exporter's counter, or where it counts none, by the
+    /// time without gaps for which it told anything. `began` as in [`outlasts`](Self::outlasts).
+    pub fn observed(&self, began: Option<Instant>) -> f64 {
+        let told = self.series.iter().map(|(_, history)| history.told()).fold(0.0, f64::max);
+        let seconds = (self.total - self.total_before).max(told);
+        match began {
+            Some(began) => seconds.min(self.seen.saturating_duration_since(began).as_secs_f64()),
+            None => seconds,
+        }
     }
 
     fn update(&mut self, from: page::Holding, round: &Round<'_>) {
-        match from.observed {
-            Some(observed) => {
-                // A counter that fell began anew: nothing of it is from before.
-                if observed < self.observed {
-                    self.observed_before = 0.0;
-                }
-                self.observed = observed;
-            }
-            // An exporter that does not count: time between its answers is what is known.
-            None if !round.native && self.seen != round.at => {
-                self.observed +=
-                    round.step.map_or(0.0, |step| step.min(round.span.longest_step).as_secs_f64());
-            }
-            None => {}
+        if let Some(observed) = from.observed {
+            // A counter that fell began anew.
+            let before = self.observed.filter(|before| *before <= observed).unwrap_or(0.0);
+            self.total += observed - before;
+            self.observed = Some(observed);
         }
-        if std::mem::take(&mut self.replaced) {
-            self.observed_before = self.observed;
+        self.named = from.pod_uid.is_some();
+        if let Some(uid) = from.pod_uid
+            && self.uid.as_deref() != Some(uid.as_str())
+        {
+            // One that had no UID yet is the same pod as far as anybody knows.
+            if self.uid.replace(uid.into()).is_some() {
+                self.series.clear();
+                self.total_before = self.total;
+                self.undated = false;
+                self.allocated = false;
+            }
         }
-        self.settled |= self.observed_of_pod() >= FIRST_ANSWER_SECONDS;
+        self.undated |= !self.named && !from.readings.is_empty();
+        // Without counters of its own an exporter speaks of allocations only.
+        self.allocated |= from.allocation.is_some() || !round.native;
         self.allocation = from.allocation;
         self.present = true;
         self.seen = round.at;
