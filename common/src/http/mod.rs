@@ -2,6 +2,7 @@
 //! ([`respond`]), compression ([`gzip`]).
 
 pub mod gzip;
+mod idle;
 pub mod respond;
 pub mod serve;
 

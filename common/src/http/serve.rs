@@ -6,32 +6,41 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
+use super::idle::{Activity, Peers};
 use super::{Request, Response};
 use crate::shutdown::Shutdown;
+
+/// Bytes of bodies that an HTTP/2 client may send before anybody reads them.
+const H2_WINDOW: u32 = 65_535;
+/// Time for a connection to end after it was told to.
+const CLOSING: Duration = Duration::from_secs(5);
 
 /// What a client may take of the server.
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// Connections served at once; more wait in the listen queue.
     pub connections: usize,
+    /// … of one address; further ones are closed at once.
+    pub connections_of_peer: usize,
     /// Time for a TLS handshake.
     pub handshake: Duration,
-    /// Time for a whole request head. A connection without a request for so long is closed too.
+    /// Time for a whole request head, the first one's counted from the connection's first moment.
     pub head: Duration,
+    /// Time that a connection may do nothing between requests. Pings are nothing.
+    pub idle: Duration,
     /// Bytes of a request head.
     pub head_bytes: usize,
     /// Header lines of a request.
@@ -59,8 +68,10 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 512,
+            connections_of_peer: 128,
             handshake: Duration::from_secs(10),
             head: Duration::from_secs(30),
+            idle: Duration::from_secs(180),
             head_bytes: 64 * 1024,
             headers: 100,
             streams: 100,
@@ -124,7 +135,9 @@ pub async fn serve<H, F>(
 {
     let server = Arc::new(connection_builder(&limits));
     let slots = Arc::new(Semaphore::new(limits.connections));
-    let graceful = GracefulShutdown::new();
+    let peers = Peers::new(limits.connections_of_peer);
+    let mut full = false;
+    let (ending, _) = watch::channel(false);
     let mut ended = pin!(shutdown.wait());
     loop {
         let accepted = tokio::select! {
@@ -132,11 +145,21 @@ pub async fn serve<H, F>(
             accepted = accept(&listener, &slots) => accepted,
         };
         let Some((stream, address, slot)) = accepted else { continue };
+        let Some(place) = peers.enter(address.ip()) else {
+            if !std::mem::replace(&mut full, true) {
+                tracing::warn!(
+                    "{} has {} connections: further ones of one address are closed",
+                    address.ip(),
+                    limits.connections_of_peer
+                );
+            }
+            continue;
+        };
         let tls = tls.as_ref().map(|config| TlsAcceptor::from(config.load_full()));
         let (server, handler, handshake) = (Arc::clone(&server), handler.clone(), limits.handshake);
-        let watcher = graceful.watcher();
+        let watcher = Patience { head: limits.head, idle: limits.idle, ending: ending.subscribe() };
         tokio::spawn(async move {
-            let _slot = slot;
+            let _held = (slot, place);
             match tls {
                 None => {
                     let peer = Peer { address, certificates: Vec::new() };
@@ -155,7 +178,9 @@ pub async fn serve<H, F>(
         });
     }
     drop(listener);
-    if tokio::time::timeout(limits.drain, graceful.shutdown()).await.is_err() {
+    ending.send_replace(true);
+    let all = u32::try_from(limits.connections).unwrap_or(u32::MAX);
+    if tokio::time::timeout(limits.drain, slots.acquire_many(all)).await.is_err() {
         tracing::warn!("connections still open after {:?}: closing them", limits.drain);
     }
 }
@@ -172,6 +197,9 @@ fn connection_builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams)
+        // Requests here have no bodies.
+        .initial_stream_window_size(H2_WINDOW)
+        .initial_connection_window_size(H2_WINDOW)
         .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
         .keep_alive_interval(Some(limits.head))
         .keep_alive_timeout(limits.head);
@@ -223,7 +251,7 @@ async fn drive<I, H, F>(
     stream: I,
     handler: H,
     peer: Peer,
-    watcher: hyper_util::server::graceful::Watcher,
+    mut watcher: Patience,
 ) where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Fn(Request, Arc<Peer>) -> F + Send + Sync + 'static,
@@ -231,14 +259,132 @@ async fn drive<I, H, F>(
 {
     let address = peer.address;
     let peer = Arc::new(peer);
+    let activity = Activity::new(Instant::now());
+    let requests = activity.clone();
     let service = service_fn(move |request| {
+        let in_flight = requests.begin();
         let answer = handler(request, Arc::clone(&peer));
-        async move { Ok::<_, Infallible>(answer.await) }
+        async move {
+            let answer = answer.await;
+            drop(in_flight);
+            Ok::<_, Infallible>(answer)
+        }
     });
-    let connection = server.serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(server.serve_connection(TokioIo::new(stream), service));
+    let ended = tokio::select! {
+        ended = connection.as_mut() => Some(ended),
+        () = watcher.runs_out(&activity) => None,
+    };
+    let ended = match ended {
+        Some(ended) => ended,
+        None => {
+            connection.as_mut().graceful_shutdown();
+            // Requests in flight may finish; one that does nothing has nothing to finish.
+            let closing = CLOSING.min(watcher.head);
+            let patience = async {
+                loop {
+                    tokio::time::sleep(closing).await;
+                    if activity.left(Instant::now(), closing, closing).is_none() {
+                        return;
+                    }
+                }
+            };
+            tokio::select! {
+                ended = connection => ended,
+                () = patience => {
+                    tracing::debug!("connection of {address} closed: it did nothing");
+                    return;
+                }
+            }
+        }
+    };
     // A peer that ends a connection early is its own business, so this is no warning: the
     // aggregation layer cancels four of its five parallel checks each time.
-    if let Err(error) = watcher.watch(connection).await {
+    if let Err(error) = ended {
         tracing::debug!("connection of {address} ended: {error}");
+    }
+}
+
+/// How long a connection is kept.
+struct Patience {
+    head: Duration,
+    idle: Duration,
+    /// The program is to end.
+    ending: watch::Receiver<bool>,
+}
+
+impl Patience {
+    /// Returns once the connection has done nothing for too long, or the program is to end.
+    async fn runs_out(&mut self, activity: &Activity) {
+        let idle = async {
+            while let Some(left) = activity.left(Instant::now(), self.head, self.idle) {
+                tokio::time::sleep(left).await;
+            }
+        };
+        tokio::select! {
+            () = idle => {}
+            _ = self.ending.wait_for(|ending| *ending) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::respond::text;
+    use crate::shutdown::{Trigger, channel};
+    use http::StatusCode;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    /// A server with these limits, and what ends it.
+    async fn server(limits: Limits) -> (SocketAddr, Trigger) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let handler = |_, _| async { text(StatusCode::OK, "ok") };
+        let (trigger, shutdown) = channel();
+        tokio::spawn(serve(listener, None, limits, handler, shutdown));
+        (address, trigger)
+    }
+
+    fn short() -> Limits {
+        let limit = Duration::from_millis(50);
+        Limits { connections: 2, connections_of_peer: 2, head: limit, idle: limit, ..Limits::default() }
+    }
+
+    /// Reads until the server ends the connection.
+    async fn to_end(stream: &mut TcpStream) -> Vec<u8> {
+        let mut read = Vec::new();
+        // A reset is an end, too.
+        let _ = stream.read_to_end(&mut read).await;
+        read
+    }
+
+    #[tokio::test]
+    async fn connections_that_say_nothing_give_their_places_back() {
+        let (address, _trigger) = server(short()).await;
+        let mut silent = TcpStream::connect(address).await.unwrap();
+        // The preface of HTTP/2 and nothing more.
+        let mut idle = TcpStream::connect(address).await.unwrap();
+        idle.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+        assert!(to_end(&mut silent).await.is_empty());
+        to_end(&mut idle).await;
+        let mut third = TcpStream::connect(address).await.unwrap();
+        third.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        // And one that has asked may not stay for ever either.
+        let answer = to_end(&mut third).await;
+        assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+    }
+
+    #[tokio::test]
+    async fn one_address_cannot_take_all_places() {
+        let day = Duration::from_secs(86_400);
+        let (address, _trigger) =
+            server(Limits { connections_of_peer: 1, head: day, idle: day, ..short() }).await;
+        let mut first = TcpStream::connect(address).await.unwrap();
+        first.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let mut byte = [0];
+        first.read_exact(&mut byte).await.unwrap();
+        let mut second = TcpStream::connect(address).await.unwrap();
+        assert!(to_end(&mut second).await.is_empty());
     }
 }
