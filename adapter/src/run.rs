@@ -10,13 +10,13 @@ use podgauge_common::http::serve::{Limits, Tls, listen, serve};
 use podgauge_common::readiness::{Condition, Readiness};
 use podgauge_common::shutdown::Shutdown;
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tracing::{info, warn};
 
-use crate::apiserver::ApiServer;
 use crate::apiserver::custom::CustomMetrics;
 use crate::apiserver::discovery::Documents;
 use crate::apiserver::tls::{self, Files, TlsError};
+use crate::apiserver::{ApiServer, MAX_REQUESTS};
 use crate::args::Args;
 use crate::auth::Auth;
 use crate::auth::trust::{Trust, follow_config_map};
@@ -113,6 +113,7 @@ impl Adapter {
             },
             readiness,
             self_metrics,
+            requests: Semaphore::new(MAX_REQUESTS),
         });
         Ok(Self { listener, tls, server, shutdown })
     }

@@ -98,3 +98,48 @@ async fn an_api_server_that_cannot_be_asked_closes_the_door() {
     let metrics = cluster.adapter.get(None, "/metrics", http::HeaderMap::new()).await.unwrap();
     assert_eq!(metrics.status, 403, "{}", metrics.text());
 }
+
+#[tokio::test]
+async fn a_flood_of_nobodies_is_slowed_and_the_hpa_is_not() {
+    let cluster = Cluster::start(NODE).await;
+    cluster.value(&cluster.aggregator(), "a", "gpu_utilization").await;
+    let mut codes = std::collections::BTreeSet::new();
+    // Each asks for something else, so that no answer is remembered; more than come back in the time.
+    for round in 0..100 {
+        let paths: Vec<String> = (0..20).map(|nobody| format!("/nothing/{round}-{nobody}")).collect();
+        let asked = paths.iter().map(|path| cluster.adapter.get(None, path, http::HeaderMap::new()));
+        for answer in futures::future::join_all(asked).await {
+            let answer = answer.unwrap();
+            codes.insert(answer.status.as_u16());
+            if answer.status == 429 {
+                assert_eq!(answer.json().unwrap()["reason"], "TooManyRequests");
+            }
+        }
+        if codes.contains(&429) {
+            break;
+        }
+    }
+    assert!(codes.contains(&403) && codes.contains(&429), "{codes:?}");
+    let proxy = cluster.server.certificates().front_proxy_client.clone();
+    let mut user = headers(&[("x-remote-group", "guests")]);
+    user.insert("x-remote-user", http::HeaderValue::from_bytes("Jürgen".as_bytes()).unwrap());
+    let answer = cluster.adapter.get(Some(&proxy), METRIC, user).await.unwrap();
+    assert_eq!(answer.status, 403, "asked about, in spite of the flood: {}", answer.text());
+    assert!(answer.text().contains("Jürgen"), "{}", answer.text());
+}
+
+#[tokio::test]
+async fn what_is_no_metric_is_authorized_as_a_path() {
+    let cluster = Cluster::start(NODE).await;
+    let proxy = cluster.server.certificates().front_proxy_client.clone();
+    let as_user = headers(&[("x-remote-user", "mallory"), ("x-remote-group", "guests")]);
+    let path = "/apis/custom.metrics.k8s.io/v1beta2/namespaces/demo/x";
+    let answer = cluster.adapter.get(Some(&proxy), &format!("{path}?pretty=true"), as_user).await.unwrap();
+    assert_eq!(
+        answer.json().unwrap()["message"],
+        format!("forbidden: User \"mallory\" cannot get path \"{path}\"")
+    );
+    assert!(answer.text().contains("\n  \"kind\": \"Status\""), "{}", answer.text());
+    let admin = headers(&[("x-remote-user", "system:admin"), ("x-remote-group", "system:masters")]);
+    assert_eq!(cluster.adapter.get(Some(&proxy), path, admin).await.unwrap().status, 404);
+}

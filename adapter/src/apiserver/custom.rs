@@ -18,6 +18,9 @@ use crate::metric::{Metric, Metrics};
 use crate::self_metrics::SelfMetrics;
 use crate::source::set::{ExporterSet, Published};
 
+/// Most characters of a selector that a 404 repeats.
+const MAX_SELECTOR_CHARS: usize = 200;
+
 /// What answers are made of.
 #[derive(Debug)]
 pub struct CustomMetrics {
@@ -177,7 +180,9 @@ fn describe(path: &MetricPath, query: &Query) -> String {
         what.push_str(name);
     }
     if !query.metric_label_selector.is_empty() {
-        what.push_str(" with the metricLabelSelector given");
+        what.push_str(" with selector ");
+        // The reason that follows is what people need to see.
+        what.extend(query.metric_labels.chars().take(MAX_SELECTOR_CHARS));
     }
     what
 }
@@ -238,6 +243,18 @@ mod tests {
         let selector = Selector::parse(selector).unwrap().to_json();
         let response = write(version, "demo", "gpu_utilization", &selector, 60, &values, false);
         String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+    }
+
+    #[test]
+    fn a_404_names_the_selector_but_does_not_drown_in_it() {
+        let path =
+            crate::apiserver::path::Path::parse("/apis/custom.metrics.k8s.io/v1beta2/namespaces/n/pods/p/m");
+        let super::super::path::Route::Metric(path) = path.unwrap().route() else { panic!() };
+        let what = |query: &str| describe(&path, &Query::parse(Some(query)).unwrap());
+        assert_eq!(what(""), "pods p");
+        assert_eq!(what("metricLabelSelector=gpu%3D0,device"), "pods p with selector gpu=0,device");
+        let long = format!("metricLabelSelector={}", vec!["abcdefghi"; 500].join(","));
+        assert!(what(&long).len() < 250);
     }
 
     #[tokio::test]

@@ -47,12 +47,15 @@ impl Document {
         Self { content_type, body: body.into(), tag }
     }
 
+    /// Whether a tag of If-None-Match means this document: weakly compared, `*` is any.
+    fn is_tagged(&self, tag: &str) -> bool {
+        tag == "*" || tag.strip_prefix("W/").unwrap_or(tag).as_bytes() == self.tag.as_bytes()
+    }
+
     /// 304 where the client has it already.
     fn answer(&self, headers: &HeaderMap) -> Response {
         let known = headers.get_all(header::IF_NONE_MATCH).iter().any(|value| {
-            value
-                .to_str()
-                .is_ok_and(|tags| tags.split(',').any(|tag| tag.trim().as_bytes() == self.tag.as_bytes()))
+            value.to_str().is_ok_and(|tags| tags.split(',').any(|tag| self.is_tagged(tag.trim())))
         });
         let mut response = Response::new(Full::new(if known { Bytes::new() } else { self.body.clone() }));
         let answer = response.headers_mut();
@@ -280,6 +283,12 @@ mod tests {
         let mut headers = accept(AGGREGATED_V2);
         headers.insert(header::IF_NONE_MATCH, first.headers()[header::ETAG].clone());
         assert_eq!(documents.groups(&headers).status(), StatusCode::NOT_MODIFIED);
+        let tag = first.headers()[header::ETAG].to_str().unwrap().to_owned();
+        for tags in [format!("\"x\", W/{tag}"), "*".to_owned()] {
+            headers.insert(header::IF_NONE_MATCH, tags.parse().unwrap());
+            assert_eq!(documents.groups(&headers).status(), StatusCode::NOT_MODIFIED, "{tags}");
+        }
+        headers.insert(header::IF_NONE_MATCH, tag.parse().unwrap());
         headers.insert(header::ACCEPT, HeaderValue::from_static(AGGREGATED_V2BETA1));
         assert_eq!(documents.groups(&headers).status(), StatusCode::OK);
     }

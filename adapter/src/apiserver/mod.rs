@@ -21,6 +21,7 @@ use podgauge_common::http::respond::{body, text};
 use podgauge_common::http::serve::Peer;
 use podgauge_common::http::{Request, Response};
 use podgauge_common::readiness::Readiness;
+use tokio::sync::Semaphore;
 use tracing::debug;
 
 pub use status::Status;
@@ -40,21 +41,27 @@ pub struct ApiServer {
     pub documents: Documents,
     pub readiness: Readiness,
     pub self_metrics: SelfMetrics,
+    /// Places for requests under way.
+    pub requests: Semaphore,
 }
+
+/// Most requests under way at once. One takes no longer than the API server's word on its user.
+pub const MAX_REQUESTS: usize = 512;
 
 impl ApiServer {
     /// Answers one request.
     pub async fn handle(self: Arc<Self>, request: Request, peer: Arc<Peer>) -> Response {
         let began = Instant::now();
-        let (head, _body) = request.into_parts();
+        // No request has a body that means anything here.
+        let (mut head, _) = request.into_parts();
         let (resource, response) = match Path::parse(head.uri.path()) {
             Ok(path) => {
                 let route = path.route();
-                (resource_label(&route), self.route(&head, &peer, &path, &route).await)
+                (resource_label(&route), self.route(&mut head, &peer, &path, &route).await)
             }
             Err(error) => ("none", Err(Status::bad_request(error.to_string()))),
         };
-        let mut response = response.unwrap_or_else(|status| status.response());
+        let mut response = response.unwrap_or_else(|status| status.response(query::pretty(head.uri.query())));
         if head.method == Method::HEAD {
             // Over HTTP/2 nobody else leaves the body out.
             let length = response.body().size_hint().exact().unwrap_or_default();
@@ -74,7 +81,7 @@ impl ApiServer {
 
     async fn route(
         &self,
-        head: &http::request::Parts,
+        head: &mut http::request::Parts,
         peer: &Peer,
         path: &Path,
         route: &Route,
@@ -90,8 +97,18 @@ impl ApiServer {
             }
             _ => {}
         }
-        let user = self.auth.authenticate(&head.headers, &peer.certificates).await?;
-        self.auth.authorize(&user, &path.attributes(&head.method)).await?;
+        let Ok(_place) = self.requests.try_acquire() else {
+            return Err(Status::too_many_requests(format!("{MAX_REQUESTS} requests are under way")));
+        };
+        let (user, standing) = self.auth.authenticate(&head.headers, &peer.certificates).await?;
+        // The rest may be large, and the API server may take its time.
+        head.headers = [header::ACCEPT, header::IF_NONE_MATCH]
+            .iter()
+            .flat_map(|name| {
+                head.headers.get_all(name).iter().map(move |value| (name.clone(), value.clone()))
+            })
+            .collect();
+        self.auth.authorize(&user, standing, &path.attributes(&head.method)).await?;
         if !matches!(head.method, Method::GET | Method::HEAD) {
             return Err(Status::method_not_allowed());
         }

@@ -135,12 +135,12 @@ impl Path {
         }
     }
 
-    /// What is to be authorized, as Kubernetes reads its paths: `/apis/{group}/{version}/…` speaks
-    /// of a resource, anything else is a path. `GET` and `HEAD` are the same right.
+    /// What is to be authorized: a metric's path speaks of a resource, as Kubernetes reads it,
+    /// anything else is a path. `GET` and `HEAD` are the same right.
     pub fn attributes(&self, method: &http::Method) -> Attributes {
         let reads = matches!(*method, http::Method::GET | http::Method::HEAD);
         match &self.segments[..] {
-            [apis, group, version, rest @ ..] if apis == "apis" && !rest.is_empty() => {
+            [_, group, version, rest @ ..] if matches!(self.route(), Route::Metric(_)) => {
                 let (namespace, parts) = match rest {
                     [namespaces, namespace, parts @ ..] if namespaces == "namespaces" => {
                         // `/namespaces/{name}` itself, and its own subresources.
@@ -189,7 +189,8 @@ fn group_route(version: Version, rest: &[&str]) -> Route {
         // A metric of the Namespace object itself.
         ["namespaces", namespace, "metrics", metric] => (None, "namespaces", namespace, metric),
         ["namespaces", namespace, resource, name, metric] => (Some(namespace), resource, name, metric),
-        [resource, name, metric] => (None, resource, name, metric),
+        // Kubernetes reads `/namespaces/demo/x` as a resource in a namespace; no metric is there.
+        [resource, name, metric] if resource != "namespaces" => (None, resource, name, metric),
         _ => return Route::Unknown,
     };
     Route::Metric(MetricPath {
@@ -274,6 +275,7 @@ mod tests {
             "/apis/custom.metrics.k8s.io/v1",
             &format!("{BASE}/blah"),
             &format!("{BASE}/nodes/foo"),
+            &format!("{BASE}/namespaces/ns/foo"),
             &format!("{BASE}/namespaces/ns/pods/bar"),
             &format!("{BASE}/namespaces/ns/pods/bar/m/x"),
             "/long/prefix/apis",
@@ -311,16 +313,21 @@ mod tests {
             (&format!("{BASE}/namespaces/demo/pods/%2A/m"), "get pods/m * in demo"),
             (&format!("{BASE}/nodes/n1/m"), "get nodes/m n1"),
             (&format!("{BASE}/namespaces/demo/metrics/m"), "get metrics m in demo"),
-            (&format!("{BASE}/namespaces/demo/pods"), "list pods in demo"),
-            (&format!("{BASE}/namespaces/demo"), "get namespaces demo in demo"),
-            (&format!("{BASE}/namespaces/demo/status"), "get namespaces/status demo in demo"),
+            (
+                &format!("{BASE}/namespaces/demo/pods"),
+                "get path /apis/custom.metrics.k8s.io/v1beta2/namespaces/demo/pods",
+            ),
+            (
+                &format!("{BASE}/namespaces/demo/x"),
+                "get path /apis/custom.metrics.k8s.io/v1beta2/namespaces/demo/x",
+            ),
         ] {
             assert_eq!(attributes(path), expected, "{path}");
         }
         let head = Path::parse("/apis").unwrap().attributes(&http::Method::HEAD);
         assert_eq!(head.to_string(), "get path /apis");
         let post = Path::parse(&format!("{BASE}/nodes")).unwrap().attributes(&http::Method::POST);
-        assert_eq!(post.to_string(), "create nodes");
+        assert_eq!(post.to_string(), "post path /apis/custom.metrics.k8s.io/v1beta2/nodes");
     }
 
     proptest::proptest! {

@@ -11,6 +11,8 @@ pub(super) struct Query {
     pub(super) label_selector: Selector,
     /// The devices that count.
     pub(super) metric_label_selector: Selector,
+    /// … as it was written.
+    pub(super) metric_labels: String,
     pub(super) pretty: bool,
     field_selector: Option<String>,
 }
@@ -40,8 +42,9 @@ impl Query {
                 .map_err(|error| Status::bad_request(format!("unable to parse {name}: {error}")))
         };
         read.label_selector = selector("labelSelector", labels)?;
+        read.metric_labels = metric_labels.clone().unwrap_or_default();
         read.metric_label_selector = selector("metricLabelSelector", metric_labels)?;
-        read.pretty = pretty.is_some_and(|pretty| !matches!(pretty.as_str(), "false" | "0"));
+        read.pretty = pretty.is_some_and(|pretty| is_yes(&pretty));
         Ok(read)
     }
 
@@ -58,6 +61,17 @@ impl Query {
             )),
         }
     }
+}
+
+/// Whether a query asks for indented JSON, however wrong the rest of it is.
+pub(super) fn pretty(query: Option<&str>) -> bool {
+    let mut pairs =
+        query.unwrap_or_default().split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    pairs.find(|(key, _)| *key == "pretty").is_some_and(|(_, value)| is_yes(value))
+}
+
+fn is_yes(value: &str) -> bool {
+    !matches!(value, "false" | "0")
 }
 
 fn decode(key: &str, value: &str) -> Result<String, Status> {
@@ -88,6 +102,12 @@ mod tests {
         for query in ["labelSelector=app%3D%3D%3Dbad", "labelSelector=%zz", "metricLabelSelector=a%3Eb"] {
             assert_eq!(Query::parse(Some(query)).unwrap_err().code, 400, "{query}");
         }
+    }
+
+    #[test]
+    fn errors_are_indented_as_answers_are() {
+        assert!(pretty(Some("labelSelector=%zz&pretty=true")) && pretty(Some("pretty")));
+        assert!(!pretty(Some("pretty=0")) && !pretty(Some("a=pretty")) && !pretty(None));
     }
 
     #[test]

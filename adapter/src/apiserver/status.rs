@@ -1,6 +1,6 @@
 //! Owns the errors that clients see: `metav1.Status` objects.
 
-use http::StatusCode;
+use http::{HeaderValue, StatusCode, header};
 use podgauge_common::http::Response;
 use serde_json::{Value, json};
 
@@ -53,12 +53,24 @@ impl Status {
         )
     }
 
+    /// More than is answered at once; worth another try in a second.
+    pub fn too_many_requests(message: impl Into<String>) -> Self {
+        let mut status = Self::new(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", message);
+        status.details = Some(json!({"retryAfterSeconds": 1}));
+        status
+    }
+
+    /// The head holds more than is read of one.
+    pub fn head_too_large(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "BadRequest", message)
+    }
+
     pub fn internal(message: impl std::fmt::Display) -> Self {
         let message = format!("Internal error occurred: {message}");
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", message)
     }
 
-    pub fn response(&self) -> Response {
+    pub fn response(&self, pretty: bool) -> Response {
         let mut status = json!({
             "kind": "Status",
             "apiVersion": "v1",
@@ -71,6 +83,10 @@ impl Status {
             status["details"] = details.clone();
         }
         status["code"] = json!(self.code.as_u16());
-        respond::json(self.code, &status, false)
+        let mut response = respond::json(self.code, &status, pretty);
+        if self.code == StatusCode::TOO_MANY_REQUESTS {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
     }
 }

@@ -11,12 +11,14 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use super::cache::TtlCache;
-use super::review::Reviews;
-use super::{CACHE_ENTRIES, CACHE_TTL, User};
+use super::review::{Lane, Reviews, UNVERIFIED, Unanswered, VERIFIED};
+use super::{CACHE_ENTRIES, CACHE_TTL, Standing, User};
 use crate::apiserver::Status;
 
 /// Questions larger than this, bytes, are not remembered.
 const MAX_CACHED_BYTES: usize = 10_000;
+/// Most answers kept of those whom no certificate vouches for.
+const UNVERIFIED_ENTRIES: usize = 1024;
 
 /// What somebody wants to do.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -47,8 +49,24 @@ pub enum Decision {
 /// Asks, and remembers the answers.
 #[derive(Debug)]
 pub struct Access {
+    verified: Asked,
+    unverified: Asked,
+}
+
+/// The questions of one lane, and their answers: who floods one neither delays the other nor
+/// pushes its answers out.
+#[derive(Debug)]
+struct Asked {
     reviews: Reviews<SubjectAccessReview>,
     answers: TtlCache<[u8; 32], Decision>,
+}
+
+/// Why nobody could decide.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Undecided {
+    /// Too many ask.
+    Busy,
+    Failed(String),
 }
 
 // === impl Attributes ===
@@ -106,30 +124,47 @@ impl fmt::Display for Attributes {
 
 impl Access {
     pub fn new(client: Client) -> Self {
-        Self { reviews: Reviews::new(client), answers: TtlCache::new(CACHE_TTL, CACHE_ENTRIES) }
+        let asked = |client, lane: Lane, entries| Asked {
+            reviews: Reviews::new(client, lane),
+            answers: TtlCache::new(CACHE_TTL, entries),
+        };
+        Self {
+            verified: asked(client.clone(), VERIFIED, CACHE_ENTRIES),
+            unverified: asked(client, UNVERIFIED, UNVERIFIED_ENTRIES),
+        }
     }
 
     /// The decision and where it comes from (`cache` or `review`), or why nobody could decide.
     pub async fn review(
         &self,
         user: &User,
+        standing: Standing,
         attributes: &Attributes,
-    ) -> Result<(Decision, &'static str), String> {
+    ) -> Result<(Decision, &'static str), Undecided> {
+        let asked = match standing {
+            Standing::Verified => &self.verified,
+            Standing::Unverified => &self.unverified,
+        };
         let spec = spec(user, attributes);
-        let written = serde_json::to_vec(&spec).map_err(|error| error.to_string())?;
+        let written = serde_json::to_vec(&spec).map_err(|error| Undecided::Failed(error.to_string()))?;
         let key: Option<[u8; 32]> =
             (written.len() <= MAX_CACHED_BYTES).then(|| Sha256::digest(&written).into());
-        if let Some(decision) = key.and_then(|key| self.answers.get(&key, Instant::now())) {
+        if let Some(decision) = key.and_then(|key| asked.answers.get(&key, Instant::now())) {
             return Ok((decision, "cache"));
         }
         let question = SubjectAccessReview { spec, ..SubjectAccessReview::default() };
-        let status = self.reviews.ask(&question).await?.status.ok_or("the answer has no status")?;
+        let review = asked.reviews.ask(&question).await.map_err(|unanswered| match unanswered {
+            Unanswered::Busy => Undecided::Busy,
+            Unanswered::Failed(reason) => Undecided::Failed(reason),
+        })?;
+        let no_status = || Undecided::Failed("the answer has no status".to_owned());
+        let status = review.status.ok_or_else(no_status)?;
         let decision = match (status.allowed, status.denied) {
             (true, None | Some(false)) => Decision::Allowed,
             _ => Decision::Denied(status.reason.unwrap_or_default()),
         };
         if let Some(key) = key {
-            self.answers.insert(key, decision.clone(), Instant::now());
+            asked.answers.insert(key, decision.clone(), Instant::now());
         }
         Ok((decision, "review"))
     }

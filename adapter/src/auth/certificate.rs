@@ -142,6 +142,7 @@ mod tests {
         let data = [
             ("requestheader-client-ca-file", front_proxy.pem.as_str()),
             ("requestheader-allowed-names", names),
+            ("requestheader-username-headers", r#"["X-Remote-User"]"#),
             ("client-ca-file", client.pem.as_str()),
         ];
         let data: BTreeMap<String, String> =

@@ -24,7 +24,7 @@ use tracing::debug;
 
 use crate::apiserver::Status;
 use crate::self_metrics::SelfMetrics;
-use access::{Access, Attributes, Decision};
+use access::{Access, Attributes, Decision, Undecided};
 use certificate::Certificates;
 use token::{TokenError, Tokens};
 use trust::Trust;
@@ -46,6 +46,15 @@ pub struct User {
     pub uid: String,
     pub groups: Vec<String>,
     pub extra: BTreeMap<String, Vec<String>>,
+}
+
+/// Whether a certificate vouches for who asks. Everybody else may be anybody who reaches the port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// The front proxy's word, or a certificate of their own.
+    Verified,
+    /// By token, or nobody.
+    Unverified,
 }
 
 /// Finds out who asks and whether they may.
@@ -99,7 +108,7 @@ impl Auth {
         &self,
         headers: &HeaderMap,
         chain: &[CertificateDer<'static>],
-    ) -> Result<User, Status> {
+    ) -> Result<(User, Standing), Status> {
         let counted = |method, result| self.self_metrics.authentication(method, result);
         let trust = self.trust.load_full();
         let mut refused = Vec::new();
@@ -107,11 +116,15 @@ impl Auth {
             let verdict = self.certificates.verify(chain, &trust);
             match (&verdict.front_proxy, &trust.front_proxy) {
                 (Ok(()), Some(front_proxy)) => match request_header::user(headers, &front_proxy.headers) {
-                    Some(user) => {
-                        counted("request_header", "success");
-                        return Ok(user.authenticated());
+                    Err(too_many) => {
+                        counted("request_header", "error");
+                        return Err(Status::head_too_large(too_many.to_string()));
                     }
-                    None => refused.push("the front proxy names no user".to_owned()),
+                    Ok(Some(user)) => {
+                        counted("request_header", "success");
+                        return Ok((user.authenticated(), Standing::Verified));
+                    }
+                    Ok(None) => refused.push("the front proxy names no user".to_owned()),
                 },
                 (Err(reason), _) => refused.push(format!("as front proxy: {reason}")),
                 (Ok(()), None) => {}
@@ -119,7 +132,7 @@ impl Auth {
             match &verdict.client {
                 Ok(user) => {
                     counted("certificate", "success");
-                    return Ok(user.clone().authenticated());
+                    return Ok((user.clone().authenticated(), Standing::Verified));
                 }
                 Err(reason) => refused.push(format!("as client: {reason}")),
             }
@@ -128,7 +141,11 @@ impl Auth {
             match self.tokens.review(token).await {
                 Ok(user) => {
                     counted("token", "success");
-                    return Ok(user.authenticated());
+                    return Ok((user.authenticated(), Standing::Unverified));
+                }
+                Err(TokenError::Busy) => {
+                    counted("token", "limited");
+                    return Err(Status::too_many_requests("too many bearer tokens that are not known yet"));
                 }
                 Err(TokenError::Invalid(reason)) => refused.push(format!("as token: {reason}")),
                 Err(TokenError::Unavailable(reason)) => {
@@ -142,7 +159,7 @@ impl Auth {
         }
         if refused.is_empty() {
             counted("anonymous", "success");
-            return Ok(User::anonymous());
+            return Ok((User::anonymous(), Standing::Unverified));
         }
         counted("any", "failure");
         debug!("refused: {}", refused.join("; "));
@@ -150,13 +167,18 @@ impl Auth {
     }
 
     /// Whether `user` may; an error is the answer to send.
-    pub async fn authorize(&self, user: &User, attributes: &Attributes) -> Result<(), Status> {
+    pub async fn authorize(
+        &self,
+        user: &User,
+        standing: Standing,
+        attributes: &Attributes,
+    ) -> Result<(), Status> {
         let counted = |method, result| self.self_metrics.authorization(method, result);
         if user.is_master() {
             counted("masters", "allowed");
             return Ok(());
         }
-        match self.access.review(user, attributes).await {
+        match self.access.review(user, standing, attributes).await {
             Ok((Decision::Allowed, from)) => {
                 counted(from, "allowed");
                 Ok(())
@@ -165,7 +187,11 @@ impl Auth {
                 counted(from, "denied");
                 Err(attributes.forbidden(user, &reason))
             }
-            Err(reason) => {
+            Err(Undecided::Busy) => {
+                counted("review", "limited");
+                Err(Status::too_many_requests("too many questions of users whom no certificate vouches for"))
+            }
+            Err(Undecided::Failed(reason)) => {
                 counted("review", "error");
                 debug!("SubjectAccessReview failed: {reason}");
                 Err(Status::internal(format!(

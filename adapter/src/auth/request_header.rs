@@ -1,6 +1,6 @@
 //! Reads the user that a verified front proxy names in headers.
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::User;
 use crate::apiserver::path::percent_decode;
@@ -29,32 +29,42 @@ impl Default for HeaderNames {
     }
 }
 
+/// More groups or extra values than are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("more than {MAX_VALUES} groups or extra values of a user")]
+pub struct TooMany;
+
 /// The user, or `None` if no user header has a value. Only for requests over a verified
-/// front-proxy certificate.
-pub fn user(headers: &HeaderMap, names: &HeaderNames) -> Option<User> {
-    let first = |names: &[HeaderName]| {
+/// front-proxy certificate. Values are UTF-8: names need not be ASCII.
+///
+/// # Errors
+/// A user that cannot be read whole is refused: with some groups fewer it would be another.
+pub fn user(headers: &HeaderMap, names: &HeaderNames) -> Result<Option<User>, TooMany> {
+    let all = |names: &[HeaderName]| -> Vec<String> {
         let values = names.iter().flat_map(|name| headers.get_all(name));
-        values.filter_map(|value| value.to_str().ok()).find(|value| !value.is_empty()).map(str::to_owned)
+        values.filter_map(text).filter(|value| !value.is_empty()).take(MAX_VALUES + 1).collect()
     };
-    let name = first(&names.username)?;
-    let groups = names.group.iter().flat_map(|name| headers.get_all(name));
-    let groups = groups.filter_map(|value| value.to_str().ok()).filter(|group| !group.is_empty());
-    let mut user = User {
-        name,
-        uid: first(&names.uid).unwrap_or_default(),
-        groups: groups.take(MAX_VALUES).map(str::to_owned).collect(),
-        ..User::default()
-    };
-    for (header, value) in headers.iter().take(MAX_VALUES) {
+    let first = |names: &[HeaderName]| all(names).into_iter().next();
+    let Some(name) = first(&names.username) else { return Ok(None) };
+    let groups = all(&names.group);
+    let uid = first(&names.uid).unwrap_or_default();
+    let mut user = User { name, uid, groups, ..User::default() };
+    let mut extras = 0;
+    for (header, value) in headers {
         let mut prefixes = names.extra_prefixes.iter();
         let Some(key) = prefixes.find_map(|prefix| header.as_str().strip_prefix(prefix)) else {
             continue;
         };
-        if let Ok(value) = value.to_str() {
-            user.extra.entry(extra_key(key)).or_default().push(value.to_owned());
+        if let Some(value) = text(value) {
+            extras += 1;
+            user.extra.entry(extra_key(key)).or_default().push(value);
         }
     }
-    Some(user)
+    if user.groups.len() > MAX_VALUES || extras > MAX_VALUES { Err(TooMany) } else { Ok(Some(user)) }
+}
+
+fn text(value: &HeaderValue) -> Option<String> {
+    String::from_utf8(value.as_bytes().to_vec()).ok()
 }
 
 /// The key of an extra value: percent-decoded where it can be, in lower case.
@@ -86,22 +96,41 @@ mod tests {
             ("X-Remote-Extra-Authentication.kubernetes.io%2fcredential-Id", "JTI=20250520"),
         ]);
         let mut names = HeaderNames::default();
-        let read = user(&headers, &names).unwrap();
+        let read = user(&headers, &names).unwrap().unwrap();
         assert_eq!(read.name, "system:serviceaccount:kube-system:horizontal-pod-autoscaler");
         assert_eq!(read.groups, ["system:serviceaccounts", "system:authenticated"]);
         assert_eq!(read.extra["authentication.kubernetes.io/credential-id"], ["JTI=20250520"]);
         // No header for the UID is configured, so its value is anybody's.
         assert_eq!(read.uid, "");
         names.uid = vec![HeaderName::from_static("x-remote-uid")];
-        assert_eq!(user(&headers, &names).unwrap().uid, "2722cff5");
+        assert_eq!(user(&headers, &names).unwrap().unwrap().uid, "2722cff5");
     }
 
     #[test]
     fn the_first_user_that_is_not_empty_counts() {
         let mut names = HeaderNames::default();
-        assert_eq!(user(&headers(&[("X-Remote-User", "")]), &names), None);
+        assert_eq!(user(&headers(&[("X-Remote-User", "")]), &names), Ok(None));
         names.username.push(HeaderName::from_static("x-other"));
-        let read = user(&headers(&[("X-Remote-User", ""), ("X-Other", "u")]), &names).unwrap();
+        let read = user(&headers(&[("X-Remote-User", ""), ("X-Other", "u")]), &names).unwrap().unwrap();
         assert_eq!((read.name.as_str(), read.groups.len()), ("u", 0));
+    }
+
+    #[test]
+    fn names_need_not_be_ascii() {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-remote-user", HeaderValue::from_bytes("Jürgen".as_bytes()).unwrap());
+        headers.insert("x-remote-group", HeaderValue::from_bytes("開発".as_bytes()).unwrap());
+        let read = user(&headers, &HeaderNames::default()).unwrap().unwrap();
+        assert_eq!((read.name.as_str(), read.groups[0].as_str()), ("Jürgen", "開発"));
+    }
+
+    #[test]
+    fn a_user_with_too_many_groups_is_refused_not_cut() {
+        let mut headers = headers(&[("X-Remote-User", "u")]);
+        for group in 0..=MAX_VALUES {
+            assert!(user(&headers, &HeaderNames::default()).is_ok());
+            headers.append("x-remote-group", group.to_string().parse().unwrap());
+        }
+        assert_eq!(user(&headers, &HeaderNames::default()), Err(TooMany));
     }
 }

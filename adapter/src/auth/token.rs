@@ -9,7 +9,7 @@ use kube::Client;
 use sha2::{Digest as _, Sha256};
 
 use super::cache::TtlCache;
-use super::review::Reviews;
+use super::review::{Reviews, UNVERIFIED, Unanswered};
 use super::{CACHE_ENTRIES, CACHE_TTL, User};
 
 /// Asks about tokens, and remembers the answers by the tokens' hashes.
@@ -25,6 +25,8 @@ pub enum TokenError {
     Invalid(String),
     /// The API server could not be asked.
     Unavailable(String),
+    /// Too many unknown tokens.
+    Busy,
 }
 
 /// The token of an Authorization header, if it has one.
@@ -37,7 +39,7 @@ pub fn bearer(headers: &HeaderMap) -> Option<&str> {
 
 impl Tokens {
     pub fn new(client: Client) -> Self {
-        Self { reviews: Reviews::new(client), answers: TtlCache::new(CACHE_TTL, CACHE_ENTRIES) }
+        Self { reviews: Reviews::new(client, UNVERIFIED), answers: TtlCache::new(CACHE_TTL, CACHE_ENTRIES) }
     }
 
     /// Whose token it is.
@@ -48,7 +50,10 @@ impl Tokens {
         }
         let spec = TokenReviewSpec { token: Some(token.to_owned()), ..TokenReviewSpec::default() };
         let question = TokenReview { spec, ..TokenReview::default() };
-        let review = self.reviews.ask(&question).await.map_err(TokenError::Unavailable)?;
+        let review = self.reviews.ask(&question).await.map_err(|unanswered| match unanswered {
+            Unanswered::Busy => TokenError::Busy,
+            Unanswered::Failed(reason) => TokenError::Unavailable(reason),
+        })?;
         let status = review.status.unwrap_or_default();
         let answer = match (status.authenticated, status.user) {
             (Some(true), Some(user)) => Ok(user.into()),

@@ -126,19 +126,18 @@ impl TrustBundle {
 impl FrontProxy {
     fn read(data: &BTreeMap<String, String>) -> Result<Option<Self>, TrustError> {
         let Some(authority) = authority(data, "requestheader-client-ca-file")? else { return Ok(None) };
-        let defaults = HeaderNames::default();
-        let or = |names: Vec<HeaderName>, default| if names.is_empty() { default } else { names };
+        let allowed_names = array(data, "requestheader-allowed-names")?;
+        // A list that is empty or missing names nothing: without user headers nobody is believed.
         let prefixes = array(data, "requestheader-extra-headers-prefix")?;
         let headers = HeaderNames {
-            username: or(header_names(data, "requestheader-username-headers")?, defaults.username),
+            username: header_names(data, "requestheader-username-headers")?,
             uid: header_names(data, "requestheader-uid-headers")?,
-            group: or(header_names(data, "requestheader-group-headers")?, defaults.group),
-            extra_prefixes: match prefixes {
-                prefixes if prefixes.is_empty() => defaults.extra_prefixes,
-                prefixes => prefixes.iter().map(|prefix| prefix.to_ascii_lowercase()).collect(),
-            },
+            group: header_names(data, "requestheader-group-headers")?,
+            extra_prefixes: prefixes.iter().map(|prefix| prefix.to_ascii_lowercase()).collect(),
         };
-        let allowed_names = array(data, "requestheader-allowed-names")?;
+        if headers.username.is_empty() {
+            return Ok(None);
+        }
         Ok(Some(Self { authority, allowed_names, headers }))
     }
 }
@@ -173,4 +172,26 @@ fn header_names(data: &BTreeMap<String, String>, key: &'static str) -> Result<Ve
     let name =
         |name: String| HeaderName::from_bytes(name.as_bytes()).map_err(|_| TrustError::Header { key, name });
     array(data, key)?.into_iter().map(name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_user_headers_the_front_proxy_is_not_believed() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let ca = parameters.self_signed(&key).unwrap().pem();
+        let believed = |names: Option<&str>| {
+            let mut data = BTreeMap::from([("requestheader-client-ca-file".to_owned(), ca.clone())]);
+            data.extend(names.map(|names| ("requestheader-username-headers".to_owned(), names.to_owned())));
+            let (bundle, errors) = TrustBundle::read(&data, 1);
+            assert!(errors.is_empty());
+            bundle.front_proxy.is_some()
+        };
+        assert!(believed(Some("[\"X-Remote-User\"]")));
+        assert!(!believed(Some("[]")) && !believed(None));
+    }
 }

@@ -224,8 +224,7 @@ impl PodIndex {
         };
         match namespace.candidates(selector) {
             None => namespace.pods.iter().filter_map(matching).collect(),
-            Some(None) => Vec::new(),
-            Some(Some(names)) => names
+            Some(names) => names
                 .iter()
                 .filter_map(|name| namespace.pods.get_key_value(name))
                 .filter_map(matching)
@@ -299,20 +298,20 @@ impl Inner {
 
 impl Namespace {
     /// The fewest pods that hold all that can match, by the equalities of the selector: `None` if
-    /// it has none, `Some(None)` if no pod carries one of its labels.
-    #[expect(clippy::option_option, reason = "two different kinds of nothing, used once")]
-    fn candidates(&self, selector: &Selector) -> Option<Option<&BTreeSet<Arc<str>>>> {
+    /// it has none.
+    fn candidates(&self, selector: &Selector) -> Option<&BTreeSet<Arc<str>>> {
+        static NONE: BTreeSet<Arc<str>> = BTreeSet::new();
         selector
             .requirements()
             .iter()
             .filter_map(|requirement| match &requirement.condition {
                 Condition::Equals(value) => {
                     let label: Label = (requirement.key.as_str().into(), value.as_str().into());
-                    Some(self.by_label.get(&label))
+                    Some(self.by_label.get(&label).unwrap_or(&NONE))
                 }
                 _ => None,
             })
-            .min_by_key(|names| names.map_or(0, BTreeSet::len))
+            .min_by_key(|names| names.len())
     }
 }
 

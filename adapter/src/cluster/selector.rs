@@ -96,8 +96,14 @@ impl Selector {
         for Requirement { key, condition } in &self.requirements {
             let (operator, values): (_, &[String]) = match condition {
                 Condition::Equals(value) => {
-                    labels.insert(key.clone(), json!(value));
-                    continue;
+                    // The object has one value a key; a second one is a requirement all the same.
+                    match labels.get(key) {
+                        Some(known) if *known != json!(value) => ("In", std::slice::from_ref(value)),
+                        _ => {
+                            labels.insert(key.clone(), json!(value));
+                            continue;
+                        }
+                    }
                 }
                 Condition::NotEquals(value) => ("NotIn", std::slice::from_ref(value)),
                 Condition::In(values) => ("In", values),
@@ -351,6 +357,11 @@ mod tests {
             ]})
         );
         assert_eq!(Selector::default().to_json(), Value::Null);
+        assert_eq!(
+            Selector::parse("a=1,a=2,a=1").unwrap().to_json(),
+            json!({"matchLabels": {"a": "1"},
+                "matchExpressions": [{"key": "a", "operator": "In", "values": ["2"]}]})
+        );
     }
 
     proptest::proptest! {

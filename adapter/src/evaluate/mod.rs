@@ -107,7 +107,11 @@ pub fn pod_value(
     if exporters.is_empty() {
         return Err(Omission::NoExporter { node: node.into() });
     }
-    let began = pod.first_container_started().map(|started| now.instant_of(started));
+    let began = match pod.first_container_started().map(|started| now.instant_of(started)) {
+        None => Began::NotYet,
+        Some(None) => Began::BeforeAll,
+        Some(Some(at)) => Began::At(at),
+    };
     // A native exporter's word comes first, then the freshest.
     let mut known: Vec<Known<'_>> =
         exporters.iter().map(|exporter| Known::of(question, pod, exporter, began)).collect();
@@ -134,6 +138,15 @@ pub fn pod_value(
     Err(reason.unwrap_or_else(|| Omission::NoExporter { node: node.into() }))
 }
 
+/// When the pod's first container started.
+#[derive(Clone, Copy)]
+enum Began {
+    NotYet,
+    /// Before anything that was received.
+    BeforeAll,
+    At(Instant),
+}
+
 /// What one exporter knows of the pod.
 struct Known<'a> {
     exporter: &'a ExporterState,
@@ -155,26 +168,21 @@ struct Mine<'a> {
 }
 
 impl<'a> Known<'a> {
-    /// `began`: when the pod's first container did; inside, `None` if that is before anything that
-    /// was received.
-    fn of(
-        question: &Question<'_>,
-        pod: &PodRecord,
-        exporter: &'a ExporterState,
-        began: Option<Option<Instant>>,
-    ) -> Self {
+    fn of(question: &Question<'_>, pod: &PodRecord, exporter: &'a ExporterState, began: Began) -> Self {
         let mut known = Self { exporter, holdings: Vec::new(), another: false, not_started: false };
         for ((device, container), holding) in
             exporter.pod(question.namespace, question.pod).into_iter().flatten()
         {
             let mine = |not_before| Mine { device, container, holding, not_before };
             match (holding.owner(&pod.uid), began) {
-                (Owner::Surely, _) => known.holdings.push(mine(None)),
+                (Owner::Surely, _) | (Owner::SinceItBegan, Began::BeforeAll) => {
+                    known.holdings.push(mine(None));
+                }
                 (Owner::Another, _) => known.another = true,
-                (Owner::SinceItBegan, None) => known.not_started = true,
+                (Owner::SinceItBegan, Began::NotYet) => known.not_started = true,
                 // Last seen before the pod: another's of that name.
-                (Owner::SinceItBegan, Some(Some(began))) if holding.seen < began => {}
-                (Owner::SinceItBegan, Some(began)) => known.holdings.push(mine(began)),
+                (Owner::SinceItBegan, Began::At(at)) if holding.seen < at => {}
+                (Owner::SinceItBegan, Began::At(at)) => known.holdings.push(mine(Some(at))),
             }
         }
         known

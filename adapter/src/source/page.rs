@@ -520,7 +520,7 @@ mod tests {
             values.iter().map(|(label, value)| format!("{family}{{{GPU},{POD},{label}}} {value}")).collect()
         };
         let replicas = lines("DCGM_FI_DEV_FB_USED", [("vgpu=\"0\"", 40), ("vgpu=\"1\"", 40)]);
-        let mut ours = replicas.clone();
+        let mut ours = replicas;
         ours.push(format!("DCGM_FI_DEV_FB_USED{{{GPU}}} 100"));
         ours.push(format!("DCGM_FI_DEV_FB_FREE{{{GPU}}} 300"));
         let mut theirs = ours.clone();
