@@ -55,6 +55,7 @@ async fn what_is_unknown_is_left_out_and_the_text_says_why() {
     let cluster = Cluster::start(NODE).await;
     let aggregator = cluster.aggregator();
     cluster.value(&aggregator, "chat-0", "gpu_utilization").await;
+    cluster.value(&aggregator, "chat-1", "gpu_utilization").await;
     let ask =
         async |selector: &str| aggregator.hpa_request("demo", selector, "gpu_utilization").await.unwrap();
     let answer = ask("app=share").await;

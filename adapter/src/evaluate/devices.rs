@@ -9,6 +9,9 @@ use crate::source::store::FIRST_ANSWER_SECONDS;
 
 const MIB: f64 = 1024.0 * 1024.0;
 
+/// The exporter's reason that speaks of memory alone.
+const NO_PROCESS_MEMORY: &str = "no_process_memory";
+
 /// What a pod has of one device.
 struct Device<'a> {
     key: &'a str,
@@ -101,6 +104,7 @@ impl Measure<'_> {
         let formula = question.metric.formula;
         let shared = state.map_or(0, |state| state.pods);
         let of_a_part = matches!(formula.family(), USE | MEMORY_USED);
+        let of_memory = formula.family() == MEMORY_USED;
         // NVIDIA's exporter gives every pod on a device the whole device's.
         if !exporter.native && shared > 1 && (of_a_part || matches!(formula, Formula::Sum(_))) {
             return Err(Omission::Shared { pods: shared });
@@ -110,11 +114,17 @@ impl Measure<'_> {
             .iter()
             .map(|mine| {
                 self.mean(mine).map_err(|omission| {
-                    match (omission, state.and_then(|state| state.unavailable.as_ref())) {
+                    let reason = state.and_then(|state| state.unavailable.as_ref());
+                    // That memory is not divided says nothing of use.
+                    match (omission, reason.filter(|reason| of_memory || ***reason != *NO_PROCESS_MEMORY)) {
                         // A value that stands outlives attribution; after that this is the reason.
-                        (Omission::NoSuchFamily { .. } | Omission::DeviceStale { .. }, Some(reason)) => {
-                            Omission::AttributionUnavailable { reason: reason.clone() }
-                        }
+                        (
+                            Omission::NoSuchFamily { .. }
+                            | Omission::DeviceStale { .. }
+                            | Omission::Collecting { .. }
+                            | Omission::TooFewScrapes,
+                            Some(reason),
+                        ) => Omission::AttributionUnavailable { reason: reason.clone() },
                         (Omission::NoSuchFamily { .. }, None) if shared > 1 => {
                             Omission::Shared { pods: shared }
                         }
