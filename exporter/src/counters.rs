@@ -155,7 +155,7 @@ impl Counters {
 
     /// The texts that are printed as labels.
     pub(crate) fn texts(&self) -> Vec<Text> {
-        self.labels.iter().filter_map(|label| label.text()).collect()
+        self.labels.iter().filter_map(LabelField::text).collect()
     }
 }
 

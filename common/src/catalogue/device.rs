@@ -253,11 +253,11 @@ pub(super) const HEALTH: &[Metric] = metrics! {
 pub(super) const EVENTS: &[Metric] = metrics! {
     "DCGM_FI_DEV_XID_ERRORS" Some(230), Gauge Instance "" Reading::Xid
         => "Last XID error since the exporter started, 0 if none."
-    "DCGM_EXP_XID_ERRORS_COUNT" None, Gauge Gpu "" Reading::XidsInWindow
+    "DCGM_EXP_XID_ERRORS_COUNT" None, Counter Gpu "" Reading::XidsInWindow
         => "XID errors within the window, by number."
     "DCGM_EXP_XID_ERRORS_TOTAL" None, Counter Gpu "" Reading::XidsTotal
         => "XID errors since the exporter started, by number."
-    "DCGM_EXP_CLOCK_EVENTS_COUNT" None, Gauge Gpu "" Reading::ClockEventsInWindow
+    "DCGM_EXP_CLOCK_EVENTS_COUNT" None, Counter Gpu "" Reading::ClockEventsInWindow
         => "Readings within the window that showed the clock event."
     "DCGM_EXP_CLOCK_EVENTS_TOTAL" None, Counter Gpu "" Reading::ClockEventsTotal
         => "How often the clock event began since the exporter started."

@@ -164,8 +164,12 @@ impl Supervisor {
             return End::Reload(format!("none of the {gpus} GPUs can be opened"));
         }
         let over = AtomicBool::new(false);
+        let xids = xid::listen(nvml, gpus, events);
         let end = std::thread::scope(|scope| {
-            scope.spawn(|| xid::watch(nvml, gpus, events, &over));
+            if let Some(xids) = xids {
+                let over = &over;
+                scope.spawn(move || xid::watch(&xids, events, over));
+            }
             let end = self.sample(nvml, gpus, &mut devices, events);
             over.store(true, Ordering::Relaxed);
             end

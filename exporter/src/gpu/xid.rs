@@ -3,9 +3,9 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use nvml_wrapper::Nvml;
 use nvml_wrapper::bitmasks::event::EventTypes;
 use nvml_wrapper::error::NvmlError;
+use nvml_wrapper::{EventSet, Nvml};
 use podgauge_common::catalogue::xid;
 
 use super::events::EventLog;
@@ -16,6 +16,8 @@ const WAIT_MS: u32 = 1000;
 /// Pause after a failed wait, so that a broken driver does not make the thread spin.
 const PAUSE: Duration = Duration::from_secs(1);
 
+const CRITICAL: u64 = EventTypes::CRITICAL_XID_ERROR.bits();
+
 /// A GPU whose events are delivered. Events name it by handle, and a GPU that fell off the bus
 /// answers no question about which one it is.
 struct Listened {
@@ -24,21 +26,28 @@ struct Listened {
     uuid: String,
 }
 
-/// Waits for events until `over`.
-pub(super) fn watch(nvml: &Nvml, gpus: u32, log: &EventLog, over: &AtomicBool) {
+/// An event set that the XIDs of these GPUs come to.
+pub(super) struct Xids<'nvml> {
+    nvml: &'nvml Nvml,
+    set: EventSet<'nvml>,
+    listened: Vec<Listened>,
+}
+
+/// Registers for the XIDs of every GPU. Done before the first reading, so that the first page has
+/// its 0. `None` if none can be seen.
+pub(super) fn listen<'nvml>(nvml: &'nvml Nvml, gpus: u32, log: &EventLog) -> Option<Xids<'nvml>> {
     let set = match nvml.create_event_set() {
         Ok(set) => set,
         Err(error) => {
             tracing::warn!("XIDs cannot be seen: nvmlEventSetCreate: {error}");
-            return;
+            return None;
         }
     };
-    let critical = EventTypes::CRITICAL_XID_ERROR.bits();
     let mut listened = Vec::new();
     for index in 0..gpus {
         let registered = nvml.device_by_index(index).and_then(|device| {
             let uuid = device.uuid()?;
-            raw::register_events(&device, critical, &set)?;
+            raw::register_events(&device, CRITICAL, &set)?;
             Ok(Listened { handle: raw::handle(&device), index, uuid })
         });
         match registered {
@@ -51,10 +60,16 @@ pub(super) fn watch(nvml: &Nvml, gpus: u32, log: &EventLog, over: &AtomicBool) {
             }
         }
     }
+    (!listened.is_empty()).then_some(Xids { nvml, set, listened })
+}
+
+/// Waits for events until `over`.
+pub(super) fn watch(xids: &Xids<'_>, log: &EventLog, over: &AtomicBool) {
+    let Xids { nvml, set, listened } = xids;
     let mut failing = false;
-    while !listened.is_empty() && !over.load(Ordering::Relaxed) {
-        match raw::wait_event(nvml, &set, WAIT_MS) {
-            Ok(Some(event)) if event.kind & critical != 0 => {
+    while !over.load(Ordering::Relaxed) {
+        match raw::wait_event(nvml, set, WAIT_MS) {
+            Ok(Some(event)) if event.kind & CRITICAL != 0 => {
                 let Some(gpu) = listened.iter().find(|gpu| gpu.handle == event.device) else { continue };
                 let instance = event.instance.map(|ids| format!(", MIG instance {ids}")).unwrap_or_default();
                 tracing::warn!(
