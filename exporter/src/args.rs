@@ -7,8 +7,12 @@ use clap::Parser;
 use podgauge_common::duration::{parse_go_bool, parse_go_duration};
 use podgauge_common::logging;
 
+use crate::gpu::EventWindows;
+
 /// Shortest default of the utilization window.
 const SHORTEST_WINDOW: Duration = Duration::from_secs(15);
+/// A day: what is kept of events is bounded by it.
+const LONGEST_EVENT_WINDOW_MS: u64 = 86_400_000;
 
 /// GPU utilization per pod as Prometheus metrics, under the names of NVIDIA's dcgm-exporter.
 #[derive(Debug, Clone, Parser)]
@@ -62,6 +66,27 @@ pub(crate) struct Args {
     )]
     pub(crate) no_hostname: bool,
 
+    /// Name labels as dcgm-exporter 1.x did: uuid, pod_name, pod_namespace, container_name.
+    #[arg(
+        short = 'o', long, env = "DCGM_EXPORTER_USE_OLD_NAMESPACE", value_name = "BOOL", value_parser = parse_go_bool,
+        num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true"
+    )]
+    pub(crate) use_old_namespace: bool,
+
+    /// How long an XID counts for DCGM_EXP_XID_ERRORS_COUNT, in milliseconds.
+    #[arg(
+        short = 'x', long, env = "DCGM_EXPORTER_XID_COUNT_WINDOW_SIZE", default_value = "300000", value_name = "MS",
+        value_parser = clap::value_parser!(u64).range(1..=LONGEST_EVENT_WINDOW_MS)
+    )]
+    pub(crate) xid_count_window_size: u64,
+
+    /// How long a reading counts for DCGM_EXP_CLOCK_EVENTS_COUNT, in milliseconds.
+    #[arg(
+        long, env = "DCGM_EXPORTER_CLOCK_EVENTS_COUNT_WINDOW_SIZE", default_value = "300000", value_name = "MS",
+        value_parser = clap::value_parser!(u64).range(1..=LONGEST_EVENT_WINDOW_MS)
+    )]
+    pub(crate) clock_events_count_window_size: u64,
+
     /// Spelling of the hostname label: hostname, Hostname or both.
     #[arg(long, default_value = "hostname", value_name = "SPELLING", value_parser = ["hostname", "Hostname", "both"])]
     pub(crate) hostname_label: String,
@@ -112,6 +137,14 @@ impl Args {
         self.utilization_window.unwrap_or_else(|| SHORTEST_WINDOW.max(self.interval()))
     }
 
+    /// `-x` and `--clock-events-count-window-size`.
+    pub(crate) fn event_windows(&self) -> EventWindows {
+        EventWindows {
+            xids: Duration::from_millis(self.xid_count_window_size),
+            clock_events: Duration::from_millis(self.clock_events_count_window_size),
+        }
+    }
+
     /// Names and value of the hostname labels.
     pub(crate) fn hostname_labels(&self) -> Vec<(&'static str, String)> {
         if self.no_hostname {
@@ -149,6 +182,8 @@ mod tests {
         assert!(!parse(&["--kubernetes=false"]).kubernetes);
         assert!(parse(&["-k=t"]).kubernetes);
         assert_eq!(parse(&[]).window(), Duration::from_secs(15));
+        let windows = parse(&["-x", "5000", "-o"]).event_windows();
+        assert_eq!((windows.xids, windows.clock_events), (Duration::from_secs(5), Duration::from_secs(300)));
     }
 
     #[test]

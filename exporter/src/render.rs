@@ -1,14 +1,18 @@
 //! Owns what a page looks like: families in order, label sets, values.
 
+use std::collections::BTreeMap;
+
+use podgauge_common::catalogue::clock_event::REASONS;
 use podgauge_common::catalogue::own::{
-    ACTIVE_SECONDS, ALLOCATION, ATTRIBUTION_UNAVAILABLE, DEVICE_ACTIVE_SECONDS, OBSERVED_SECONDS, OWNERS, UP,
-    UTILIZATION,
+    ACTIVE_SECONDS, ALLOCATION, ATTRIBUTION_UNAVAILABLE, DEVICE_ACTIVE_SECONDS, NVLINK_BYTES,
+    OBSERVED_SECONDS, OWNERS, UP, UTILIZATION, XID_ERRORS,
 };
 use podgauge_common::catalogue::{Engine, Own, Reading, xid};
 use podgauge_common::exposition::write::{LabelText, PageWriter, Value};
 
 use crate::attribution::Owner;
 use crate::counters::Counters;
+use crate::gpu::EventWindows;
 use crate::snapshot::{DeviceSnapshot, Snapshot};
 
 /// What a page is made with, the same for every page.
@@ -16,6 +20,17 @@ use crate::snapshot::{DeviceSnapshot, Snapshot};
 pub(crate) struct Renderer {
     counters: Counters,
     hostname: Vec<(&'static str, String)>,
+    labels: LabelNames,
+    windows: EventWindows,
+}
+
+/// What labels of DCGM's families are called. podgauge's own are the same whatever this says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LabelNames {
+    uuid: &'static str,
+    namespace: &'static str,
+    pod: &'static str,
+    container: &'static str,
 }
 
 /// The label sets of one GPU.
@@ -33,7 +48,7 @@ type WriteSamples = fn(&mut PageWriter, &DeviceSnapshot, &Labels);
 
 /// podgauge's own families by name. With the active and observed seconds a reader makes the mean
 /// over any interval.
-const OWN_FAMILIES: [(Own, WriteSamples); 8] = [
+const OWN_FAMILIES: [(Own, WriteSamples); 10] = [
     (ATTRIBUTION_UNAVAILABLE, |page, device, labels| {
         if let Some(reason) = device.unavailable {
             page.sample(&labels.device.clone().with("reason", reason.as_str()), Value::U64(1));
@@ -42,6 +57,11 @@ const OWN_FAMILIES: [(Own, WriteSamples); 8] = [
     (ACTIVE_SECONDS, |page, device, labels| page.sample(&labels.own, micros(device.account.active_s))),
     (ALLOCATION, allocations),
     (DEVICE_ACTIVE_SECONDS, |page, device, labels| page.sample(&labels.device, micros(device.active_s))),
+    (NVLINK_BYTES, |page, device, labels| {
+        for (direction, bytes) in ["tx", "rx"].into_iter().zip(device.nvlink_bytes.into_iter().flatten()) {
+            page.sample(&labels.device.clone().with("direction", direction), Value::U64(bytes));
+        }
+    }),
     (OBSERVED_SECONDS, |page, device, labels| page.sample(&labels.own, micros(device.account.observed_s))),
     (OWNERS, |page, device, labels| {
         if let Some(owners) = device.owners {
@@ -54,36 +74,57 @@ const OWN_FAMILIES: [(Own, WriteSamples); 8] = [
             page.sample(&labels.device, percent(utilization));
         }
     }),
+    (XID_ERRORS, |page, device, labels| by_xid(page, &labels.device, &device.events.xids)),
 ];
+
+// === impl LabelNames ===
+
+impl LabelNames {
+    /// As dcgm-exporter has had them since 2.0.
+    pub(crate) const CURRENT: Self =
+        Self { uuid: "UUID", namespace: "namespace", pod: "pod", container: "container" };
+    /// As dcgm-exporter 1.x had them.
+    pub(crate) const OLD: Self =
+        Self { uuid: "uuid", namespace: "pod_namespace", pod: "pod_name", container: "container_name" };
+
+    fn owner(self, owner: &Owner) -> LabelText {
+        LabelText::default()
+            .with(self.container, &owner.container)
+            .with(self.namespace, &owner.namespace)
+            .with(self.pod, &owner.pod)
+    }
+}
 
 // === impl Renderer ===
 
 impl Renderer {
-    pub(crate) fn new(counters: Counters, hostname: Vec<(&'static str, String)>) -> Self {
-        Self { counters, hostname }
+    pub(crate) fn new(
+        counters: Counters,
+        hostname: Vec<(&'static str, String)>,
+        labels: LabelNames,
+        windows: EventWindows,
+    ) -> Self {
+        Self { counters, hostname, labels, windows }
     }
 
     /// The page as Prometheus text, families by name.
     pub(crate) fn render(&self, snapshot: &Snapshot) -> String {
         let mut page = PageWriter::with_capacity(16 * 1024);
-        let labels: Vec<Labels> = snapshot
-            .devices
-            .iter()
-            .map(|device| self.labels(device, snapshot.driver_version.as_deref()))
-            .collect();
+        let labels: Vec<Labels> = snapshot.devices.iter().map(|device| self.labels(device)).collect();
         let devices = || snapshot.devices.iter().zip(&labels);
         for (position, counter) in self.counters.served.iter().enumerate() {
-            page.family(counter.metric.name, &counter.kind, &counter.help);
-            for (device, labels) in devices().filter(|(device, _)| device.up) {
+            page.family(&counter.name, &counter.kind, &counter.help);
+            for (device, labels) in devices() {
+                if counter.metric.reading.is_event() {
+                    self.events(&mut page, counter.metric.reading, device, &labels.dcgm);
+                    continue;
+                }
                 let value = match counter.metric.reading {
                     Reading::Utilization(Engine::Gpu) => device.gpu_utilization.map(percent),
                     Reading::Utilization(Engine::Memory) => device.memory_utilization.map(percent),
                     _ => device.values.get(position).copied().flatten(),
                 };
-                let Some(value) = value else { continue };
-                if counter.metric.reading == Reading::Xid {
-                    page.sample(&with_xid(&labels.dcgm, value), value);
-                } else {
+                if let Some(value) = value.filter(|_| device.up) {
                     page.sample(&labels.dcgm, value);
                 }
             }
@@ -97,25 +138,88 @@ impl Renderer {
         page.finish()
     }
 
-    fn labels(&self, device: &DeviceSnapshot, driver_version: Option<&str>) -> Labels {
+    /// What events said. XIDs stay on the page of a GPU that is lost: they say why.
+    fn events(&self, page: &mut PageWriter, reading: Reading, device: &DeviceSnapshot, labels: &LabelText) {
+        let events = &device.events;
+        match reading {
+            Reading::Xid => {
+                if let Some(last) = events.last_xid {
+                    let labels = labels
+                        .clone()
+                        .with("err_code", &last.to_string())
+                        .with("err_msg", xid::message(last));
+                    page.sample(&labels, Value::U64(last));
+                }
+            }
+            Reading::XidsTotal => by_xid(page, labels, &events.xids),
+            Reading::XidsInWindow if events.last_xid.is_some() => {
+                let labels =
+                    labels.clone().with("window_size_in_ms", &self.windows.xids.as_millis().to_string());
+                if events.xids_in_window.is_empty() {
+                    page.sample(&labels, Value::U64(0));
+                }
+                by_xid(page, &labels, &events.xids_in_window);
+            }
+            Reading::ClockEventsTotal => by_reason(page, labels, &events.clock_events),
+            Reading::ClockEventsInWindow if device.up => {
+                let Some(readings) = &events.clock_events_in_window else { return };
+                let window = self.windows.clock_events.as_millis().to_string();
+                let labels = labels.clone().with("window_size_in_ms", &window);
+                if readings.iter().all(|count| *count == 0) {
+                    page.sample(&labels, Value::U64(0));
+                }
+                by_reason(page, &labels, readings);
+            }
+            _ => {}
+        }
+    }
+
+    fn labels(&self, device: &DeviceSnapshot) -> Labels {
         let identity = &device.identity;
-        let mut text = LabelText::default()
-            .with("gpu", &identity.index.to_string())
-            .with("UUID", &identity.uuid)
-            .with("pci_bus_id", &identity.pci_bus_id)
-            .with("device", &format!("nvidia{}", identity.index))
-            .with("modelName", &identity.model);
-        for (name, value) in &self.hostname {
-            text.push(name, value);
+        let with_uuid = |uuid: &str| {
+            let mut text = LabelText::default()
+                .with("gpu", &identity.index.to_string())
+                .with(uuid, &identity.uuid)
+                .with("pci_bus_id", &identity.pci_bus_id)
+                .with("device", &format!("nvidia{}", identity.index))
+                .with("modelName", &identity.model);
+            for (name, value) in &self.hostname {
+                text.push(name, value);
+            }
+            text
+        };
+        let own = with_uuid(LabelNames::CURRENT.uuid);
+        let mut dcgm =
+            if self.labels == LabelNames::CURRENT { own.clone() } else { with_uuid(self.labels.uuid) };
+        self.label_fields(device, &mut dcgm);
+        let owner =
+            |names: LabelNames| device.owner.as_deref().map(|owner| names.owner(owner)).unwrap_or_default();
+        Labels { dcgm: dcgm.and(&owner(self.labels)), own: own.and(&owner(LabelNames::CURRENT)), device: own }
+    }
+
+    /// Texts are in the order of the labels, and so are the numbers after the metrics served.
+    fn label_fields(&self, device: &DeviceSnapshot, labels: &mut LabelText) {
+        let mut texts = device.texts.iter();
+        let mut numbers = device.values.iter().skip(self.counters.served.len());
+        for field in &self.counters.labels {
+            if field.text().is_some() {
+                labels.push(&field.name, texts.next().and_then(Option::as_deref).unwrap_or_default());
+            } else if let Some(Some(value)) = numbers.next() {
+                labels.push(&field.name, &value.to_string());
+            }
         }
-        let mut dcgm = text.clone();
-        if self.counters.driver_version_label
-            && let Some(version) = driver_version
-        {
-            dcgm.push("DCGM_FI_DRIVER_VERSION", version);
-        }
-        let owner = device.owner.as_deref().map(owner_labels).unwrap_or_default();
-        Labels { dcgm: dcgm.and(&owner), own: text.and(&owner), device: text }
+    }
+}
+
+fn by_xid(page: &mut PageWriter, labels: &LabelText, counts: &BTreeMap<u64, u64>) {
+    for (xid, count) in counts {
+        page.sample(&labels.clone().with("xid", &xid.to_string()), Value::U64(*count));
+    }
+}
+
+fn by_reason(page: &mut PageWriter, labels: &LabelText, counts: &[u64; REASONS.len()]) {
+    for (reason, count) in REASONS.into_iter().zip(counts).filter(|(_, count)| **count > 0) {
+        page.sample(&labels.clone().with("clock_event", reason), Value::U64(*count));
     }
 }
 
@@ -129,18 +233,6 @@ fn allocations(page: &mut PageWriter, device: &DeviceSnapshot, labels: &Labels) 
             .with("pod_uid", allocation.pod_uid.as_deref().unwrap_or_default());
         page.sample(&labels.device.and(&owner), Value::F64(part));
     }
-}
-
-fn owner_labels(owner: &Owner) -> LabelText {
-    LabelText::default()
-        .with("container", &owner.container)
-        .with("namespace", &owner.namespace)
-        .with("pod", &owner.pod)
-}
-
-fn with_xid(labels: &LabelText, value: Value) -> LabelText {
-    let code = if let Value::U64(code) = value { code } else { 0 };
-    labels.clone().with("err_code", &code.to_string()).with("err_msg", xid::message(code))
 }
 
 /// Hundredths of a percent are more than the driver resolves; more digits only lengthen the page.

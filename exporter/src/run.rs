@@ -16,7 +16,7 @@ use crate::attribution::kubelet::Poller;
 use crate::counters::{self, Counters};
 use crate::gpu::{self, CallTimes, Message, Plan, Report};
 use crate::page::Page;
-use crate::render::Renderer;
+use crate::render::{LabelNames, Renderer};
 use crate::routes::Routes;
 use crate::self_metrics::SelfMetrics;
 use crate::snapshot::{Node, STALE};
@@ -42,15 +42,16 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let metrics = SelfMetrics::new();
     let times = Arc::new(CallTimes::default());
     let (messages, inbox) = mpsc::channel(QUEUE);
-    let plan = Plan::new(counters.served.iter().map(|counter| counter.metric).collect(), args.interval());
+    let plan = Plan::new(counters.metrics(), counters.texts(), args.interval(), args.event_windows());
     let nvml = readiness.condition("nvml", "not loaded yet");
     gpu::start(args.nvml_library.clone(), plan, messages, Arc::clone(&times))?;
 
+    let labels = if args.use_old_namespace { LabelNames::OLD } else { LabelNames::CURRENT };
     let knowledge = start_kubelet(&args, &readiness, &metrics);
     let page = Arc::new(ArcSwap::from_pointee(Page::default()));
     let pages = Pages {
         node: Node::new(args.window()),
-        renderer: Renderer::new(counters, args.hostname_labels()),
+        renderer: Renderer::new(counters, args.hostname_labels(), labels, args.event_windows()),
         metrics: metrics.clone(),
         print_self_metrics: args.enable_exporter_metrics,
         times,
@@ -104,12 +105,12 @@ fn report_unserved(counters: &Counters, source: &str) {
         tracing::warn!(
             "counters file {source}: this version does not serve {}; the other {} fields are served",
             counters.unserved.join(", "),
-            counters.served.len()
+            counters.served.len() + counters.labels.len()
         );
     }
     if !counters.repeated.is_empty() {
         tracing::warn!(
-            "counters file {source}: more than one line for {}; the first counts",
+            "counters file {source}: more than one line for the field of {}; the first counts",
             counters.repeated.join(", ")
         );
     }

@@ -8,7 +8,7 @@ use podgauge_common::exposition::write::Value;
 
 use crate::attribution::allocations::Allocation;
 use crate::attribution::{Knowledge, Owner, Unavailable, attribute};
-use crate::gpu::{DeviceReading, Identity, Readings};
+use crate::gpu::{DeviceReading, EventCounts, Identity, Readings};
 use crate::integrals::{Account, DeviceLedger};
 
 /// After this long without a new reading GPU values are dropped: they are no measurement any more.
@@ -25,7 +25,6 @@ pub(crate) struct Node {
 /// What one page says.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
-    pub(crate) driver_version: Option<String>,
     pub(crate) devices: Vec<DeviceSnapshot>,
 }
 
@@ -36,6 +35,11 @@ pub(crate) struct DeviceSnapshot {
     pub(crate) up: bool,
     /// In the order of the plan's metrics, without utilization.
     pub(crate) values: Vec<Option<Value>>,
+    /// In the order of the plan's texts.
+    pub(crate) texts: Arc<[Option<String>]>,
+    pub(crate) events: EventCounts,
+    /// Sent and received.
+    pub(crate) nvlink_bytes: Option<[u64; 2]>,
     pub(crate) gpu_utilization: Option<f64>,
     pub(crate) memory_utilization: Option<f64>,
     pub(crate) active_s: f64,
@@ -85,7 +89,7 @@ impl Node {
     /// What a page made now says. No devices while nothing is known of them, or not yet whose they
     /// are: a series that begins without its labels would be another series.
     pub(crate) fn snapshot(&mut self, knowledge: &Knowledge, now: Instant) -> Snapshot {
-        let nothing = Snapshot { driver_version: None, devices: Vec::new() };
+        let nothing = Snapshot { devices: Vec::new() };
         let Some(readings) = &self.latest else { return nothing };
         if matches!(knowledge, Knowledge::Waiting)
             || now.saturating_duration_since(readings.taken_at) >= STALE
@@ -105,6 +109,9 @@ impl Node {
                 Some(DeviceSnapshot {
                     up,
                     values: device.values.clone(),
+                    texts: Arc::clone(&device.texts),
+                    events: device.events.clone(),
+                    nvlink_bytes: device.nvlink_bytes,
                     gpu_utilization: ledger.gpu.mean(window, now).filter(|_| up),
                     memory_utilization: ledger.memory.mean(window, now).filter(|_| up),
                     active_s: ledger.active_s,
@@ -117,6 +124,6 @@ impl Node {
                 })
             })
             .collect();
-        Snapshot { driver_version: readings.driver_version.clone(), devices }
+        Snapshot { devices }
     }
 }

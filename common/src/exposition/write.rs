@@ -27,6 +27,14 @@ pub enum Value {
     F64(f64),
 }
 
+impl std::fmt::Display for Value {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut text = String::new();
+        push_value(&mut text, *self);
+        f.write_str(&text)
+    }
+}
+
 // === impl LabelText ===
 
 impl LabelText {

@@ -9,14 +9,14 @@ use nvml_wrapper_sys::bindings::{
     nvmlSamplingType_enum_NVML_GPU_UTILIZATION_SAMPLES as GPU_SAMPLES,
     nvmlSamplingType_enum_NVML_MEMORY_UTILIZATION_SAMPLES as MEMORY_SAMPLES,
 };
-use podgauge_common::catalogue::Reading;
 use podgauge_common::exposition::write::Value;
 
+use super::events::EventLog;
 use super::fields::{Fault, Memo};
+use super::gpm::Gpm;
 use super::ring::{RingClock, Slot};
 use super::sampler::Plan;
-use super::xid::XidLog;
-use super::{DeviceReading, Identity, raw};
+use super::{DeviceReading, Identity, calls, direct, raw};
 
 /// A ring that gives nothing new for so long is replaced by the rates.
 const DRY_AFTER: Duration = Duration::from_secs(1);
@@ -50,7 +50,10 @@ pub(super) struct SampledDevice<'nvml> {
     pub(super) identity: Arc<Identity>,
     pub(super) rings: Rings,
     memo: Memo,
+    gpm: Gpm<'nvml>,
     values: Vec<Option<Value>>,
+    /// In the order of the plan's texts, read once.
+    texts: Option<Arc<[Option<String>]>>,
     values_at: Option<Instant>,
     lost: Option<Lost>,
     ticks: u32,
@@ -78,7 +81,9 @@ impl<'nvml> SampledDevice<'nvml> {
             identity: Arc::new(identity),
             rings: Rings::default(),
             memo: Memo::default(),
+            gpm: Gpm::default(),
             values: Vec::new(),
+            texts: None,
             values_at: None,
             lost: None,
             ticks: 0,
@@ -86,7 +91,7 @@ impl<'nvml> SampledDevice<'nvml> {
     }
 
     /// Drains the rings and, if they are due, reads the other values. An error asks for a reload.
-    pub(super) fn tick(&mut self, plan: &Plan, xids: &XidLog) -> Result<(), NvmlError> {
+    pub(super) fn tick(&mut self, plan: &Plan, events: &EventLog) -> Result<(), NvmlError> {
         if let Some(lost) = &mut self.lost {
             let now = Instant::now();
             if now.saturating_duration_since(lost.asked_at) < LOST_RETRY {
@@ -99,7 +104,7 @@ impl<'nvml> SampledDevice<'nvml> {
             tracing::info!("GPU {} ({}) answers again", self.identity.index, self.identity.uuid);
             self.lost = None;
         }
-        let read = self.read_all(plan, xids);
+        let read = self.read_all(plan, events);
         self.keep_or_lose(read)
     }
 
@@ -119,9 +124,17 @@ impl<'nvml> SampledDevice<'nvml> {
             && (self.rings.gpu.is_dry(now) || (plan.memory_utilization && self.rings.memory.is_dry(now)))
     }
 
+    /// Whether profiling counters were asked for and the GPU has none.
+    pub(super) fn lacks_gpm(&self) -> bool {
+        self.gpm.is_unsupported()
+    }
+
     /// What was learned since the last time, taken out.
-    pub(super) fn take_reading(&mut self) -> DeviceReading {
+    pub(super) fn take_reading(&mut self, events: &EventLog) -> DeviceReading {
         DeviceReading {
+            texts: self.texts.clone().unwrap_or_default(),
+            events: events.counts(&self.identity.uuid, Instant::now()),
+            nvlink_bytes: self.memo.nvlink_bytes.filter(|_| self.lost.is_none()),
             identity: Arc::clone(&self.identity),
             lost: self.lost.as_ref().map(|lost| lost.reason.clone()),
             values: if self.lost.is_some() { vec![None; self.values.len()] } else { self.values.clone() },
@@ -130,7 +143,7 @@ impl<'nvml> SampledDevice<'nvml> {
         }
     }
 
-    fn read_all(&mut self, plan: &Plan, xids: &XidLog) -> Result<(), NvmlError> {
+    fn read_all(&mut self, plan: &Plan, events: &EventLog) -> Result<(), NvmlError> {
         self.rings.gpu.drain(&self.device, GPU_SAMPLES)?;
         if plan.memory_utilization && self.ticks.is_multiple_of(MEMORY_EVERY) {
             self.rings.memory.drain(&self.device, MEMORY_SAMPLES)?;
@@ -146,12 +159,25 @@ impl<'nvml> SampledDevice<'nvml> {
             .is_none_or(|at| now.saturating_duration_since(at) + Duration::from_millis(500) > plan.interval);
         self.values.resize(plan.metrics.len(), None);
         if due {
-            plan.fields.read(&self.device, &plan.metrics, &mut self.memo, &mut self.values)?;
+            self.read_values(plan, events)?;
             self.values_at = Some(now);
         }
-        for (value, metric) in self.values.iter_mut().zip(&plan.metrics) {
-            if metric.reading == Reading::Xid {
-                *value = xids.last(self.identity.index).map(Value::U64);
+        Ok(())
+    }
+
+    fn read_values(&mut self, plan: &Plan, events: &EventLog) -> Result<(), NvmlError> {
+        if self.texts.is_none() {
+            let texts = plan.texts.iter().map(|text| direct::text(&self.device, *text));
+            self.texts = Some(texts.collect::<Result<_, _>>()?);
+        }
+        self.gpm.read(&self.device, &plan.gpm, &mut self.values)?;
+        let by_gpm = self.gpm.is_sampling();
+        plan.fields.read(&self.device, &plan.metrics, &mut self.memo, by_gpm, &mut self.values)?;
+        if plan.clock_events {
+            match calls::clock_event_reasons(&self.device) {
+                Ok(bits) => events.clock_reasons(&self.identity.uuid, bits, Instant::now()),
+                Err(error) if matches!(Fault::of(&error), Fault::Lost | Fault::Reload) => return Err(error),
+                Err(_) => {}
             }
         }
         Ok(())
@@ -192,6 +218,10 @@ impl<'nvml> SampledDevice<'nvml> {
         );
         self.lost = Some(Lost { reason: error.to_string(), asked_at: Instant::now() });
         self.values_at = None;
+        // It may come back from a reset, in which counters and GPM samples are lost.
+        self.memo = Memo::default();
+        self.gpm = Gpm::default();
+        self.values.fill(None);
         Ok(())
     }
 }

@@ -3,12 +3,16 @@
 //!
 //! ```text
 //! supervise ─ load library ─► session ─┬─ sampler ── Readings ──► channel
-//!     ▲                                └─ xid thread ─► XidLog ───► (read by the sampler)
+//!     ▲                                └─ xid thread ─► EventLog ─► (read by the sampler)
 //!     └──────── lost driver, changed GPUs ◄─┘
 //! ```
 
+mod calls;
 mod device;
+mod direct;
+mod events;
 mod fields;
+mod gpm;
 mod library;
 mod raw;
 mod ring;
@@ -20,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use podgauge_common::exposition::write::Value;
 
+pub(crate) use events::{EventCounts, EventWindows};
 pub(crate) use library::check as check_library;
 pub(crate) use ring::Slot;
 pub(crate) use sampler::{Plan, start};
@@ -43,6 +48,11 @@ pub(crate) struct DeviceReading {
     pub(crate) lost: Option<String>,
     /// In the order of the plan's metrics; `None` is not known.
     pub(crate) values: Vec<Option<Value>>,
+    /// In the order of the plan's texts; `None` is not known.
+    pub(crate) texts: Arc<[Option<String>]>,
+    pub(crate) events: EventCounts,
+    /// Bytes over all NVLinks since the driver was loaded, sent and received.
+    pub(crate) nvlink_bytes: Option<[u64; 2]>,
     /// New stretches of known GPU utilization.
     pub(crate) gpu_slots: Vec<Slot>,
     /// New stretches of known memory utilization.
@@ -53,7 +63,6 @@ pub(crate) struct DeviceReading {
 #[derive(Debug, Clone)]
 pub(crate) struct Readings {
     pub(crate) taken_at: Instant,
-    pub(crate) driver_version: Option<String>,
     pub(crate) devices: Vec<DeviceReading>,
 }
 

@@ -27,12 +27,32 @@ pub(crate) struct RingSample {
 /// An event of an event set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Event {
-    /// Index of the device.
-    pub(crate) device: u32,
+    /// The device's [`handle`].
+    pub(crate) device: usize,
     pub(crate) kind: u64,
     /// For a critical error: its XID.
     pub(crate) data: u64,
+    /// Where it happened, if the GPU is divided and the driver says so.
+    pub(crate) instance: Option<InstanceIds>,
 }
+
+/// A MIG instance of a GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct InstanceIds {
+    pub(crate) gpu: u32,
+    /// `None`: the whole GPU instance.
+    pub(crate) compute: Option<u32>,
+}
+
+impl std::fmt::Display for InstanceIds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.gpu)?;
+        self.compute.map_or(Ok(()), |compute| write!(f, "/{compute}"))
+    }
+}
+
+/// What NVML says in place of an instance id where there is none.
+const NO_INSTANCE: u32 = u32::MAX;
 
 /// The samples of a ring newer than `last_seen_us`, oldest first as the driver gives them. One
 /// driver call of about 2 ms, where asking for the size first would be two.
@@ -136,9 +156,17 @@ pub(crate) fn wait_event(
         Err(NvmlError::Timeout) => return Ok(None),
         Err(error) => return Err(error),
     }
-    // SAFETY: the handle came from this library with the event.
-    let device = unsafe { Device::new(data.device, nvml) };
-    Ok(Some(Event { device: device.index()?, kind: data.eventType, data: data.eventData }))
+    let instance = (data.gpuInstanceId != NO_INSTANCE).then_some(InstanceIds {
+        gpu: data.gpuInstanceId,
+        compute: (data.computeInstanceId != NO_INSTANCE).then_some(data.computeInstanceId),
+    });
+    Ok(Some(Event { device: data.device.addr(), kind: data.eventType, data: data.eventData, instance }))
+}
+
+/// What stands for a device in events.
+pub(crate) fn handle(device: &Device<'_>) -> usize {
+    // SAFETY: the handle is only compared.
+    unsafe { device.handle() }.addr()
 }
 
 /// Asks for events of a device. Unlike the wrapper's call, a device that refuses leaves the set as

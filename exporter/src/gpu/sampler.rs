@@ -9,13 +9,15 @@ use std::time::{Duration, Instant};
 
 use nvml_wrapper::Nvml;
 use nvml_wrapper::error::NvmlError;
-use podgauge_common::catalogue::{Engine, Metric, Reading};
+use podgauge_common::catalogue::{Engine, Metric, Reading, Text};
 use tokio::sync::mpsc::Sender;
 
 use super::device::{Rings, SampledDevice};
+use super::events::{EventLog, EventWindows};
 use super::fields::FieldPlan;
+use super::gpm::GpmPlan;
 use super::library::{self, LibraryError};
-use super::xid::{self, XidLog};
+use super::xid;
 use super::{CallTimes, Message, Readings, Report};
 
 /// Rings are drained and the page is rendered this often.
@@ -37,10 +39,16 @@ const GIVE_UP: Duration = Duration::from_secs(60);
 pub(crate) struct Plan {
     /// Values of a [`DeviceReading`](super::DeviceReading) are in this order.
     pub(crate) metrics: Vec<&'static Metric>,
+    /// Texts of a [`DeviceReading`](super::DeviceReading) are in this order.
+    pub(crate) texts: Vec<Text>,
+    pub(crate) windows: EventWindows,
     /// How often values other than utilization are read.
     pub(super) interval: Duration,
     pub(super) memory_utilization: bool,
     pub(super) fields: FieldPlan,
+    pub(super) gpm: GpmPlan,
+    /// Whether clock events are counted.
+    pub(super) clock_events: bool,
 }
 
 /// Why a session ended.
@@ -56,10 +64,27 @@ enum End {
 
 impl Plan {
     /// `interval` is `-c`.
-    pub(crate) fn new(metrics: Vec<&'static Metric>, interval: Duration) -> Self {
+    pub(crate) fn new(
+        metrics: Vec<&'static Metric>,
+        texts: Vec<Text>,
+        interval: Duration,
+        windows: EventWindows,
+    ) -> Self {
         let memory_utilization =
             metrics.iter().any(|metric| metric.reading == Reading::Utilization(Engine::Memory));
-        Self { fields: FieldPlan::new(&metrics), interval, memory_utilization, metrics }
+        let clock_events = metrics
+            .iter()
+            .any(|metric| matches!(metric.reading, Reading::ClockEventsInWindow | Reading::ClockEventsTotal));
+        Self {
+            fields: FieldPlan::new(&metrics),
+            gpm: GpmPlan::new(&metrics),
+            clock_events,
+            texts,
+            windows,
+            interval,
+            memory_utilization,
+            metrics,
+        }
     }
 }
 
@@ -70,7 +95,7 @@ pub(crate) fn start(
     messages: Sender<Message>,
     times: Arc<CallTimes>,
 ) -> std::io::Result<()> {
-    let supervisor = Supervisor { library, plan, messages, times, rings: HashMap::new() };
+    let supervisor = Supervisor { library, plan, messages, times, rings: HashMap::new(), said_no_gpm: false };
     std::thread::Builder::new().name("nvml".into()).spawn(move || supervisor.run())?;
     Ok(())
 }
@@ -82,17 +107,19 @@ struct Supervisor {
     times: Arc<CallTimes>,
     /// By UUID, kept from session to session.
     rings: HashMap<String, Rings>,
+    /// Whether it was logged that GPUs have no profiling counters.
+    said_no_gpm: bool,
 }
 
 // === impl Supervisor ===
 
 impl Supervisor {
     fn run(mut self) {
-        let xids = XidLog::default();
+        let events = EventLog::new(self.plan.windows);
         let mut mismatch_since = None;
         loop {
             let end = match library::load(self.library.as_deref()) {
-                Ok(nvml) => self.session(&nvml, &xids),
+                Ok(nvml) => self.session(&nvml, &events),
                 Err(error @ LibraryError::Init { source: NvmlError::LibRmVersionMismatch, .. }) => {
                     End::Mismatch(error.to_string())
                 }
@@ -117,7 +144,7 @@ impl Supervisor {
         }
     }
 
-    fn session(&mut self, nvml: &Nvml, xids: &XidLog) -> End {
+    fn session(&mut self, nvml: &Nvml, events: &EventLog) -> End {
         let gpus = match nvml.device_count() {
             Ok(0) => return End::Reload("NVML sees no GPU on this node".to_owned()),
             Ok(gpus) => gpus,
@@ -137,9 +164,13 @@ impl Supervisor {
             return End::Reload(format!("none of the {gpus} GPUs can be opened"));
         }
         let over = AtomicBool::new(false);
+        let xids = xid::listen(nvml, gpus, events);
         let end = std::thread::scope(|scope| {
-            scope.spawn(|| xid::watch(nvml, gpus, xids, &over));
-            let end = self.sample(nvml, gpus, &mut devices, xids);
+            if let Some(xids) = xids {
+                let over = &over;
+                scope.spawn(move || xid::watch(&xids, events, over));
+            }
+            let end = self.sample(nvml, gpus, &mut devices, events);
             over.store(true, Ordering::Relaxed);
             end
         });
@@ -147,8 +178,13 @@ impl Supervisor {
         end
     }
 
-    fn sample(&self, nvml: &Nvml, gpus: u32, devices: &mut [SampledDevice<'_>], xids: &XidLog) -> End {
-        let driver_version = nvml.sys_driver_version().ok();
+    fn sample(
+        &mut self,
+        nvml: &Nvml,
+        gpus: u32,
+        devices: &mut [SampledDevice<'_>],
+        events: &EventLog,
+    ) -> End {
         let opened = devices.len();
         if self.messages.blocking_send(Message::Report(Report::Serving { gpus: opened })).is_err() {
             return End::Done;
@@ -160,7 +196,7 @@ impl Supervisor {
             let is_tick = started >= next_tick;
             for device in devices.iter_mut() {
                 let read = if is_tick {
-                    device.tick(&self.plan, xids)
+                    device.tick(&self.plan, events)
                 } else {
                     device.read_rates_if_dry(&self.plan)
                 };
@@ -170,9 +206,9 @@ impl Supervisor {
                 }
             }
             if is_tick {
-                let devices = devices.iter_mut().map(SampledDevice::take_reading).collect();
-                let readings =
-                    Readings { taken_at: Instant::now(), driver_version: driver_version.clone(), devices };
+                self.say_no_gpm(devices);
+                let devices = devices.iter_mut().map(|device| device.take_reading(events)).collect();
+                let readings = Readings { taken_at: Instant::now(), devices };
                 self.times.add(started.elapsed());
                 if self.messages.blocking_send(Message::Readings(readings)).is_err() {
                     return End::Done;
@@ -187,6 +223,23 @@ impl Supervisor {
             let rates_due = devices.iter().any(|device| device.is_dry(&self.plan)).then(|| started + RATES);
             let wake = rates_due.map_or(next_tick, |rates| rates.min(next_tick));
             std::thread::sleep(wake.saturating_duration_since(Instant::now()));
+        }
+    }
+}
+
+impl Supervisor {
+    fn say_no_gpm(&mut self, devices: &[SampledDevice<'_>]) {
+        let without: Vec<String> = devices
+            .iter()
+            .filter(|device| self.plan.gpm.is_asked_for && !self.said_no_gpm && device.lacks_gpm())
+            .map(|device| format!("{} ({})", device.identity.index, device.identity.model))
+            .collect();
+        if !without.is_empty() {
+            self.said_no_gpm = true;
+            tracing::warn!(
+                "DCGM_FI_PROF_… is left out for GPU {}: NVML has profiling counters (GPM) of Hopper and newer GPUs",
+                without.join(", ")
+            );
         }
     }
 }

@@ -88,6 +88,21 @@ pub struct Gpu {
     /// as a caller in another PID namespace sees it.
     #[serde(default = "yes")]
     pub lists_processes: bool,
+    /// False: an older GPU, on which NVML has no profiling counters.
+    #[serde(default = "yes")]
+    pub gpm: bool,
+    /// False: ECC is off.
+    #[serde(default = "yes")]
+    pub ecc: bool,
+    /// NVML's number of the brand; 14 (NVIDIA) if absent.
+    pub brand: Option<u32>,
+    /// Serial number of the board. Made from the index if absent.
+    pub serial: Option<String>,
+    /// What some calls answer in place of what follows from the load: NVML function name to
+    /// number. `nvmlDeviceGetFieldValues:<id>` is one field, `nvmlGpmMetricsGet:<id>` one GPM
+    /// metric, in NVML's units.
+    #[serde(default)]
+    pub answers: BTreeMap<String, f64>,
     /// XIDs to deliver, each once, as soon as the file names them; to deliver another equal one,
     /// name it once more.
     #[serde(default)]
@@ -276,9 +291,9 @@ impl Gpu {
         self.pci_bus_id.clone().unwrap_or_else(|| format!("00000000:{:02X}:00.0", 0x17 + index))
     }
 
-    /// Its serial number, made up from its index.
-    pub fn serial(index: usize) -> String {
-        format!("16500230{index:05}")
+    /// Its serial number, given its index.
+    pub fn serial(&self, index: usize) -> String {
+        self.serial.clone().unwrap_or_else(|| format!("16500230{index:05}"))
     }
 }
 
