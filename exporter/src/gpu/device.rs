@@ -13,10 +13,11 @@ use podgauge_common::catalogue::Reading;
 use podgauge_common::exposition::write::Value;
 
 use super::fields::{Fault, Memo};
+use super::processes::{DeviceProcesses, ProcessWatch};
 use super::ring::{RingClock, Slot};
 use super::sampler::Plan;
 use super::xid::XidLog;
-use super::{DeviceReading, Identity, raw};
+use super::{Credit, DeviceReading, Identity, raw};
 
 /// How often a lost GPU is asked whether it is back.
 const LOST_RETRY: Duration = Duration::from_secs(5);
@@ -41,6 +42,9 @@ pub(super) struct SampledDevice<'nvml> {
     device: Device<'nvml>,
     pub(super) identity: Arc<Identity>,
     pub(super) rings: Rings,
+    processes: DeviceProcesses,
+    /// New slots with their owners, until they are taken.
+    credited: Vec<(Slot, Credit)>,
     memo: Memo,
     values: Vec<Option<Value>>,
     values_at: Option<Instant>,
@@ -68,6 +72,8 @@ impl<'nvml> SampledDevice<'nvml> {
             device,
             identity: Arc::new(identity),
             rings: Rings::default(),
+            processes: DeviceProcesses::default(),
+            credited: Vec::new(),
             memo: Memo::default(),
             values: Vec::new(),
             values_at: None,
@@ -76,7 +82,12 @@ impl<'nvml> SampledDevice<'nvml> {
     }
 
     /// Drains the rings and, if they are due, reads the other values. An error asks for a reload.
-    pub(super) fn tick(&mut self, plan: &Plan, xids: &XidLog) -> Result<(), NvmlError> {
+    pub(super) fn tick(
+        &mut self,
+        plan: &Plan,
+        xids: &XidLog,
+        watch: Option<&mut ProcessWatch>,
+    ) -> Result<(), NvmlError> {
         if let Some(lost) = &mut self.lost {
             let now = Instant::now();
             if now.saturating_duration_since(lost.asked_at) < LOST_RETRY {
@@ -89,7 +100,7 @@ impl<'nvml> SampledDevice<'nvml> {
             tracing::info!("GPU {} ({}) answers again", self.identity.index, self.identity.uuid);
             self.lost = None;
         }
-        let read = self.read_all(plan, xids);
+        let read = self.read_all(plan, xids, watch);
         self.keep_or_lose(read)
     }
 
@@ -100,6 +111,20 @@ impl<'nvml> SampledDevice<'nvml> {
         }
         let read = self.read_rates(plan);
         self.keep_or_lose(read)
+    }
+
+    /// Reads what processes used since the last time, if the GPU is shared.
+    pub(super) fn poll_processes(&mut self, watch: &mut ProcessWatch) -> Result<(), NvmlError> {
+        if !self.is_shared() {
+            return Ok(());
+        }
+        let read = self.processes.poll(&self.device, watch);
+        self.keep_or_lose(read)
+    }
+
+    /// Whether what processes use is polled.
+    pub(super) fn is_shared(&self) -> bool {
+        self.lost.is_none() && self.processes.is_sampled()
     }
 
     /// Whether a ring that the plan needs gives nothing.
@@ -115,13 +140,28 @@ impl<'nvml> SampledDevice<'nvml> {
             identity: Arc::clone(&self.identity),
             lost: self.lost.as_ref().map(|lost| lost.reason.clone()),
             values: if self.lost.is_some() { vec![None; self.values.len()] } else { self.values.clone() },
-            gpu_slots: std::mem::take(&mut self.rings.gpu.slots),
+            gpu_slots: std::mem::take(&mut self.credited),
+            processes: self.processes.known(),
             memory_slots: std::mem::take(&mut self.rings.memory.slots),
         }
     }
 
-    fn read_all(&mut self, plan: &Plan, xids: &XidLog) -> Result<(), NvmlError> {
+    fn read_all(
+        &mut self,
+        plan: &Plan,
+        xids: &XidLog,
+        watch: Option<&mut ProcessWatch>,
+    ) -> Result<(), NvmlError> {
         self.rings.gpu.drain(&self.device, GPU_SAMPLES)?;
+        let slots = std::mem::take(&mut self.rings.gpu.slots);
+        match watch {
+            // Right after the ring: a process's sample is gone 200 ms after its slot at the earliest.
+            Some(watch) => {
+                let now = Instant::now();
+                self.credited.extend(self.processes.tick(&self.device, &self.identity, slots, watch, now)?);
+            }
+            None => self.credited.extend(slots.into_iter().map(|slot| (slot, Credit::Unsampled))),
+        }
         if plan.memory_utilization {
             self.rings.memory.drain(&self.device, MEMORY_SAMPLES)?;
         }

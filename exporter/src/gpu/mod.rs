@@ -10,6 +10,7 @@
 mod device;
 mod fields;
 mod library;
+mod processes;
 mod raw;
 mod ring;
 mod sampler;
@@ -20,7 +21,10 @@ use std::time::{Duration, Instant};
 
 use podgauge_common::exposition::write::Value;
 
+use crate::attribution::{Processes, Whose};
+
 pub(crate) use library::check as check_library;
+pub(crate) use processes::ProcessWatch;
 pub(crate) use ring::Slot;
 pub(crate) use sampler::{Plan, start};
 
@@ -43,10 +47,23 @@ pub(crate) struct DeviceReading {
     pub(crate) lost: Option<String>,
     /// In the order of the plan's metrics; `None` is not known.
     pub(crate) values: Vec<Option<Value>>,
-    /// New stretches of known GPU utilization.
-    pub(crate) gpu_slots: Vec<Slot>,
+    /// New stretches of known GPU utilization, and whose they are.
+    pub(crate) gpu_slots: Vec<(Slot, Credit)>,
     /// New stretches of known memory utilization.
     pub(crate) memory_slots: Vec<Slot>,
+    pub(crate) processes: Processes,
+}
+
+/// Whose a slot is, by the processes on the GPU.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Credit {
+    /// Processes were not sampled in it: the GPU had one owner at most.
+    Unsampled,
+    /// Nobody used the GPU in it, which is known of everybody.
+    Idle,
+    Of(Whose),
+    /// It was used, and the process's sample was not seen.
+    Missed,
 }
 
 /// What one tick learned.
