@@ -100,6 +100,7 @@ impl DeviceProcesses {
     ) -> Result<Vec<(Slot, Credit)>, NvmlError> {
         let newest_us = slots.iter().filter_map(|slot| slot.timestamp_us).max();
         self.known = self.read_lists(device, watch, now)?;
+        self.known.holders = self.book.holders(now);
         let owners =
             count_owners(&watch.knowledge.borrow(), (&identity.uuid, identity.index), &self.known);
         if owners <= 1 || self.known.unavailable.is_some() || self.unsupported {
@@ -110,6 +111,7 @@ impl DeviceProcesses {
         }
         self.poll(device, watch)?;
         self.known.no_utilization = self.unsupported;
+        // A process that came and went between two lists has shown in its use.
         self.known.holders = self.book.holders(now);
         Ok(self.credit(slots))
     }
