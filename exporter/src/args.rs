@@ -85,7 +85,10 @@ pub(crate) struct Args {
 
     /// Pod labels whose keys match one of these are put on samples. Default: all.
     #[arg(
-        long, env = "DCGM_EXPORTER_KUBERNETES_POD_LABEL_ALLOWLIST_REGEX", value_delimiter = ',', value_name = "PATTERNS"
+        long,
+        env = "DCGM_EXPORTER_KUBERNETES_POD_LABEL_ALLOWLIST_REGEX",
+        value_delimiter = ',',
+        value_name = "PATTERNS"
     )]
     pub(crate) kubernetes_pod_label_allowlist_regex: Vec<String>,
 

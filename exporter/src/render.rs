@@ -83,11 +83,7 @@ const OWN_FAMILIES: [(Own, WriteSamples); 8] = [
 // === impl Renderer ===
 
 impl Renderer {
-    pub(crate) fn new(
-        counters: Counters,
-        hostname: Vec<(&'static str, String)>,
-        pods: PodLabelling,
-    ) -> Self {
+    pub(crate) fn new(counters: Counters, hostname: Vec<(&'static str, String)>, pods: PodLabelling) -> Self {
         Self { counters, hostname, pods }
     }
 
@@ -113,7 +109,14 @@ impl Renderer {
                     (Reading::Utilization(Engine::Gpu), Value::F64(percent)) => {
                         let hundredths = (percent * PER_PERCENT).round() as u64;
                         let print = |part| Value::F64(part as f64 / PER_PERCENT);
-                        self.divided(&mut page, device, labels, &device.utilization, (hundredths, PER_PERCENT), print);
+                        self.divided(
+                            &mut page,
+                            device,
+                            labels,
+                            &device.utilization,
+                            (hundredths, PER_PERCENT),
+                            print,
+                        );
                     }
                     (Reading::Memory(Memory::Used), Value::U64(mib)) => {
                         self.divided(&mut page, device, labels, &device.memory, (mib, 1.0), Value::U64);
@@ -201,7 +204,10 @@ impl Renderer {
             return vec![dcgm.and(&self.pod_labels(device, device.owner.as_deref()))];
         }
         let allocations = device.allocations.iter();
-        allocations.flat_map(|allocation| self.replicas(device, allocation)).map(|copy| dcgm.and(&copy)).collect()
+        allocations
+            .flat_map(|allocation| self.replicas(device, allocation))
+            .map(|copy| dcgm.and(&copy))
+            .collect()
     }
 
     /// The label sets of an owner's samples: one, or in virtual-GPU mode one for each replica that

@@ -8,7 +8,9 @@ use podgauge_common::exposition::write::Value;
 
 use crate::attribution::allocations::Allocation;
 use crate::attribution::doubt::Doubt;
-use crate::attribution::{Attribution, Division, Knowledge, Owner, Unavailable, Whose, attribute, owner_of};
+use crate::attribution::{
+    Attribution, Charge, Division, Knowledge, Owner, Unavailable, Whose, attribute, charge,
+};
 use crate::gpu::{Credit, DeviceReading, Identity, Readings, Slot};
 use crate::integrals::{Account, DeviceLedger, Share};
 
@@ -95,7 +97,8 @@ impl Node {
     /// Takes new readings: each slot is credited once, to whom the device belongs now.
     pub(crate) fn learn(&mut self, readings: Readings, knowledge: &Knowledge, now: Instant) {
         for reading in &readings.devices {
-            let device = self.devices.entry(reading.identity.uuid.clone()).or_insert_with(|| Device::new(now));
+            let device =
+                self.devices.entry(reading.identity.uuid.clone()).or_insert_with(|| Device::new(now));
             device.learn(reading, knowledge, self.window, now);
         }
         let devices = readings
@@ -213,7 +216,11 @@ impl Device {
 fn share(slot: &Slot, credit: &Credit, knowledge: &Knowledge) -> Share {
     match credit {
         _ if slot.percent <= 0.0 => Share::Idle,
-        Credit::Of(whose) => owner_of(knowledge, whose).map_or(Share::Unknown, Share::Of),
+        Credit::Of(whose) => match charge(knowledge, whose) {
+            Charge::To(owner) => Share::Of(Some(owner)),
+            Charge::Rest => Share::Of(None),
+            Charge::Unknown => Share::Unknown,
+        },
         Credit::Idle | Credit::Unsampled | Credit::Missed => Share::Unknown,
     }
 }
@@ -222,7 +229,7 @@ fn share(slot: &Slot, credit: &Credit, knowledge: &Knowledge) -> Share {
 fn memory_of(owners: &[Arc<Owner>], held: &[(Whose, u64)], knowledge: &Knowledge) -> Vec<(Arc<Owner>, f64)> {
     let mut bytes = vec![0u64; owners.len()];
     for (whose, of_process) in held {
-        if let Some(Some(owner)) = owner_of(knowledge, whose)
+        if let Charge::To(owner) = charge(knowledge, whose)
             && let Some(at) = owners.iter().position(|known| *known == owner)
         {
             bytes[at] = bytes[at].saturating_add(*of_process);

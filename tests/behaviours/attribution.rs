@@ -208,7 +208,11 @@ async fn c8_containers_and_replicas_do_not_multiply_a_pods_use() {
         let page = exporter
             .until("shares", |page| {
                 let shares: Vec<_> = page.all(UTIL, &[("pod", "a")]);
-                if shares.len() == if virtual_mode { 3 } else { 2 } { Ok(page.clone()) } else { Err(page.text.clone()) }
+                if shares.len() == if virtual_mode { 3 } else { 2 } {
+                    Ok(page.clone())
+                } else {
+                    Err(page.text.clone())
+                }
             })
             .await;
         let total = |family| page.all(family, &[("pod", "a")]).iter().map(|sample| sample.value).sum::<f64>();
@@ -234,8 +238,9 @@ async fn a_pod_that_bypasses_the_device_plugin_is_seen_by_its_process() {
     let node = Node::new(&with(""));
     let kubelet = node.kubelet().await;
     let exporter = node.exporter_in_kubernetes().await;
-    let page =
-        exporter.until("the holder", |page| page.want(UTIL, &[("pod", "holder")]).map(|_| page.clone())).await;
+    let page = exporter
+        .until("the holder", |page| page.want(UTIL, &[("pod", "holder")]).map(|_| page.clone()))
+        .await;
     assert_eq!(page.all(UTIL, &[("gpu", "0")]).len(), 1);
     assert_eq!(page.all(UTIL, &[("gpu", "1"), ("pod", "")]).len(), 1, "outside any pod has no labels");
     assert_eq!(page.value("podgauge_gpu_owners", &[("gpu", "1")]), Some(1.0));
@@ -265,7 +270,11 @@ async fn a_pod_that_bypasses_the_device_plugin_is_seen_by_its_process() {
         .until("later pages", |later| {
             let observed = "podgauge_gpu_observed_seconds_total";
             let now = later.want(observed, &[("pod", "bypass")])?;
-            if now > page.want(observed, &[("pod", "bypass")])? + 5.0 { Ok(later.clone()) } else { Err(now.to_string()) }
+            if now > page.want(observed, &[("pod", "bypass")])? + 5.0 {
+                Ok(later.clone())
+            } else {
+                Err(now.to_string())
+            }
         })
         .await;
     assert!(page.value(ACTIVE, &[("pod", "bypass")]).unwrap() >= active);

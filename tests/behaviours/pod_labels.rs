@@ -15,10 +15,12 @@ async fn c9_pod_labels_are_sanitised_and_take_no_other_labels_place() {
     };
     let node = Node::new(&yaml("blue"));
     let _kubelet = node.kubelet().await;
-    let server =
-        ApiServer::start(ApiServerOptions { scenarios: vec![node.scenario()], ..ApiServerOptions::default() })
-            .await
-            .unwrap();
+    let server = ApiServer::start(ApiServerOptions {
+        scenarios: vec![node.scenario()],
+        ..ApiServerOptions::default()
+    })
+    .await
+    .unwrap();
     let kubeconfig = node.path().join("kubeconfig");
     server.write_kubeconfig(&kubeconfig, &Credentials::Token(ADMIN_TOKEN.to_owned())).unwrap();
     let mut exporter = node
@@ -30,9 +32,8 @@ async fn c9_pod_labels_are_sanitised_and_take_no_other_labels_place() {
         })
         .await;
     exporter.program.logged("\"(\" is left out").await;
-    let page = exporter
-        .until("pod labels", |page| page.want(TEMP, &[("team", "blue")]).map(|_| page.clone()))
-        .await;
+    let page =
+        exporter.until("pod labels", |page| page.want(TEMP, &[("team", "blue")]).map(|_| page.clone())).await;
     let labels = &page.all(TEMP, &[])[0].labels;
     for (name, value) in [
         ("gpu", "0"),

@@ -171,7 +171,10 @@ async fn processes_are_sampled_only_where_there_are_several_owners() {
     let page = exporter.page().await;
     assert_eq!(page.all(UTIL, &[]).len(), 1, "{}", page.text);
     // The driver refuses to tell about processes: with one owner nobody asks.
-    let refusing = alone.replace("gpus: [{replicas: 2}]", "gpus: [{replicas: 2, errors: {nvmlDeviceGetProcessUtilization: NOT_SUPPORTED}}]");
+    let refusing = alone.replace(
+        "gpus: [{replicas: 2}]",
+        "gpus: [{replicas: 2, errors: {nvmlDeviceGetProcessUtilization: NOT_SUPPORTED}}]",
+    );
     node.play(&refusing);
     let before = page.value(OBSERVED, &[("pod", "a")]).unwrap();
     exporter
@@ -181,7 +184,10 @@ async fn processes_are_sampled_only_where_there_are_several_owners() {
         })
         .await;
     // With two it is asked, and as it says nothing nothing is divided.
-    let both = SHARED.replace("gpus: [{replicas: 2}]", "gpus: [{replicas: 2, errors: {nvmlDeviceGetProcessUtilization: NOT_SUPPORTED}}]");
+    let both = SHARED.replace(
+        "gpus: [{replicas: 2}]",
+        "gpus: [{replicas: 2, errors: {nvmlDeviceGetProcessUtilization: NOT_SUPPORTED}}]",
+    );
     node.play(&both);
     let page = exporter
         .until("the reason", |page| {
@@ -204,7 +210,11 @@ async fn under_mps_use_is_not_divided() {
         .until("the reason", |page| {
             // Until it is sure it credits nobody: a 0 would be false.
             for pod in ["a", "b"] {
-                assert!(page.value(UTIL, &[("pod", pod)]).is_none_or(|percent| percent > 0.0), "{}", page.text);
+                assert!(
+                    page.value(UTIL, &[("pod", pod)]).is_none_or(|percent| percent > 0.0),
+                    "{}",
+                    page.text
+                );
                 assert_eq!(page.value(ACTIVE, &[("pod", pod)]).unwrap_or(0.0), 0.0, "{}", page.text);
                 assert_eq!(page.value(OBSERVED, &[("pod", pod)]).unwrap_or(0.0), 0.0, "{}", page.text);
             }
@@ -228,8 +238,5 @@ async fn memory_that_nvml_cannot_tell_is_not_divided() {
         .await;
     assert_eq!(page.all("DCGM_FI_DEV_FB_USED", &[]).len(), 1, "{}", page.text);
     assert_eq!(page.value("DCGM_FI_DEV_FB_USED", &[("pod", "")]), Some(20300.0));
-    assert_eq!(
-        page.value("podgauge_attribution_unavailable", &[("reason", "no_process_memory")]),
-        Some(1.0)
-    );
+    assert_eq!(page.value("podgauge_attribution_unavailable", &[("reason", "no_process_memory")]), Some(1.0));
 }

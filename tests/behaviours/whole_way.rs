@@ -52,7 +52,10 @@ async fn an_hpa_reads_the_scenarios_truth() {
     }
     let share = cluster.value(&aggregator, "share-a", "gpu_utilization_share").await;
     assert!((share - 30.0).abs() <= 2.5, "{share}");
-    assert_eq!(cluster.value(&aggregator, "share-a", "gpu_memory_used_bytes").await, 12000.0 * 1024.0 * 1024.0);
+    assert_eq!(
+        cluster.value(&aggregator, "share-a", "gpu_memory_used_bytes").await,
+        12000.0 * 1024.0 * 1024.0
+    );
     // Under MPS memory is told apart, though use is not.
     assert_eq!(cluster.value(&aggregator, "mps-b", "gpu_memory_used_bytes").await, 4000.0 * 1024.0 * 1024.0);
 

@@ -69,9 +69,11 @@ impl Node {
     /// Adds the arguments that Kubernetes takes.
     pub fn in_kubernetes(&self, command: &mut Command) {
         command.arg("-k").arg("--pod-resources-kubelet-socket").arg(self.socket());
-        for (flag, tree) in
-            [("--path.procfs", "proc"), ("--path.pod-logs", "pod-logs"), ("--path.container-logs", "container-logs")]
-        {
+        for (flag, tree) in [
+            ("--path.procfs", "proc"),
+            ("--path.pod-logs", "pod-logs"),
+            ("--path.container-logs", "container-logs"),
+        ] {
             command.arg(flag).arg(self.trees().join(tree));
         }
     }

@@ -96,8 +96,11 @@ impl Allocations {
 
     /// The container of a pod that has allocations, if it is one alone.
     pub(crate) fn only_container(&self, namespace: &str, pod: &str) -> Option<&str> {
-        let mut containers =
-            self.all.iter().filter(|a| a.namespace == namespace && a.pod == pod).map(|a| a.container.as_str());
+        let mut containers = self
+            .all
+            .iter()
+            .filter(|a| a.namespace == namespace && a.pod == pod)
+            .map(|a| a.container.as_str());
         let first = containers.next()?;
         containers.all(|other| other == first).then_some(first)
     }

@@ -87,19 +87,59 @@ mod tests {
         let (id, slice_uid) = (id(), UID.replace('-', "_"));
         let node = "ab".repeat(32);
         for (text, uid, container) in [
-            (format!("0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{slice_uid}.slice/cri-containerd-{id}.scope"), UID, true),
+            (
+                format!(
+                    "0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{slice_uid}.slice/cri-containerd-{id}.scope"
+                ),
+                UID,
+                true,
+            ),
             (format!("0::/kubepods.slice/kubepods-pod{slice_uid}.slice/crio-{id}.scope"), UID, true),
-            (format!("0::/kubepods.slice/kubepods-pod{slice_uid}.slice/crio-{id}.scope/container"), UID, true),
-            (format!("0::/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod{slice_uid}.slice/docker-{id}.scope"), UID, true),
+            (
+                format!("0::/kubepods.slice/kubepods-pod{slice_uid}.slice/crio-{id}.scope/container"),
+                UID,
+                true,
+            ),
+            (
+                format!(
+                    "0::/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod{slice_uid}.slice/docker-{id}.scope"
+                ),
+                UID,
+                true,
+            ),
             (format!("0::/kubepods/burstable/pod{UID}/{id}"), UID, true),
             (format!("0::/kubepods/pod{UID}/crio-{id}"), UID, true),
-            (format!("0::/system.slice/kubepods-burstable-pod{slice_uid}.slice:cri-containerd:{id}"), UID, true),
-            (format!("0::/docker-{node}.scope/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-besteffort.slice/kubelet-kubepods-besteffort-pod{slice_uid}.slice/cri-containerd-{id}.scope"), UID, true),
-            (format!("0::/../../kubepods-burstable-pod{slice_uid}.slice/cri-containerd-{id}.scope"), UID, true),
+            (
+                format!("0::/system.slice/kubepods-burstable-pod{slice_uid}.slice:cri-containerd:{id}"),
+                UID,
+                true,
+            ),
+            (
+                format!(
+                    "0::/docker-{node}.scope/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-besteffort.slice/kubelet-kubepods-besteffort-pod{slice_uid}.slice/cri-containerd-{id}.scope"
+                ),
+                UID,
+                true,
+            ),
+            (
+                format!("0::/../../kubepods-burstable-pod{slice_uid}.slice/cri-containerd-{id}.scope"),
+                UID,
+                true,
+            ),
             (format!("0::/kubepods/burstable/pod{STATIC}/{id}"), STATIC, true),
             (format!("0::/kubepods/burstable/pod{UID}"), UID, false),
-            (format!("12:cpuset:/\n4:pids:/kubepods/pod{UID}/{id}\n3:memory:/kubepods/pod{UID}/{id}\n1:name=systemd:/x"), UID, true),
-            (format!("5:cpu,cpuacct:/kubepods/pod{UID}/{id}\n4:devices:/kubepods/pod{STATIC}/{id}"), STATIC, true),
+            (
+                format!(
+                    "12:cpuset:/\n4:pids:/kubepods/pod{UID}/{id}\n3:memory:/kubepods/pod{UID}/{id}\n1:name=systemd:/x"
+                ),
+                UID,
+                true,
+            ),
+            (
+                format!("5:cpu,cpuacct:/kubepods/pod{UID}/{id}\n4:devices:/kubepods/pod{STATIC}/{id}"),
+                STATIC,
+                true,
+            ),
             // A cluster in a pod of another one: the inner pod.
             (format!("0::/kubepods/pod{STATIC}/{node}/kubelet/kubepods/pod{UID}/{id}"), UID, true),
         ] {
@@ -110,7 +150,9 @@ mod tests {
 
     #[test]
     fn what_is_in_no_pod() {
-        for text in ["0::/system.slice/python3.service", "0::/", "", "11:devices:/user.slice\n", "0::/podman-1/x"] {
+        for text in
+            ["0::/system.slice/python3.service", "0::/", "", "11:devices:/user.slice\n", "0::/podman-1/x"]
+        {
             assert_eq!(place(text), Place::Outside, "{text}");
         }
         assert_eq!(place("0::/kubepods.slice/kubepods-podnonsense.slice"), Place::Unclear);

@@ -72,7 +72,12 @@ mod tests {
     use super::*;
 
     /// A slot each second, credited by what `whose` says of the second.
-    fn run(seconds: std::ops::Range<u64>, doubt: &mut Doubt, start: Instant, whose: impl Fn(u64) -> Whose) -> Vec<Option<Unavailable>> {
+    fn run(
+        seconds: std::ops::Range<u64>,
+        doubt: &mut Doubt,
+        start: Instant,
+        whose: impl Fn(u64) -> Whose,
+    ) -> Vec<Option<Unavailable>> {
         seconds
             .map(|second| {
                 let now = start + Duration::from_secs(second);
@@ -98,7 +103,9 @@ mod tests {
     #[test]
     fn unreadable_processes_need_a_minute_and_a_fifth_of_the_use() {
         let start = Instant::now();
-        let every = |nth: u64| move |second: u64| if second.is_multiple_of(nth) { Whose::Unknown } else { Whose::Outside };
+        let every = |nth: u64| {
+            move |second: u64| if second.is_multiple_of(nth) { Whose::Unknown } else { Whose::Outside }
+        };
         let mut doubt = Doubt::default();
         assert!(run(0..200, &mut doubt, start, every(6)).iter().all(Option::is_none));
         let mut doubt = Doubt::default();

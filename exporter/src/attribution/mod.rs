@@ -58,6 +58,16 @@ pub(crate) enum Division {
     Among(Vec<Arc<Owner>>),
 }
 
+/// Whom a use of a device is charged to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Charge {
+    To(Arc<Owner>),
+    /// Nobody that has labels.
+    Rest,
+    /// It cannot be told.
+    Unknown,
+}
+
 /// What is known of a device's owners.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Attribution {
@@ -135,15 +145,16 @@ pub(crate) fn attribute(
         })),
         _ => None,
     };
-    let mut attribution =
-        Attribution { owner, owners: Some(count), allocations, ..Attribution::default() };
+    let mut attribution = Attribution { owner, owners: Some(count), allocations, ..Attribution::default() };
     if count <= 1 {
         let sole = Division::Whole(owners.into_iter().next());
         (attribution.utilization, attribution.memory) = (sole.clone(), sole);
         return attribution;
     }
-    let no_utilization =
-        processes.unavailable.or(doubt).or(processes.no_utilization.then_some(Unavailable::NoProcessUtilization));
+    let no_utilization = processes
+        .unavailable
+        .or(doubt)
+        .or(processes.no_utilization.then_some(Unavailable::NoProcessUtilization));
     let no_memory =
         processes.unavailable.or(processes.memory.is_none().then_some(Unavailable::NoProcessMemory));
     let divided = |reason: Option<Unavailable>| match reason {
@@ -159,14 +170,13 @@ pub(crate) fn attribute(
     attribution
 }
 
-/// Whom a use of the device is of: an owner, or with `None` nobody that has labels. The outer
-/// `None`: it cannot be told.
-pub(crate) fn owner_of(knowledge: &Knowledge, whose: &Whose) -> Option<Option<Arc<Owner>>> {
+/// Whom what a process uses is charged to.
+pub(crate) fn charge(knowledge: &Knowledge, whose: &Whose) -> Charge {
     match (whose, knowledge) {
-        (Whose::Pod { owner, .. }, Knowledge::Known(all)) => Some(Some(with_container(all, owner))),
-        (Whose::Pod { owner, .. }, _) => Some(Some(Arc::clone(owner))),
-        (Whose::Outside, _) => Some(None),
-        (Whose::MpsServer | Whose::Unknown, _) => None,
+        (Whose::Pod { owner, .. }, Knowledge::Known(all)) => Charge::To(with_container(all, owner)),
+        (Whose::Pod { owner, .. }, _) => Charge::To(Arc::clone(owner)),
+        (Whose::Outside, _) => Charge::Rest,
+        (Whose::MpsServer | Whose::Unknown, _) => Charge::Unknown,
     }
 }
 
@@ -184,9 +194,9 @@ fn allocations_of(all: &Allocations, (uuid, index): (&str, u32), processes: &Pro
     let is_whole = |allocation: &Allocation| allocation.replicas.is_empty();
     if allocations.iter().all(is_whole) && distinct_pods(&allocations) > 1 {
         let is_live = |allocation: &Allocation| {
-            processes.live().any(|(owner, _)| {
-                (&owner.namespace, &owner.pod) == (&allocation.namespace, &allocation.pod)
-            })
+            processes
+                .live()
+                .any(|(owner, _)| (&owner.namespace, &owner.pod) == (&allocation.namespace, &allocation.pod))
         };
         if allocations.iter().any(is_live) {
             allocations.retain(is_live);
@@ -198,9 +208,9 @@ fn allocations_of(all: &Allocations, (uuid, index): (&str, u32), processes: &Pro
     }
     // Of two pods that had one name the living process knows which it is.
     for allocation in &mut allocations {
-        let live = processes.live().find(|(owner, _)| {
-            (&owner.namespace, &owner.pod) == (&allocation.namespace, &allocation.pod)
-        });
+        let live = processes
+            .live()
+            .find(|(owner, _)| (&owner.namespace, &owner.pod) == (&allocation.namespace, &allocation.pod));
         if let Some((_, uid)) = live {
             allocation.pod_uid = Some(uid.to_owned());
         }
@@ -241,9 +251,7 @@ fn with_container(all: &Allocations, owner: &Arc<Owner>) -> Arc<Owner> {
         return Arc::clone(owner);
     }
     match all.only_container(&owner.namespace, &owner.pod) {
-        Some(container) => {
-            Arc::new(Owner { container: container.to_owned(), ..Owner::clone(owner) })
-        }
+        Some(container) => Arc::new(Owner { container: container.to_owned(), ..Owner::clone(owner) }),
         None => Arc::clone(owner),
     }
 }

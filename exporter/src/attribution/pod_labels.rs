@@ -22,9 +22,33 @@ const MAX_LABELS: usize = 64;
 const MAX_PODS: usize = 10_000;
 /// Names that samples carry already, which no pod's label may take.
 const RESERVED: [&str; 27] = [
-    "gpu", "UUID", "uuid", "pci_bus_id", "device", "modelName", "GPU_I_PROFILE", "GPU_I_ID", "hostname",
-    "Hostname", "container", "namespace", "pod", "pod_uid", "container_name", "pod_name", "pod_namespace", "vgpu",
-    "err_code", "err_msg", "window_size_in_ms", "xid", "clock_event", "hpc_job", "nvlink", "job", "instance",
+    "gpu",
+    "UUID",
+    "uuid",
+    "pci_bus_id",
+    "device",
+    "modelName",
+    "GPU_I_PROFILE",
+    "GPU_I_ID",
+    "hostname",
+    "Hostname",
+    "container",
+    "namespace",
+    "pod",
+    "pod_uid",
+    "container_name",
+    "pod_name",
+    "pod_namespace",
+    "vgpu",
+    "err_code",
+    "err_msg",
+    "window_size_in_ms",
+    "xid",
+    "clock_event",
+    "hpc_job",
+    "nvlink",
+    "job",
+    "instance",
 ];
 /// Prefixes of such names.
 const RESERVED_PREFIXES: [&str; 3] = ["DCGM_FI_", "dra_", "exported_"];
@@ -65,7 +89,9 @@ impl AllowList {
         let compiled = patterns.iter().filter(|pattern| !pattern.is_empty()).filter_map(|pattern| {
             Regex::new(pattern)
                 .map_err(|error| {
-                    tracing::warn!("--kubernetes-pod-label-allowlist-regex: {pattern:?} is left out: {error}");
+                    tracing::warn!(
+                        "--kubernetes-pod-label-allowlist-regex: {pattern:?} is left out: {error}"
+                    );
                 })
                 .ok()
         });
@@ -104,7 +130,9 @@ impl PodLabels {
                     }
                 }
                 Err(error) if !std::mem::replace(&mut failing, true) => {
-                    tracing::warn!("pods of {node}: the watch fails, trying on; labels are as last known: {error}");
+                    tracing::warn!(
+                        "pods of {node}: the watch fails, trying on; labels are as last known: {error}"
+                    );
                 }
                 Err(_) => {}
             }
@@ -157,10 +185,10 @@ pub(crate) async fn connect(kubeconfig: Option<&Path>) -> Result<Client, WatchEr
 /// gets a prefix and then a number; which key gets which does not depend on chance.
 fn sanitized(labels: Option<&BTreeMap<String, String>>, allowed: &AllowList) -> Vec<(String, String)> {
     let mut names: Vec<(String, String)> = Vec::new();
-    let allowed = labels.into_iter().flatten().filter(|(key, value)| !value.is_empty() && allowed.allows(key));
+    let allowed =
+        labels.into_iter().flatten().filter(|(key, value)| !value.is_empty() && allowed.allows(key));
     for (key, value) in allowed.take(MAX_LABELS) {
-        let mut name: String =
-            key.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+        let mut name: String = key.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
         // A digit cannot come first, and two underscores are Prometheus' own.
         if name.starts_with(|c: char| c.is_ascii_digit()) || name.starts_with("__") {
             name.insert_str(0, "pod_label_");
@@ -199,7 +227,10 @@ mod tests {
     #[test]
     fn keys_become_names_and_none_takes_anothers_place() {
         assert_eq!(
-            names(&[("app.kubernetes.io/name", "a"), ("key-with-dashes", "b"), ("3rd", "c"), ("empty", "")], &[]),
+            names(
+                &[("app.kubernetes.io/name", "a"), ("key-with-dashes", "b"), ("3rd", "c"), ("empty", "")],
+                &[]
+            ),
             [pair("pod_label_3rd", "c"), pair("app_kubernetes_io_name", "a"), pair("key_with_dashes", "b")]
         );
         assert_eq!(

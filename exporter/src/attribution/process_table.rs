@@ -130,8 +130,9 @@ impl ProcessTable {
         let by_id = id.and_then(|id| self.names.container(&id, now)).cloned();
         let by_uid = self.names.pod(&uid, now).cloned();
         let owner = match (by_uid, by_id) {
-            (Some((namespace, pod)), Some((_, _, container))) => Owner { namespace, pod, container },
-            (None, Some((namespace, pod, container))) => Owner { namespace, pod, container },
+            (Some((namespace, pod)), Some((_, _, container))) | (None, Some((namespace, pod, container))) => {
+                Owner { namespace, pod, container }
+            }
             (Some((namespace, pod)), None) => Owner { namespace, pod, container: String::new() },
             (None, None) => return Whose::Unknown,
         };

@@ -64,7 +64,9 @@ impl Processes {
 /// Whether a process's container is known now that was not before.
 fn is_told_better(known: &Whose, now: &Whose) -> bool {
     match (known, now) {
-        (Whose::Pod { owner, uid }, Whose::Pod { uid: same, .. }) => owner.container.is_empty() && uid == same,
+        (Whose::Pod { owner, uid }, Whose::Pod { uid: same, .. }) => {
+            owner.container.is_empty() && uid == same
+        }
         _ => false,
     }
 }

@@ -171,11 +171,7 @@ impl ProcessSamples {
             .iter()
             .take(count as usize)
             .filter(move |row| row.timeStamp > last_seen_us && row.smUtil <= 100 && row.pid != 0)
-            .map(|row| ProcessSample {
-                pid: row.pid,
-                timestamp_us: row.timeStamp,
-                percent: row.smUtil,
-            }))
+            .map(|row| ProcessSample { pid: row.pid, timestamp_us: row.timeStamp, percent: row.smUtil }))
     }
 }
 

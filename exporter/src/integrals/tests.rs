@@ -99,7 +99,10 @@ fn a_divided_device_counts_use_for_whose_it_is_and_knowing_for_all() {
     ledger.credit(slots, &division, WINDOW, now);
     let accounts = ledger.accounts(&division);
     let seconds: Vec<(f64, f64)> = accounts.iter().map(|(_, a)| (a.active_s, a.observed_s)).collect();
-    assert_eq!(accounts.iter().map(|(o, _)| o.clone()).collect::<Vec<_>>(), [Some(a.clone()), Some(b.clone()), None]);
+    assert_eq!(
+        accounts.iter().map(|(o, _)| o.clone()).collect::<Vec<_>>(),
+        [Some(a.clone()), Some(b.clone()), None]
+    );
     assert_eq!(seconds, [(0.5, 4.0), (0.2, 4.0), (0.1, 4.0)]);
     assert!((ledger.active_s - 2.0).abs() < 1e-9);
     // A third of the time is unknown: parts would not speak for the window.

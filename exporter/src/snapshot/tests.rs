@@ -14,7 +14,8 @@ use crate::counters;
 use crate::render::{PodLabelling, Renderer};
 
 const WINDOW: Duration = Duration::from_secs(15);
-const CSV: &str = "DCGM_FI_DEV_GPU_UTIL, gauge, u\nDCGM_FI_DEV_FB_USED, gauge, m\nDCGM_FI_DEV_GPU_TEMP, gauge, t\n";
+const CSV: &str =
+    "DCGM_FI_DEV_GPU_UTIL, gauge, u\nDCGM_FI_DEV_FB_USED, gauge, m\nDCGM_FI_DEV_GPU_TEMP, gauge, t\n";
 const UUID: &str = "GPU-1";
 
 /// One tick of a scenario.
@@ -99,10 +100,7 @@ fn knowledge(tick: &Tick) -> Knowledge {
         .collect();
     let mut counts = ReplicaCounts::default();
     let replicas: Vec<String> = (0..4).map(|replica| format!("{UUID}::{replica}")).collect();
-    counts.learn(
-        &[ContainerDevices { resource_name: "nvidia.com/gpu".into(), device_ids: replicas }],
-        &[],
-    );
+    counts.learn(&[ContainerDevices { resource_name: "nvidia.com/gpu".into(), device_ids: replicas }], &[]);
     Knowledge::Known(Arc::new(Allocations::from_list(&pods, &[]).completed(&counts, |_, _| None)))
 }
 
@@ -111,9 +109,9 @@ fn readings(tick: &Tick, now: Instant, second: u64) -> Readings {
         .filter(|bit| tick.running >> bit & 1 == 1)
         .map(|bit| Holder { whose: whose(bit), live: true })
         .collect();
-    let memory = tick.memory.map(|mib| {
-        holders.iter().map(|holder| (holder.whose.clone(), u64::from(mib) << 20)).collect()
-    });
+    let memory = tick
+        .memory
+        .map(|mib| holders.iter().map(|holder| (holder.whose.clone(), u64::from(mib) << 20)).collect());
     let processes = Processes {
         unavailable: tick.blind.then_some(Unavailable::NoHostPidNamespace),
         holders,
@@ -290,7 +288,8 @@ fn a_share_and_the_rest_make_the_device() {
 
     let blind = page(&mut node, &Tick { blind: true, ..tick });
     assert!(blind.keys().all(|(name, labels)| !name.starts_with("DCGM") || !labels.contains_key("pod")));
-    let reasons: Vec<_> = blind.keys().filter(|(name, _)| name == "podgauge_attribution_unavailable").collect();
+    let reasons: Vec<_> =
+        blind.keys().filter(|(name, _)| name == "podgauge_attribution_unavailable").collect();
     assert_eq!(reasons.len(), 1);
     assert_eq!(reasons[0].1["reason"], "no_host_pid_namespace");
 }

@@ -89,7 +89,6 @@ impl Truth {
             devices,
         }
     }
-
 }
 
 /// The pod's devices, and how many replicas of each it holds.
