@@ -160,13 +160,15 @@ class Ring(threading.Thread):
 
 def in_pod(pid, uid=UID, container=CONTAINER):
     """Puts a process where a container of the pod would be."""
-    scope = pathlib.Path(
-        f"/sys/fs/cgroup/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{uid.replace('-', '_')}.slice"
-        f"/cri-containerd-{container}.scope"
-    )
+    root = pathlib.Path("/sys/fs/cgroup")
+    if (root / "cgroup.controllers").exists():
+        scopes = [root / f"kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{uid.replace('-', '_')}.slice/cri-containerd-{container}.scope"]
+    else:  # cgroup v1: a tree for each controller
+        scopes = [root / name / f"kubepods/burstable/pod{uid}/{container}" for name in ("devices", "memory", "pids") if (root / name).is_dir()]
     try:
-        scope.mkdir(parents=True, exist_ok=True)
-        (scope / "cgroup.procs").write_text(str(pid))
+        for scope in scopes:
+            scope.mkdir(parents=True, exist_ok=True)
+            (scope / "cgroup.procs").write_text(str(pid))
     except OSError as error:
         print(f"no pod-shaped cgroup ({error}): allocations alone attribute the load", file=sys.stderr)
     return pathlib.Path(f"/proc/{pid}/cgroup").read_text().strip()
