@@ -59,6 +59,47 @@ pub(crate) struct Args {
     #[arg(long, env = "NVIDIA_RESOURCE_NAMES", value_delimiter = ',', value_name = "NAMES")]
     pub(crate) nvidia_resource_names: Vec<String>,
 
+    /// How the device plugin names devices: uid or device-name. Both are understood whatever this says.
+    #[arg(
+        long, env = "DCGM_EXPORTER_KUBERNETES_GPU_ID_TYPE", value_name = "TYPE", default_value = "uid",
+        value_parser = ["uid", "device-name"]
+    )]
+    pub(crate) kubernetes_gpu_id_type: String,
+
+    /// One copy of each sample for every container and replica, with the label vgpu.
+    #[arg(
+        long, env = "KUBERNETES_VIRTUAL_GPUS", value_name = "BOOL", value_parser = parse_go_bool,
+        num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true"
+    )]
+    pub(crate) kubernetes_virtual_gpus: bool,
+
+    /// Put pods' labels on samples. Watches the pods of this node.
+    #[arg(
+        long, env = "DCGM_EXPORTER_KUBERNETES_ENABLE_POD_LABELS", value_name = "BOOL", value_parser = parse_go_bool,
+        num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true"
+    )]
+    pub(crate) kubernetes_enable_pod_labels: bool,
+
+    /// Put pods' UIDs on samples.
+    #[arg(
+        long, env = "DCGM_EXPORTER_KUBERNETES_ENABLE_POD_UID", value_name = "BOOL", value_parser = parse_go_bool,
+        num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true"
+    )]
+    pub(crate) kubernetes_enable_pod_uid: bool,
+
+    /// Pod labels whose keys match one of these are put on samples. Default: all.
+    #[arg(
+        long,
+        env = "DCGM_EXPORTER_KUBERNETES_POD_LABEL_ALLOWLIST_REGEX",
+        value_delimiter = ',',
+        value_name = "PATTERNS"
+    )]
+    pub(crate) kubernetes_pod_label_allowlist_regex: Vec<String>,
+
+    /// Kubeconfig for the API server. Default: the pod's service account.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+
     /// Leave the hostname label out.
     #[arg(
         short = 'n', long, env = "DCGM_EXPORTER_NO_HOSTNAME", value_name = "BOOL", value_parser = parse_go_bool,
@@ -106,6 +147,14 @@ pub(crate) struct Args {
     /// Where the host's pod logs are: their folder names tell a pod's UID.
     #[arg(long = "path.pod-logs", default_value = "/var/log/pods", value_name = "PATH")]
     pub(crate) path_pod_logs: PathBuf,
+
+    /// Where the host's container logs are: their file names tell which container a process is in.
+    #[arg(long = "path.container-logs", default_value = "/var/log/containers", value_name = "PATH")]
+    pub(crate) path_container_logs: PathBuf,
+
+    /// Where the host's procfs is: cgroups tell which pod a process is in.
+    #[arg(long = "path.procfs", default_value = "/proc", value_name = "PATH")]
+    pub(crate) path_procfs: PathBuf,
 
     /// Serve the exporter's own metrics (podgauge_exporter_…) too.
     #[arg(

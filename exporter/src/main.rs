@@ -3,6 +3,7 @@
 mod args;
 mod attribution;
 mod counters;
+mod division;
 mod gpu;
 mod integrals;
 mod page;

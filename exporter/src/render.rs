@@ -7,13 +7,19 @@ use podgauge_common::catalogue::own::{
     ACTIVE_SECONDS, ALLOCATION, ATTRIBUTION_UNAVAILABLE, DEVICE_ACTIVE_SECONDS, NVLINK_BYTES,
     OBSERVED_SECONDS, OWNERS, UP, UTILIZATION, XID_ERRORS,
 };
-use podgauge_common::catalogue::{Engine, Own, Reading, xid};
+use podgauge_common::catalogue::{Engine, Memory, Own, Reading, xid};
 use podgauge_common::exposition::write::{LabelText, PageWriter, Value};
 
 use crate::attribution::Owner;
+use crate::attribution::allocations::Allocation;
+use crate::attribution::pod_labels::PodLabels;
 use crate::counters::Counters;
+use crate::division::divide;
 use crate::gpu::EventWindows;
-use crate::snapshot::{DeviceSnapshot, Snapshot};
+use crate::snapshot::{DeviceSnapshot, Divided, Snapshot};
+
+/// Hundredths of a percent are more than the driver resolves; more digits only lengthen the page.
+const PER_PERCENT: f64 = 100.0;
 
 /// What a page is made with, the same for every page.
 #[derive(Debug)]
@@ -22,6 +28,7 @@ pub(crate) struct Renderer {
     hostname: Vec<(&'static str, String)>,
     labels: LabelNames,
     windows: EventWindows,
+    pods: PodLabelling,
 }
 
 /// What labels of DCGM's families are called. podgauge's own are the same whatever this says.
@@ -33,14 +40,23 @@ pub(crate) struct LabelNames {
     container: &'static str,
 }
 
+/// What DCGM's families say of pods besides namespace, pod and container.
+#[derive(Debug, Default)]
+pub(crate) struct PodLabelling {
+    /// `--kubernetes-virtual-gpus`: a copy of each sample for every container and replica.
+    pub(crate) virtual_gpus: bool,
+    /// `--kubernetes-enable-pod-uid`.
+    pub(crate) uid: bool,
+    /// `--kubernetes-enable-pod-labels`.
+    pub(crate) labels: Option<PodLabels>,
+}
+
 /// The label sets of one GPU.
 struct Labels {
     /// gpu, UUID, pci_bus_id, device, modelName, hostname.
     device: LabelText,
-    /// `device`, the counters file's label fields, and the owner's.
+    /// `device`, and the counters file's label fields.
     dcgm: LabelText,
-    /// `device` and the owner's.
-    own: LabelText,
 }
 
 /// Writes one device's samples of a family.
@@ -50,11 +66,15 @@ type WriteSamples = fn(&mut PageWriter, &DeviceSnapshot, &Labels);
 /// over any interval.
 const OWN_FAMILIES: [(Own, WriteSamples); 10] = [
     (ATTRIBUTION_UNAVAILABLE, |page, device, labels| {
-        if let Some(reason) = device.unavailable {
+        for reason in &device.unavailable {
             page.sample(&labels.device.clone().with("reason", reason.as_str()), Value::U64(1));
         }
     }),
-    (ACTIVE_SECONDS, |page, device, labels| page.sample(&labels.own, micros(device.account.active_s))),
+    (ACTIVE_SECONDS, |page, device, labels| {
+        for (owner, account) in &device.accounts {
+            page.sample(&labels.device.and(&owner_labels(owner.as_deref())), micros(account.active_s));
+        }
+    }),
     (ALLOCATION, allocations),
     (DEVICE_ACTIVE_SECONDS, |page, device, labels| page.sample(&labels.device, micros(device.active_s))),
     (NVLINK_BYTES, |page, device, labels| {
@@ -62,7 +82,11 @@ const OWN_FAMILIES: [(Own, WriteSamples); 10] = [
             page.sample(&labels.device.clone().with("direction", direction), Value::U64(bytes));
         }
     }),
-    (OBSERVED_SECONDS, |page, device, labels| page.sample(&labels.own, micros(device.account.observed_s))),
+    (OBSERVED_SECONDS, |page, device, labels| {
+        for (owner, account) in &device.accounts {
+            page.sample(&labels.device.and(&owner_labels(owner.as_deref())), micros(account.observed_s));
+        }
+    }),
     (OWNERS, |page, device, labels| {
         if let Some(owners) = device.owners {
             page.sample(&labels.device, Value::U64(owners as u64));
@@ -103,8 +127,9 @@ impl Renderer {
         hostname: Vec<(&'static str, String)>,
         labels: LabelNames,
         windows: EventWindows,
+        pods: PodLabelling,
     ) -> Self {
-        Self { counters, hostname, labels, windows }
+        Self { counters, hostname, labels, windows, pods }
     }
 
     /// The page as Prometheus text, families by name.
@@ -116,7 +141,9 @@ impl Renderer {
             page.family(&counter.name, &counter.kind, &counter.help);
             for (device, labels) in devices() {
                 if counter.metric.reading.is_event() {
-                    self.events(&mut page, counter.metric.reading, device, &labels.dcgm);
+                    for labels in self.undivided(device, &labels.dcgm) {
+                        self.events(&mut page, counter.metric.reading, device, &labels);
+                    }
                     continue;
                 }
                 let value = match counter.metric.reading {
@@ -124,8 +151,28 @@ impl Renderer {
                     Reading::Utilization(Engine::Memory) => device.memory_utilization.map(percent),
                     _ => device.values.get(position).copied().flatten(),
                 };
-                if let Some(value) = value.filter(|_| device.up) {
-                    page.sample(&labels.dcgm, value);
+                let Some(value) = value.filter(|_| device.up) else { continue };
+                match (counter.metric.reading, value) {
+                    (Reading::Utilization(Engine::Gpu), Value::F64(percent)) => {
+                        let hundredths = (percent * PER_PERCENT).round() as u64;
+                        let print = |part| Value::F64(part as f64 / PER_PERCENT);
+                        self.divided(
+                            &mut page,
+                            device,
+                            labels,
+                            &device.utilization,
+                            (hundredths, PER_PERCENT),
+                            print,
+                        );
+                    }
+                    (Reading::Memory(Memory::Used), Value::U64(mib)) => {
+                        self.divided(&mut page, device, labels, &device.memory, (mib, 1.0), Value::U64);
+                    }
+                    _ => {
+                        for labels in self.undivided(device, &labels.dcgm) {
+                            page.sample(&labels, value);
+                        }
+                    }
                 }
             }
         }
@@ -192,9 +239,7 @@ impl Renderer {
         let mut dcgm =
             if self.labels == LabelNames::CURRENT { own.clone() } else { with_uuid(self.labels.uuid) };
         self.label_fields(device, &mut dcgm);
-        let owner =
-            |names: LabelNames| device.owner.as_deref().map(|owner| names.owner(owner)).unwrap_or_default();
-        Labels { dcgm: dcgm.and(&owner(self.labels)), own: own.and(&owner(LabelNames::CURRENT)), device: own }
+        Labels { dcgm, device: own }
     }
 
     /// Texts are in the order of the labels, and so are the numbers after the metrics served.
@@ -208,6 +253,97 @@ impl Renderer {
                 labels.push(&field.name, &value.to_string());
             }
         }
+    }
+
+    /// The samples of a family that can be divided. `total` is in the smallest unit that is printed,
+    /// `scale` of which make one of the parts'.
+    fn divided(
+        &self,
+        page: &mut PageWriter,
+        device: &DeviceSnapshot,
+        labels: &Labels,
+        divided: &Divided,
+        (total, scale): (u64, f64),
+        print: impl Fn(u64) -> Value,
+    ) {
+        let (owners, parts, rest) = match divided {
+            Divided::Whole(None) => (Vec::new(), Vec::new(), Some(total)),
+            Divided::Whole(Some(owner)) => (vec![owner], vec![total], None),
+            Divided::Parts(parts) => {
+                let scaled: Vec<f64> = parts.iter().map(|(_, part)| part * scale).collect();
+                let (divided, rest) = divide(total, &scaled);
+                (parts.iter().map(|(owner, _)| owner).collect(), divided, Some(rest))
+            }
+        };
+        if self.pods.virtual_gpus {
+            page.sample(&labels.dcgm, print(total));
+        }
+        for (owner, part) in owners.into_iter().zip(parts) {
+            let copies = self.copies(device, owner);
+            let each = part / copies.len().max(1) as u64;
+            for copy in copies {
+                page.sample(&labels.dcgm.and(&copy), print(each));
+            }
+        }
+        if let Some(rest) = rest.filter(|_| !self.pods.virtual_gpus) {
+            page.sample(&labels.dcgm, print(rest));
+        }
+    }
+
+    /// The label sets under which a family is printed that cannot be divided.
+    fn undivided(&self, device: &DeviceSnapshot, dcgm: &LabelText) -> Vec<LabelText> {
+        if !self.pods.virtual_gpus || device.allocations.is_empty() {
+            return vec![dcgm.and(&self.pod_labels(device, device.owner.as_deref()))];
+        }
+        let allocations = device.allocations.iter();
+        allocations
+            .flat_map(|allocation| self.replicas(device, allocation))
+            .map(|copy| dcgm.and(&copy))
+            .collect()
+    }
+
+    /// The label sets of an owner's samples: one, or in virtual-GPU mode one for each replica that
+    /// it holds.
+    fn copies(&self, device: &DeviceSnapshot, owner: &Owner) -> Vec<LabelText> {
+        if !self.pods.virtual_gpus {
+            return vec![self.pod_labels(device, Some(owner))];
+        }
+        let holds = |allocation: &&Allocation| {
+            (&allocation.namespace, &allocation.pod) == (&owner.namespace, &owner.pod)
+                && (owner.container.is_empty() || allocation.container == owner.container)
+        };
+        let held = device.allocations.iter().filter(holds);
+        let copies: Vec<LabelText> = held.flat_map(|allocation| self.replicas(device, allocation)).collect();
+        if copies.is_empty() { vec![self.pod_labels(device, Some(owner))] } else { copies }
+    }
+
+    /// One label set for each replica of an allocation, one in all for a whole device.
+    fn replicas(&self, device: &DeviceSnapshot, allocation: &Allocation) -> Vec<LabelText> {
+        let owner = Owner {
+            namespace: allocation.namespace.clone(),
+            pod: allocation.pod.clone(),
+            container: allocation.container.clone(),
+        };
+        let labels = self.pod_labels(device, Some(&owner));
+        match &allocation.replicas[..] {
+            [] => vec![labels],
+            replicas => replicas.iter().map(|replica| labels.clone().with("vgpu", replica)).collect(),
+        }
+    }
+
+    /// What DCGM's families say of a pod.
+    fn pod_labels(&self, device: &DeviceSnapshot, owner: Option<&Owner>) -> LabelText {
+        let Some(owner) = owner else { return LabelText::default() };
+        let mut labels = self.labels.owner(owner);
+        if self.pods.uid {
+            labels.push("pod_uid", device.pod_uid(owner).unwrap_or_default());
+        }
+        if let Some(known) = &self.pods.labels {
+            for (name, value) in known.of(&owner.namespace, &owner.pod).iter() {
+                labels.push(name, value);
+            }
+        }
+        labels
     }
 }
 
@@ -235,9 +371,12 @@ fn allocations(page: &mut PageWriter, device: &DeviceSnapshot, labels: &Labels) 
     }
 }
 
-/// Hundredths of a percent are more than the driver resolves; more digits only lengthen the page.
+fn owner_labels(owner: Option<&Owner>) -> LabelText {
+    owner.map(|owner| LabelNames::CURRENT.owner(owner)).unwrap_or_default()
+}
+
 fn percent(value: f64) -> Value {
-    Value::F64((value * 100.0).round() / 100.0)
+    Value::F64((value * PER_PERCENT).round() / PER_PERCENT)
 }
 
 /// Slots are whole microseconds.

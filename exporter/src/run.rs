@@ -8,15 +8,18 @@ use arc_swap::ArcSwap;
 use podgauge_common::http::serve;
 use podgauge_common::readiness::{Condition, Readiness};
 use podgauge_common::shutdown;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::args::Args;
 use crate::attribution::Knowledge;
 use crate::attribution::kubelet::Poller;
+use crate::attribution::pod_labels::{self, AllowList, PodLabels, WatchError};
+use crate::attribution::pod_names::PodNames;
+use crate::attribution::process_table::ProcessTable;
 use crate::counters::{self, Counters};
-use crate::gpu::{self, CallTimes, Message, Plan, Report};
+use crate::gpu::{self, CallTimes, Message, Plan, ProcessWatch, Report};
 use crate::page::Page;
-use crate::render::{LabelNames, Renderer};
+use crate::render::{LabelNames, PodLabelling, Renderer};
 use crate::routes::Routes;
 use crate::self_metrics::SelfMetrics;
 use crate::snapshot::{Node, STALE};
@@ -44,14 +47,20 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let (messages, inbox) = mpsc::channel(QUEUE);
     let plan = Plan::new(counters.metrics(), counters.texts(), args.interval(), args.event_windows());
     let nvml = readiness.condition("nvml", "not loaded yet");
-    gpu::start(args.nvml_library.clone(), plan, messages, Arc::clone(&times))?;
-
+    let unknown_pid = Arc::new(Notify::new());
+    let knowledge = start_kubelet(&args, &readiness, &metrics, &unknown_pid);
+    let processes = args.kubernetes.then(|| {
+        let names = PodNames::new(args.path_pod_logs.clone(), args.path_container_logs.clone());
+        let table = ProcessTable::new(args.path_procfs.clone(), names);
+        ProcessWatch::new(knowledge.clone(), table, unknown_pid)
+    });
+    gpu::start(args.nvml_library.clone(), plan, processes, messages, Arc::clone(&times))?;
     let labels = if args.use_old_namespace { LabelNames::OLD } else { LabelNames::CURRENT };
-    let knowledge = start_kubelet(&args, &readiness, &metrics);
+    let pods = pod_labelling(&args).await?;
     let page = Arc::new(ArcSwap::from_pointee(Page::default()));
     let pages = Pages {
         node: Node::new(args.window()),
-        renderer: Renderer::new(counters, args.hostname_labels(), labels, args.event_windows()),
+        renderer: Renderer::new(counters, args.hostname_labels(), labels, args.event_windows(), pods),
         metrics: metrics.clone(),
         print_self_metrics: args.enable_exporter_metrics,
         times,
@@ -85,7 +94,32 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     }
 }
 
-fn start_kubelet(args: &Args, readiness: &Readiness, metrics: &SelfMetrics) -> watch::Receiver<Knowledge> {
+/// What the flags say of pods, and the watch of their labels started if it is needed.
+async fn pod_labelling(args: &Args) -> Result<PodLabelling, WatchError> {
+    let mut pods = PodLabelling {
+        virtual_gpus: args.kubernetes_virtual_gpus,
+        uid: args.kubernetes_enable_pod_uid,
+        labels: None,
+    };
+    if args.kubernetes && args.kubernetes_enable_pod_labels {
+        let node = args.node_name.clone().filter(|node| !node.is_empty()).ok_or(WatchError::NoNode)?;
+        // Refused only if one is installed already, which is then used.
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let client = pod_labels::connect(args.kubeconfig.as_deref()).await?;
+        let allowed = AllowList::new(&args.kubernetes_pod_label_allowlist_regex);
+        let labels = PodLabels::default();
+        tokio::spawn(labels.clone().watch(client, node, allowed));
+        pods.labels = Some(labels);
+    }
+    Ok(pods)
+}
+
+fn start_kubelet(
+    args: &Args,
+    readiness: &Readiness,
+    metrics: &SelfMetrics,
+    unknown_pid: &Arc<Notify>,
+) -> watch::Receiver<Knowledge> {
     if !args.kubernetes {
         return watch::channel(Knowledge::NotAsked).1;
     }
@@ -94,6 +128,7 @@ fn start_kubelet(args: &Args, readiness: &Readiness, metrics: &SelfMetrics) -> w
         args.pod_resources_kubelet_socket.clone(),
         args.nvidia_resource_names.clone(),
         args.path_pod_logs.clone(),
+        Arc::clone(unknown_pid),
         metrics.clone(),
     );
     tokio::spawn(poller.run(sender, readiness.condition("kubelet", "not asked yet")));

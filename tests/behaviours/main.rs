@@ -7,6 +7,7 @@
 mod adapter_access;
 mod adapter_api;
 mod adapter_bad_input;
+mod attribution;
 mod bad_input;
 mod demo;
 mod device_loss;
@@ -17,6 +18,8 @@ mod grafana;
 mod kubernetes;
 mod manifests;
 mod no_driver;
+mod pod_labels;
 mod real_prometheus;
+mod shares;
 mod utilization;
 mod whole_way;

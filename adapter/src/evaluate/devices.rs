@@ -9,6 +9,9 @@ use crate::source::store::{ExporterState, Holding, PodSeries};
 
 const MIB: f64 = 1024.0 * 1024.0;
 
+/// The exporter's reason that speaks of memory alone.
+const NO_PROCESS_MEMORY: &str = "no_process_memory";
+
 /// What a pod has of one device.
 struct Device<'a> {
     key: &'a str,
@@ -95,6 +98,7 @@ fn measure(
         formula,
         Formula::Utilization | Formula::UtilizationShare | Formula::MemoryUsed | Formula::MemoryUtilization
     );
+    let of_memory = matches!(formula, Formula::MemoryUsed | Formula::MemoryUtilization);
     // NVIDIA's exporter gives every pod on a device the whole device's use.
     if !exporter.native && shared > 1 && of_a_part {
         return Err(Omission::Shared { pods: shared });
@@ -104,11 +108,17 @@ fn measure(
         .iter()
         .map(|holding| {
             holding_mean(holding, question, exporter, rules, now, not_before).map_err(|omission| {
-                match (omission, state.and_then(|state| state.unavailable.as_ref())) {
+                let reason = state.and_then(|state| state.unavailable.as_ref());
+                // That memory is not divided says nothing of use.
+                match (omission, reason.filter(|reason| of_memory || ***reason != *NO_PROCESS_MEMORY)) {
                     // A value that stands outlives attribution; after that this is the reason.
-                    (Omission::NoSuchFamily { .. } | Omission::DeviceStale { .. }, Some(reason)) => {
-                        Omission::AttributionUnavailable { reason: reason.clone() }
-                    }
+                    (
+                        Omission::NoSuchFamily { .. }
+                        | Omission::DeviceStale { .. }
+                        | Omission::Collecting { .. }
+                        | Omission::TooFewScrapes,
+                        Some(reason),
+                    ) => Omission::AttributionUnavailable { reason: reason.clone() },
                     (Omission::NoSuchFamily { .. }, None) if shared > 1 => Omission::Shared { pods: shared },
                     (omission, _) => omission,
                 }

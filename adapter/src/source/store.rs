@@ -115,7 +115,7 @@ impl ExporterState {
             pod.holdings.iter_mut().for_each(|holding| holding.present = false);
         }
         self.identify(&page);
-        let round = Round { at, scrape: self.scrapes, native: page.native, step, span };
+        let round = Round { at, scrape: self.scrapes, step, span };
         for device in page.devices {
             self.device(device, &round);
         }
@@ -207,7 +207,6 @@ impl ExporterState {
 struct Round<'a> {
     at: Instant,
     scrape: u64,
-    native: bool,
     /// Time since the previous answer, if no scrape failed between.
     step: Option<Duration>,
     span: &'a Span,
@@ -276,8 +275,9 @@ impl Holding {
                 }
                 self.observed = observed;
             }
-            // An exporter that does not count: time between its answers is what is known.
-            None if !round.native && self.seen != round.at => {
+            // An exporter that does not count, or not for this pod because its use is not known:
+            // time between its answers is what is known.
+            None if self.seen != round.at => {
                 self.observed +=
                     round.step.map_or(0.0, |step| step.min(round.span.longest_step).as_secs_f64());
             }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use podgauge_common::readiness::Condition;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tonic::transport::{Channel, Endpoint};
 
 use super::Knowledge;
@@ -24,6 +24,8 @@ use api::pod_resources_lister_client::PodResourcesListerClient;
 
 /// How often pods are listed.
 const LIST_EVERY: Duration = Duration::from_secs(2);
+/// A new process on a GPU has the pods listed at once, but not more often than this.
+const LIST_AT_MOST_EVERY: Duration = Duration::from_millis(250);
 /// How soon it is asked again after a failure: right after a restart it is back within seconds.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// How often the replicas of devices are counted, unless an uncounted one is seen.
@@ -61,6 +63,8 @@ pub(crate) struct Poller {
     answered_at: Instant,
     answered: bool,
     failing: bool,
+    /// A process showed up that was not there: its pod may be new.
+    unknown_pid: Arc<Notify>,
     metrics: SelfMetrics,
 }
 
@@ -71,6 +75,7 @@ impl Poller {
         socket: PathBuf,
         resources: Vec<String>,
         pod_logs: PathBuf,
+        unknown_pid: Arc<Notify>,
         metrics: SelfMetrics,
     ) -> Self {
         Self {
@@ -83,6 +88,7 @@ impl Poller {
             answered_at: Instant::now(),
             answered: false,
             failing: false,
+            unknown_pid,
             metrics,
         }
     }
@@ -106,7 +112,15 @@ impl Poller {
             if knowledge.is_closed() {
                 return;
             }
-            tokio::time::sleep(if self.failing { RETRY_AFTER } else { LIST_EVERY }).await;
+            if self.failing {
+                tokio::time::sleep(RETRY_AFTER).await;
+                continue;
+            }
+            tokio::time::sleep(LIST_AT_MOST_EVERY).await;
+            tokio::select! {
+                () = tokio::time::sleep(LIST_EVERY - LIST_AT_MOST_EVERY) => {}
+                () = self.unknown_pid.notified() => {}
+            }
         }
     }
 

@@ -14,9 +14,10 @@ use podgauge_common::exposition::write::Value;
 use super::events::EventLog;
 use super::fields::{Fault, Memo};
 use super::gpm::Gpm;
+use super::processes::{DeviceProcesses, ProcessWatch};
 use super::ring::{RingClock, Slot};
 use super::sampler::Plan;
-use super::{DeviceReading, Identity, calls, direct, raw};
+use super::{Credit, DeviceReading, Identity, calls, direct, raw};
 
 /// A ring that gives nothing new for so long is replaced by the rates.
 const DRY_AFTER: Duration = Duration::from_secs(1);
@@ -49,6 +50,9 @@ pub(super) struct SampledDevice<'nvml> {
     device: Device<'nvml>,
     pub(super) identity: Arc<Identity>,
     pub(super) rings: Rings,
+    processes: DeviceProcesses,
+    /// New slots with their owners, until they are taken.
+    credited: Vec<(Slot, Credit)>,
     memo: Memo,
     gpm: Gpm<'nvml>,
     values: Vec<Option<Value>>,
@@ -80,6 +84,8 @@ impl<'nvml> SampledDevice<'nvml> {
             device,
             identity: Arc::new(identity),
             rings: Rings::default(),
+            processes: DeviceProcesses::default(),
+            credited: Vec::new(),
             memo: Memo::default(),
             gpm: Gpm::default(),
             values: Vec::new(),
@@ -91,7 +97,12 @@ impl<'nvml> SampledDevice<'nvml> {
     }
 
     /// Drains the rings and, if they are due, reads the other values. An error asks for a reload.
-    pub(super) fn tick(&mut self, plan: &Plan, events: &EventLog) -> Result<(), NvmlError> {
+    pub(super) fn tick(
+        &mut self,
+        plan: &Plan,
+        events: &EventLog,
+        watch: Option<&mut ProcessWatch>,
+    ) -> Result<(), NvmlError> {
         if let Some(lost) = &mut self.lost {
             let now = Instant::now();
             if now.saturating_duration_since(lost.asked_at) < LOST_RETRY {
@@ -104,7 +115,7 @@ impl<'nvml> SampledDevice<'nvml> {
             tracing::info!("GPU {} ({}) answers again", self.identity.index, self.identity.uuid);
             self.lost = None;
         }
-        let read = self.read_all(plan, events);
+        let read = self.read_all(plan, events, watch);
         self.keep_or_lose(read)
     }
 
@@ -115,6 +126,20 @@ impl<'nvml> SampledDevice<'nvml> {
         }
         let read = self.read_rates(plan);
         self.keep_or_lose(read)
+    }
+
+    /// Reads what processes used since the last time, if the GPU is shared.
+    pub(super) fn poll_processes(&mut self, watch: &mut ProcessWatch) -> Result<(), NvmlError> {
+        if !self.is_shared() {
+            return Ok(());
+        }
+        let read = self.processes.poll(&self.device, watch);
+        self.keep_or_lose(read)
+    }
+
+    /// Whether what processes use is polled.
+    pub(super) fn is_shared(&self) -> bool {
+        self.lost.is_none() && self.processes.is_sampled()
     }
 
     /// Whether a ring that the plan needs gives nothing.
@@ -138,13 +163,28 @@ impl<'nvml> SampledDevice<'nvml> {
             identity: Arc::clone(&self.identity),
             lost: self.lost.as_ref().map(|lost| lost.reason.clone()),
             values: if self.lost.is_some() { vec![None; self.values.len()] } else { self.values.clone() },
-            gpu_slots: std::mem::take(&mut self.rings.gpu.slots),
+            gpu_slots: std::mem::take(&mut self.credited),
+            processes: self.processes.known(),
             memory_slots: std::mem::take(&mut self.rings.memory.slots),
         }
     }
 
-    fn read_all(&mut self, plan: &Plan, events: &EventLog) -> Result<(), NvmlError> {
+    fn read_all(
+        &mut self,
+        plan: &Plan,
+        events: &EventLog,
+        watch: Option<&mut ProcessWatch>,
+    ) -> Result<(), NvmlError> {
         self.rings.gpu.drain(&self.device, GPU_SAMPLES)?;
+        let slots = std::mem::take(&mut self.rings.gpu.slots);
+        match watch {
+            // Right after the ring: a process's sample is gone 200 ms after its slot at the earliest.
+            Some(watch) => {
+                let now = Instant::now();
+                self.credited.extend(self.processes.tick(&self.device, &self.identity, slots, watch, now)?);
+            }
+            None => self.credited.extend(slots.into_iter().map(|slot| (slot, Credit::Unsampled))),
+        }
         if plan.memory_utilization && self.ticks.is_multiple_of(MEMORY_EVERY) {
             self.rings.memory.drain(&self.device, MEMORY_SAMPLES)?;
         }

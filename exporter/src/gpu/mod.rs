@@ -14,6 +14,7 @@ mod events;
 mod fields;
 mod gpm;
 mod library;
+mod processes;
 mod raw;
 mod ring;
 mod sampler;
@@ -24,8 +25,11 @@ use std::time::{Duration, Instant};
 
 use podgauge_common::exposition::write::Value;
 
+use crate::attribution::{Processes, Whose};
+
 pub(crate) use events::{EventCounts, EventWindows};
 pub(crate) use library::check as check_library;
+pub(crate) use processes::ProcessWatch;
 pub(crate) use ring::Slot;
 pub(crate) use sampler::{Plan, start};
 
@@ -53,10 +57,23 @@ pub(crate) struct DeviceReading {
     pub(crate) events: EventCounts,
     /// Bytes over all NVLinks since the driver was loaded, sent and received.
     pub(crate) nvlink_bytes: Option<[u64; 2]>,
-    /// New stretches of known GPU utilization.
-    pub(crate) gpu_slots: Vec<Slot>,
+    /// New stretches of known GPU utilization, and whose they are.
+    pub(crate) gpu_slots: Vec<(Slot, Credit)>,
     /// New stretches of known memory utilization.
     pub(crate) memory_slots: Vec<Slot>,
+    pub(crate) processes: Processes,
+}
+
+/// Whose a slot is, by the processes on the GPU.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Credit {
+    /// Processes were not sampled in it: the GPU had one owner at most.
+    Unsampled,
+    /// Nobody used the GPU in it, which is known of everybody.
+    Idle,
+    Of(Whose),
+    /// It was used, and the process's sample was not seen.
+    Missed,
 }
 
 /// What one tick learned.

@@ -17,6 +17,7 @@ use super::events::{EventLog, EventWindows};
 use super::fields::FieldPlan;
 use super::gpm::GpmPlan;
 use super::library::{self, LibraryError};
+use super::processes::ProcessWatch;
 use super::xid;
 use super::{CallTimes, Message, Readings, Report};
 
@@ -24,6 +25,8 @@ use super::{CallTimes, Message, Readings, Report};
 const TICK: Duration = Duration::from_secs(1);
 /// Utilization rates are read this often where a ring is dry.
 const RATES: Duration = Duration::from_millis(200);
+/// What processes use is read this often on a shared GPU: a slot of 200 ms must not be missed.
+const PROCESSES: Duration = Duration::from_millis(150);
 /// A ring holds 14 s: a tick that comes later than this starts a new rhythm.
 const LATE: Duration = Duration::from_secs(1);
 /// Pause before the library is loaded anew.
@@ -88,14 +91,16 @@ impl Plan {
     }
 }
 
-/// Starts the thread. It ends when the receiver is dropped.
+/// Starts the thread; `processes` are looked at if pods are asked for. It ends when the receiver is dropped.
 pub(crate) fn start(
     library: Option<PathBuf>,
     plan: Plan,
+    processes: Option<ProcessWatch>,
     messages: Sender<Message>,
     times: Arc<CallTimes>,
 ) -> std::io::Result<()> {
-    let supervisor = Supervisor { library, plan, messages, times, rings: HashMap::new(), said_no_gpm: false };
+    let supervisor =
+        Supervisor { library, plan, processes, messages, times, rings: HashMap::new(), said_no_gpm: false };
     std::thread::Builder::new().name("nvml".into()).spawn(move || supervisor.run())?;
     Ok(())
 }
@@ -103,6 +108,7 @@ pub(crate) fn start(
 struct Supervisor {
     library: Option<PathBuf>,
     plan: Plan,
+    processes: Option<ProcessWatch>,
     messages: Sender<Message>,
     times: Arc<CallTimes>,
     /// By UUID, kept from session to session.
@@ -165,15 +171,17 @@ impl Supervisor {
         }
         let over = AtomicBool::new(false);
         let xids = xid::listen(nvml, gpus, events);
+        let mut processes = self.processes.take();
         let end = std::thread::scope(|scope| {
             if let Some(xids) = xids {
                 let over = &over;
                 scope.spawn(move || xid::watch(&xids, events, over));
             }
-            let end = self.sample(nvml, gpus, &mut devices, events);
+            let end = self.sample(nvml, gpus, &mut devices, events, processes.as_mut());
             over.store(true, Ordering::Relaxed);
             end
         });
+        self.processes = processes;
         self.rings.extend(devices.into_iter().map(|device| (device.identity.uuid.clone(), device.rings)));
         end
     }
@@ -184,22 +192,35 @@ impl Supervisor {
         gpus: u32,
         devices: &mut [SampledDevice<'_>],
         events: &EventLog,
+        mut processes: Option<&mut ProcessWatch>,
     ) -> End {
         let opened = devices.len();
         if self.messages.blocking_send(Message::Report(Report::Serving { gpus: opened })).is_err() {
             return End::Done;
         }
         let mut next_tick = Instant::now();
+        let (mut next_rates, mut next_processes) = (next_tick, next_tick);
         let mut census = Census { gpus, counted_at: Instant::now(), unknown_since: None };
         loop {
             let started = Instant::now();
             let is_tick = started >= next_tick;
+            if is_tick && let Some(processes) = processes.as_deref_mut() {
+                processes.begin_tick(started);
+            }
             for device in devices.iter_mut() {
-                let read = if is_tick {
-                    device.tick(&self.plan, events)
-                } else {
-                    device.read_rates_if_dry(&self.plan)
-                };
+                let mut read = Ok(());
+                if is_tick {
+                    read = device.tick(&self.plan, events, processes.as_deref_mut());
+                } else if started >= next_rates {
+                    read = device.read_rates_if_dry(&self.plan);
+                }
+                if !is_tick
+                    && started >= next_processes
+                    && read.is_ok()
+                    && let Some(processes) = processes.as_deref_mut()
+                {
+                    read = device.poll_processes(processes);
+                }
                 if let Err(error) = read {
                     self.times.add(started.elapsed());
                     return end_of(&device.identity.uuid, &error);
@@ -220,8 +241,15 @@ impl Supervisor {
             } else {
                 self.times.add(started.elapsed());
             }
-            let rates_due = devices.iter().any(|device| device.is_dry(&self.plan)).then(|| started + RATES);
-            let wake = rates_due.map_or(next_tick, |rates| rates.min(next_tick));
+            if is_tick || started >= next_rates {
+                next_rates = started + RATES;
+            }
+            if is_tick || started >= next_processes {
+                next_processes = started + PROCESSES;
+            }
+            let rates = devices.iter().any(|device| device.is_dry(&self.plan)).then_some(next_rates);
+            let shared = devices.iter().any(SampledDevice::is_shared).then_some(next_processes);
+            let wake = rates.into_iter().chain(shared).fold(next_tick, Instant::min);
             std::thread::sleep(wake.saturating_duration_since(Instant::now()));
         }
     }

@@ -183,6 +183,9 @@ pub struct Container {
     /// Devices the kubelet gave it: a GPU's index, or `<index>::<replica>` of a shared one.
     #[serde(default)]
     pub devices: Vec<String>,
+    /// Further ids that the kubelet lists for it, as they stand here: forms of other device plugins.
+    #[serde(default)]
+    pub device_ids: Vec<String>,
     /// The extended resource those devices were asked under.
     #[serde(default = "default_resource")]
     pub resource: String,
@@ -317,7 +320,8 @@ impl Container {
         self.id.clone().unwrap_or_else(|| made_hex(&format!("{}/{}", pod.uid(), self.name), 64))
     }
 
-    /// The ids that the kubelet lists for it: UUIDs, with `::<replica>` where the file says so.
+    /// The ids that the kubelet lists for it: UUIDs, with `::<replica>` where the file says so, and
+    /// those that the file gives as they are.
     pub fn device_ids(&self, scenario: &Scenario) -> Vec<String> {
         self.devices
             .iter()
@@ -333,6 +337,7 @@ impl Container {
                     None => uuid,
                 })
             })
+            .chain(self.device_ids.iter().cloned())
             .collect()
     }
 }
