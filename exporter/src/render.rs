@@ -16,6 +16,18 @@ use crate::snapshot::{DeviceSnapshot, Snapshot};
 pub(crate) struct Renderer {
     counters: Counters,
     hostname: Vec<(&'static str, String)>,
+    /// `-rbmn`.
+    replace_blanks: bool,
+}
+
+/// A page's text, and what it is made of.
+#[derive(Debug)]
+pub(crate) struct Rendered {
+    pub(crate) text: String,
+    /// How many samples it holds.
+    pub(crate) series: usize,
+    /// How many were left out because they were no numbers.
+    pub(crate) dropped: usize,
 }
 
 /// The label sets of one GPU.
@@ -59,12 +71,21 @@ const OWN_FAMILIES: [(Own, WriteSamples); 8] = [
 // === impl Renderer ===
 
 impl Renderer {
-    pub(crate) fn new(counters: Counters, hostname: Vec<(&'static str, String)>) -> Self {
-        Self { counters, hostname }
+    pub(crate) fn new(
+        counters: Counters,
+        hostname: Vec<(&'static str, String)>,
+        replace_blanks: bool,
+    ) -> Self {
+        Self { counters, hostname, replace_blanks }
+    }
+
+    /// Prints other families from now on.
+    pub(crate) fn set_counters(&mut self, counters: Counters) {
+        self.counters = counters;
     }
 
     /// The page as Prometheus text, families by name.
-    pub(crate) fn render(&self, snapshot: &Snapshot) -> String {
+    pub(crate) fn render(&self, snapshot: &Snapshot) -> Rendered {
         let mut page = PageWriter::with_capacity(16 * 1024);
         let labels: Vec<Labels> = snapshot
             .devices
@@ -94,7 +115,16 @@ impl Renderer {
                 write(&mut page, device, labels);
             }
         }
-        page.finish()
+        Rendered { series: page.samples(), dropped: page.dropped(), text: page.finish() }
+    }
+
+    /// As dcgm-exporter has it: runs of blanks become one `-`.
+    fn model_name(&self, model: &str) -> String {
+        if self.replace_blanks {
+            model.split_whitespace().collect::<Vec<_>>().join("-")
+        } else {
+            model.to_owned()
+        }
     }
 
     fn labels(&self, device: &DeviceSnapshot, driver_version: Option<&str>) -> Labels {
@@ -104,7 +134,7 @@ impl Renderer {
             .with("UUID", &identity.uuid)
             .with("pci_bus_id", &identity.pci_bus_id)
             .with("device", &format!("nvidia{}", identity.index))
-            .with("modelName", &identity.model);
+            .with("modelName", &self.model_name(&identity.model));
         for (name, value) in &self.hostname {
             text.push(name, value);
         }

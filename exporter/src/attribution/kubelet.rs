@@ -64,6 +64,25 @@ pub(crate) struct Poller {
     metrics: SelfMetrics,
 }
 
+// === impl PollError ===
+
+impl PollError {
+    /// One word, for a metric.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Connect(_) => "connect",
+            Self::Empty => "empty",
+            Self::Call { status, .. } => match status.code() {
+                tonic::Code::Cancelled | tonic::Code::DeadlineExceeded => "timeout",
+                tonic::Code::ResourceExhausted => "resource_exhausted",
+                tonic::Code::Unavailable => "unavailable",
+                tonic::Code::PermissionDenied => "permission_denied",
+                _ => "other",
+            },
+        }
+    }
+}
+
 // === impl Poller ===
 
 impl Poller {
@@ -89,8 +108,9 @@ impl Poller {
 
     pub(crate) async fn run(mut self, knowledge: watch::Sender<Knowledge>, ready: Condition) {
         loop {
+            let asked = Instant::now();
             let polled = self.poll().await;
-            self.metrics.kubelet_polled(polled.is_ok());
+            self.metrics.kubelet_polled(asked.elapsed(), polled.as_ref().err().map(PollError::kind));
             match polled {
                 Ok(allocations) => {
                     if std::mem::replace(&mut self.failing, false) {

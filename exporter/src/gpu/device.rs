@@ -12,6 +12,7 @@ use nvml_wrapper_sys::bindings::{
 use podgauge_common::catalogue::Reading;
 use podgauge_common::exposition::write::Value;
 
+use super::calls::timed;
 use super::fields::{Fault, Memo};
 use super::ring::{RingClock, Slot};
 use super::sampler::Plan;
@@ -42,6 +43,8 @@ pub(super) struct SampledDevice<'nvml> {
     pub(super) identity: Arc<Identity>,
     pub(super) rings: Rings,
     memo: Memo,
+    /// Of the plan that `memo` and `values` are in the order of.
+    generation: u64,
     values: Vec<Option<Value>>,
     values_at: Option<Instant>,
     lost: Option<Lost>,
@@ -57,7 +60,7 @@ struct Lost {
 
 impl<'nvml> SampledDevice<'nvml> {
     pub(super) fn open(nvml: &'nvml Nvml, index: u32) -> Result<Self, NvmlError> {
-        let device = nvml.device_by_index(index)?;
+        let device = timed("nvmlDeviceGetHandleByIndex_v2", || nvml.device_by_index(index))?;
         let identity = Identity {
             index,
             uuid: device.uuid()?,
@@ -69,6 +72,7 @@ impl<'nvml> SampledDevice<'nvml> {
             identity: Arc::new(identity),
             rings: Rings::default(),
             memo: Memo::default(),
+            generation: 0,
             values: Vec::new(),
             values_at: None,
             lost: None,
@@ -83,7 +87,7 @@ impl<'nvml> SampledDevice<'nvml> {
                 return Ok(());
             }
             lost.asked_at = now;
-            if self.device.uuid().is_err() {
+            if timed("nvmlDeviceGetUUID", || self.device.uuid()).is_err() {
                 return Ok(());
             }
             tracing::info!("GPU {} ({}) answers again", self.identity.index, self.identity.uuid);
@@ -121,6 +125,12 @@ impl<'nvml> SampledDevice<'nvml> {
     }
 
     fn read_all(&mut self, plan: &Plan, xids: &XidLog) -> Result<(), NvmlError> {
+        if std::mem::replace(&mut self.generation, plan.generation) != plan.generation {
+            // Another plan has other values at these places, and wants them with this tick.
+            self.memo = Memo::default();
+            self.values.clear();
+            self.values_at = None;
+        }
         self.rings.gpu.drain(&self.device, GPU_SAMPLES)?;
         if plan.memory_utilization {
             self.rings.memory.drain(&self.device, MEMORY_SAMPLES)?;
@@ -147,7 +157,7 @@ impl<'nvml> SampledDevice<'nvml> {
     }
 
     fn read_rates(&mut self, plan: &Plan) -> Result<(), NvmlError> {
-        match self.device.utilization_rates() {
+        match timed("nvmlDeviceGetUtilizationRates", || self.device.utilization_rates()) {
             Ok(rates) => {
                 let now = Instant::now();
                 self.rings.gpu.read(rates.gpu, now);

@@ -8,6 +8,7 @@ use nvml_wrapper::error::NvmlError;
 use podgauge_common::catalogue::{Clock, Codec, Memory, Metric, Reading};
 use podgauge_common::exposition::write::Value;
 
+use super::calls::timed;
 use super::raw;
 
 const MIB: u64 = 1024 * 1024;
@@ -96,7 +97,11 @@ impl FieldPlan {
     ) -> Result<(), NvmlError> {
         memo.unsupported.resize(metrics.len(), false);
         let mut fields = self.field_values(device)?.into_iter();
-        let memory = if self.needs_memory { Some(device.memory_info()) } else { None };
+        let memory = if self.needs_memory {
+            Some(timed("nvmlDeviceGetMemoryInfo_v2", || device.memory_info()))
+        } else {
+            None
+        };
         for (position, metric) in metrics.iter().enumerate() {
             let value = match metric.reading {
                 Reading::Utilization(_) | Reading::Xid | Reading::DriverVersion => continue,
@@ -161,16 +166,29 @@ fn next_field(fields: &mut impl Iterator<Item = Result<u64, NvmlError>>) -> Resu
 fn direct(device: &Device<'_>, reading: Reading) -> Result<Option<Value>, NvmlError> {
     let integer = |value: u32| Some(Value::U64(value.into()));
     Ok(match reading {
-        Reading::Clock(Clock::Sm) => integer(device.clock_info(NvmlClock::SM)?),
-        Reading::Clock(Clock::Memory) => integer(device.clock_info(NvmlClock::Memory)?),
+        Reading::Clock(Clock::Sm) => {
+            integer(timed("nvmlDeviceGetClockInfo", || device.clock_info(NvmlClock::SM))?)
+        }
+        Reading::Clock(Clock::Memory) => {
+            integer(timed("nvmlDeviceGetClockInfo", || device.clock_info(NvmlClock::Memory))?)
+        }
         Reading::GpuTemperature => {
-            let celsius = device.temperature(TemperatureSensor::Gpu)?;
+            let celsius = timed("nvmlDeviceGetTemperature", || device.temperature(TemperatureSensor::Gpu))?;
             (celsius <= HOTTEST).then_some(Value::U64(celsius.into()))
         }
-        Reading::PowerUsage => Some(Value::F64(f64::from(device.power_usage()?) / 1000.0)),
-        Reading::PcieReplays => integer(device.pcie_replay_counter()?),
-        Reading::Codec(Codec::Encoder) => integer(device.encoder_utilization()?.utilization),
-        Reading::Codec(Codec::Decoder) => integer(device.decoder_utilization()?.utilization),
+        Reading::PowerUsage => {
+            let milliwatts = timed("nvmlDeviceGetPowerUsage", || device.power_usage())?;
+            Some(Value::F64(f64::from(milliwatts) / 1000.0))
+        }
+        Reading::PcieReplays => {
+            integer(timed("nvmlDeviceGetPcieReplayCounter", || device.pcie_replay_counter())?)
+        }
+        Reading::Codec(Codec::Encoder) => {
+            integer(timed("nvmlDeviceGetEncoderUtilization", || device.encoder_utilization())?.utilization)
+        }
+        Reading::Codec(Codec::Decoder) => {
+            integer(timed("nvmlDeviceGetDecoderUtilization", || device.decoder_utilization())?.utilization)
+        }
         Reading::VgpuLicense => match raw::vgpu_licensed(device) {
             Ok(licensed) => integer(licensed.unwrap_or(false).into()),
             // A GPU outside a vGPU guest has nothing to license, and DCGM says 0 there.

@@ -7,12 +7,14 @@
 //!     └──────── lost driver, changed GPUs ◄─┘
 //! ```
 
+pub(crate) mod calls;
 mod device;
 mod fields;
 mod library;
 mod raw;
 mod ring;
 mod sampler;
+mod selection;
 mod xid;
 
 use std::sync::Arc;
@@ -23,6 +25,7 @@ use podgauge_common::exposition::write::Value;
 pub(crate) use library::check as check_library;
 pub(crate) use ring::Slot;
 pub(crate) use sampler::{Plan, start};
+pub(crate) use selection::DeviceSelection;
 
 /// What does not change about a GPU while the driver is loaded.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -52,6 +55,8 @@ pub(crate) struct DeviceReading {
 /// What one tick learned.
 #[derive(Debug, Clone)]
 pub(crate) struct Readings {
+    /// [`Plan::generation`] of the plan by which values were read.
+    pub(crate) generation: u64,
     pub(crate) taken_at: Instant,
     pub(crate) driver_version: Option<String>,
     pub(crate) devices: Vec<DeviceReading>,
@@ -66,6 +71,8 @@ pub(crate) enum Report {
     Failing(String),
     /// The driver was replaced under the process for so long that only a new container helps.
     GiveUp(String),
+    /// What was asked for cannot be served on this node.
+    Refused(String),
 }
 
 /// What the GPU side sends.

@@ -9,9 +9,11 @@ use std::mem;
 use nvml_wrapper::error::{NvmlError, nvml_sym, nvml_try};
 use nvml_wrapper::{Device, EventSet, Nvml};
 use nvml_wrapper_sys::bindings::{
-    nvmlEventData_t, nvmlFieldValue_t, nvmlGridLicensableFeatures_t,
-    nvmlReturn_enum_NVML_ERROR_INSUFFICIENT_SIZE, nvmlSample_t, nvmlSamplingType_t, nvmlValueType_t,
+    nvmlEventData_t, nvmlFieldValue_t, nvmlGridLicensableFeatures_t, nvmlSample_t, nvmlSamplingType_t,
+    nvmlValueType_t,
 };
+
+use super::calls::timed;
 
 /// Scope of a field value that means all links together.
 pub(crate) const ALL_LINKS: u32 = u32::MAX;
@@ -51,16 +53,27 @@ pub(crate) fn samples(
         let mut buffer: Vec<nvmlSample_t> = vec![unsafe { mem::zeroed() }; capacity];
         let mut value_type: nvmlValueType_t = 0;
         let mut count = capacity as u32;
-        // SAFETY: the handle is of this library; the driver writes at most `count` samples, for
-        // which the buffer has room.
-        let code = unsafe {
-            sym(device.handle(), kind, last_seen_us, &raw mut value_type, &raw mut count, buffer.as_mut_ptr())
-        };
-        if code == nvmlReturn_enum_NVML_ERROR_INSUFFICIENT_SIZE {
-            capacity = (count as usize).clamp(capacity * 2, 4096);
-            continue;
+        let read = timed("nvmlDeviceGetSamples", || {
+            // SAFETY: the handle is of this library; the driver writes at most `count` samples, for
+            // which the buffer has room.
+            nvml_try(unsafe {
+                sym(
+                    device.handle(),
+                    kind,
+                    last_seen_us,
+                    &raw mut value_type,
+                    &raw mut count,
+                    buffer.as_mut_ptr(),
+                )
+            })
+        });
+        match read {
+            Err(NvmlError::InsufficientSize(_)) => {
+                capacity = (count as usize).clamp(capacity * 2, 4096);
+                continue;
+            }
+            read => read?,
         }
-        nvml_try(code)?;
         // The driver fills in how many it wrote; the rest of the buffer is not samples.
         buffer.truncate(count as usize);
         return Ok(buffer
@@ -95,8 +108,10 @@ pub(crate) fn field_values(
             value
         })
         .collect();
-    // SAFETY: the handle is of this library, and `values` has as many entries as is said.
-    nvml_try(unsafe { sym(device.handle(), values.len() as i32, values.as_mut_ptr()) })?;
+    timed("nvmlDeviceGetFieldValues", || {
+        // SAFETY: the handle is of this library, and `values` has as many entries as is said.
+        nvml_try(unsafe { sym(device.handle(), values.len() as i32, values.as_mut_ptr()) })
+    })?;
     Ok(values
         .iter()
         .map(|value| {
@@ -112,8 +127,10 @@ pub(crate) fn vgpu_licensed(device: &Device<'_>) -> Result<Option<bool>, NvmlErr
     let sym = nvml_sym(device.nvml().lib().nvmlDeviceGetGridLicensableFeatures_v4.as_ref())?;
     // SAFETY: plain data for which all zeros is valid.
     let mut features: nvmlGridLicensableFeatures_t = unsafe { mem::zeroed() };
-    // SAFETY: the handle is of this library; the struct is of the size that this version writes.
-    nvml_try(unsafe { sym(device.handle(), &raw mut features) })?;
+    timed("nvmlDeviceGetGridLicensableFeatures_v4", || {
+        // SAFETY: the handle is of this library; the struct is of the size that this version writes.
+        nvml_try(unsafe { sym(device.handle(), &raw mut features) })
+    })?;
     if features.isGridLicenseSupported == 0 {
         return Ok(None);
     }
@@ -145,6 +162,8 @@ pub(crate) fn wait_event(
 /// it was for the others.
 pub(crate) fn register_events(device: &Device<'_>, kinds: u64, set: &EventSet<'_>) -> Result<(), NvmlError> {
     let sym = nvml_sym(device.nvml().lib().nvmlDeviceRegisterEvents.as_ref())?;
-    // SAFETY: both handles are of this library and alive.
-    nvml_try(unsafe { sym(device.handle(), kinds, set.handle()) })
+    timed("nvmlDeviceRegisterEvents", || {
+        // SAFETY: both handles are of this library and alive.
+        nvml_try(unsafe { sym(device.handle(), kinds, set.handle()) })
+    })
 }

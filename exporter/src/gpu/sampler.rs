@@ -7,16 +7,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use nvml_wrapper::Nvml;
 use nvml_wrapper::error::NvmlError;
 use podgauge_common::catalogue::{Engine, Metric, Reading};
 use tokio::sync::mpsc::Sender;
 
+use super::calls::{self, timed};
 use super::device::{Rings, SampledDevice};
 use super::fields::FieldPlan;
 use super::library::{self, LibraryError};
 use super::xid::{self, XidLog};
-use super::{CallTimes, Message, Readings, Report};
+use super::{CallTimes, DeviceSelection, Message, Readings, Report};
 
 /// Rings are drained and the page is rendered this often.
 const TICK: Duration = Duration::from_secs(1);
@@ -35,6 +37,8 @@ const GIVE_UP: Duration = Duration::from_secs(60);
 /// What to read.
 #[derive(Debug)]
 pub(crate) struct Plan {
+    /// Another number for every plan, so that values are told apart from those of an earlier one.
+    pub(crate) generation: u64,
     /// Values of a [`DeviceReading`](super::DeviceReading) are in this order.
     pub(crate) metrics: Vec<&'static Metric>,
     /// How often values other than utilization are read.
@@ -52,32 +56,46 @@ enum End {
     Mismatch(String),
     /// Only a new container helps.
     GiveUp(String),
+    /// What was asked for cannot be served here.
+    Refused(String),
 }
 
 impl Plan {
     /// `interval` is `-c`.
-    pub(crate) fn new(metrics: Vec<&'static Metric>, interval: Duration) -> Self {
+    pub(crate) fn new(generation: u64, metrics: Vec<&'static Metric>, interval: Duration) -> Self {
         let memory_utilization =
             metrics.iter().any(|metric| metric.reading == Reading::Utilization(Engine::Memory));
-        Self { fields: FieldPlan::new(&metrics), interval, memory_utilization, metrics }
+        Self { generation, fields: FieldPlan::new(&metrics), interval, memory_utilization, metrics }
     }
 }
 
-/// Starts the thread. It ends when the receiver is dropped.
+/// Starts the thread. It reads by the plan of the moment, and ends when the receiver is dropped.
 pub(crate) fn start(
     library: Option<PathBuf>,
-    plan: Plan,
+    selection: DeviceSelection,
+    plan: Arc<ArcSwap<Plan>>,
     messages: Sender<Message>,
     times: Arc<CallTimes>,
 ) -> std::io::Result<()> {
-    let supervisor = Supervisor { library, plan, messages, times, rings: HashMap::new() };
+    let supervisor = Supervisor {
+        library,
+        selection,
+        selection_checked: false,
+        plan,
+        messages,
+        times,
+        rings: HashMap::new(),
+    };
     std::thread::Builder::new().name("nvml".into()).spawn(move || supervisor.run())?;
     Ok(())
 }
 
 struct Supervisor {
     library: Option<PathBuf>,
-    plan: Plan,
+    selection: DeviceSelection,
+    /// Only at the first look: a GPU that leaves later is a loss, no mistake.
+    selection_checked: bool,
+    plan: Arc<ArcSwap<Plan>>,
     messages: Sender<Message>,
     times: Arc<CallTimes>,
     /// By UUID, kept from session to session.
@@ -91,7 +109,11 @@ impl Supervisor {
         let xids = XidLog::default();
         let mut mismatch_since = None;
         loop {
-            let end = match library::load(self.library.as_deref()) {
+            calls::seen();
+            let loaded = library::load(self.library.as_deref());
+            calls::seen();
+            let began = Instant::now();
+            let end = match loaded {
                 Ok(nvml) => self.session(&nvml, &xids),
                 Err(error @ LibraryError::Init { source: NvmlError::LibRmVersionMismatch, .. }) => {
                     End::Mismatch(error.to_string())
@@ -105,10 +127,15 @@ impl Supervisor {
                     Report::Failing(reason)
                 }
                 End::Mismatch(reason) => {
+                    // A session that lasted has ended an earlier mismatch.
+                    if began.elapsed() >= RECOUNT {
+                        mismatch_since = None;
+                    }
                     let since = *mismatch_since.get_or_insert_with(Instant::now);
                     if since.elapsed() >= GIVE_UP { Report::GiveUp(reason) } else { Report::Failing(reason) }
                 }
                 End::GiveUp(reason) => Report::GiveUp(reason),
+                End::Refused(reason) => Report::Refused(reason),
             };
             if self.messages.blocking_send(Message::Report(report)).is_err() {
                 return;
@@ -118,13 +145,22 @@ impl Supervisor {
     }
 
     fn session(&mut self, nvml: &Nvml, xids: &XidLog) -> End {
-        let gpus = match nvml.device_count() {
+        let gpus = match timed("nvmlDeviceGetCount_v2", || nvml.device_count()) {
             Ok(0) => return End::Reload("NVML sees no GPU on this node".to_owned()),
             Ok(gpus) => gpus,
             Err(error) => return End::Reload(format!("nvmlDeviceGetCount: {error}")),
         };
+        if !std::mem::replace(&mut self.selection_checked, true)
+            && let Some(reason) = self.selection.unknown_gpu(gpus)
+        {
+            return End::Refused(reason);
+        }
         let mut devices = Vec::new();
-        for index in 0..gpus {
+        let selected: Vec<u32> = (0..gpus).filter(|index| self.selection.serves_gpu(*index)).collect();
+        if selected.is_empty() {
+            return End::Reload(format!("--devices selects none of the {gpus} GPUs"));
+        }
+        for index in selected {
             match SampledDevice::open(nvml, index) {
                 Ok(mut device) => {
                     device.rings = self.rings.remove(&device.identity.uuid).unwrap_or_default();
@@ -156,14 +192,12 @@ impl Supervisor {
         let mut next_tick = Instant::now();
         let mut census = Census { gpus, counted_at: Instant::now(), unknown_since: None };
         loop {
+            calls::seen();
+            let plan = self.plan.load_full();
             let started = Instant::now();
             let is_tick = started >= next_tick;
             for device in devices.iter_mut() {
-                let read = if is_tick {
-                    device.tick(&self.plan, xids)
-                } else {
-                    device.read_rates_if_dry(&self.plan)
-                };
+                let read = if is_tick { device.tick(&plan, xids) } else { device.read_rates_if_dry(&plan) };
                 if let Err(error) = read {
                     self.times.add(started.elapsed());
                     return end_of(&device.identity.uuid, &error);
@@ -171,8 +205,12 @@ impl Supervisor {
             }
             if is_tick {
                 let devices = devices.iter_mut().map(SampledDevice::take_reading).collect();
-                let readings =
-                    Readings { taken_at: Instant::now(), driver_version: driver_version.clone(), devices };
+                let readings = Readings {
+                    generation: plan.generation,
+                    taken_at: Instant::now(),
+                    driver_version: driver_version.clone(),
+                    devices,
+                };
                 self.times.add(started.elapsed());
                 if self.messages.blocking_send(Message::Readings(readings)).is_err() {
                     return End::Done;
@@ -184,7 +222,7 @@ impl Supervisor {
             } else {
                 self.times.add(started.elapsed());
             }
-            let rates_due = devices.iter().any(|device| device.is_dry(&self.plan)).then(|| started + RATES);
+            let rates_due = devices.iter().any(|device| device.is_dry(&plan)).then(|| started + RATES);
             let wake = rates_due.map_or(next_tick, |rates| rates.min(next_tick));
             std::thread::sleep(wake.saturating_duration_since(Instant::now()));
         }
@@ -207,7 +245,7 @@ impl Census {
             return None;
         }
         self.counted_at = Instant::now();
-        match nvml.device_count() {
+        match timed("nvmlDeviceGetCount_v2", || nvml.device_count()) {
             Ok(count) if count != self.gpus => {
                 Some(End::Reload(format!("the number of GPUs changed from {} to {count}", self.gpus)))
             }
