@@ -61,6 +61,7 @@ pub(crate) struct Poller {
     answered_at: Instant,
     answered: bool,
     failing: bool,
+    count_failing: bool,
     metrics: SelfMetrics,
 }
 
@@ -102,6 +103,7 @@ impl Poller {
             answered_at: Instant::now(),
             answered: false,
             failing: false,
+            count_failing: false,
             metrics,
         }
     }
@@ -169,7 +171,17 @@ impl Poller {
         let allocations = Allocations::from_list(&list.pod_resources, &self.resources);
         let count_due = self.counted_at.is_none_or(|at| at.elapsed() >= COUNT_EVERY);
         if count_due || allocations.has_uncounted(&self.counts) {
-            self.count().await?;
+            // The list is worth having without: only parts of shared devices stay unknown.
+            match self.count().await {
+                Ok(()) => self.count_failing = false,
+                Err(error) if !std::mem::replace(&mut self.count_failing, true) => {
+                    tracing::warn!(
+                        "kubelet {}: {error}; parts of shared devices are left out until it answers",
+                        self.socket.display()
+                    );
+                }
+                Err(_) => {}
+            }
         }
         self.uids.refresh();
         Ok(allocations.completed(&self.counts, |namespace, pod| self.uids.get(namespace, pod)))
