@@ -101,7 +101,7 @@ fn client_verifier(
         }
         let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
         let builder = if required { builder } else { builder.allow_unauthenticated() };
-        Ok(builder.build().map_err(|error| WebError::Tls(format!("client_ca_file: {error}")))?)
+        builder.build().map_err(|error| WebError::Tls(format!("client_ca_file: {error}")))
     };
     let verifier: Arc<dyn ClientCertVerifier> = match tls.client_auth_type {
         ClientAuth::NoClientCert => return Ok(None),
