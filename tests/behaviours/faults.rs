@@ -166,8 +166,14 @@ async fn a_call_that_blocks_for_30_s_turns_health_red_and_all_comes_back() {
         if answer.status() == 503 && body.contains("--stuck-limit") { Ok(()) } else { Err(body) }
     })
     .await;
-    let page = exporter.page().await;
-    assert!(page.value("podgauge_exporter_nvml_unseen_seconds", &[]).unwrap() >= 8.0, "{}", page.text);
+    // The page was rendered a moment before.
+    answered_until(&exporter, "the age of the call", |page| {
+        match page.want("podgauge_exporter_nvml_unseen_seconds", &[])? {
+            unseen if unseen >= 8.0 => Ok(()),
+            unseen => Err(unseen.to_string()),
+        }
+    })
+    .await;
     node.play(healthy);
     answered_until(&exporter, "values again", |page| {
         page.want("DCGM_FI_DEV_SM_CLOCK", &[("gpu", "1")]).map(drop)
