@@ -1,5 +1,9 @@
 //! Owns the command line: dcgm-exporter's names and variables, and podgauge's additions.
 
+mod go;
+mod unused;
+
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,7 +11,8 @@ use clap::Parser;
 use podgauge_common::duration::{parse_go_bool, parse_go_duration};
 use podgauge_common::logging;
 
-use crate::gpu::EventWindows;
+use crate::gpu::{DeviceSelection, EventWindows};
+use crate::source::ConfigMapName;
 
 /// Shortest default of the utilization window.
 const SHORTEST_WINDOW: Duration = Duration::from_secs(15);
@@ -21,6 +26,24 @@ pub(crate) struct Args {
     /// Counters file (CSV). Default: /etc/dcgm-exporter/default-counters.csv, else the built-in one.
     #[arg(short = 'f', long, env = "DCGM_EXPORTER_COLLECTORS", value_name = "FILE")]
     pub(crate) collectors: Option<PathBuf>,
+
+    /// ConfigMap whose key `metrics` is the counters file, in place of -f.
+    #[arg(
+        short = 'm',
+        long,
+        env = "DCGM_EXPORTER_CONFIGMAP_DATA",
+        value_name = "NAMESPACE:NAME",
+        default_value = "none"
+    )]
+    pub(crate) configmap_data: String,
+
+    /// How the API server is reached, for -m and pod labels. Default: the pod's service account.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+
+    /// Which GPUs to serve: f all, g[:IDS] GPUs, i[:IDS] MIG instances; IDS like 0,2-4. Join two with +.
+    #[arg(short = 'd', long, env = "DCGM_EXPORTER_DEVICES_STR", default_value = "f", value_name = "DEVICES")]
+    pub(crate) devices: DeviceSelection,
 
     /// Address to serve on, as Go writes it.
     #[arg(
@@ -96,10 +119,6 @@ pub(crate) struct Args {
     )]
     pub(crate) kubernetes_pod_label_allowlist_regex: Vec<String>,
 
-    /// Kubeconfig for the API server. Default: the pod's service account.
-    #[arg(long, value_name = "PATH")]
-    pub(crate) kubeconfig: Option<PathBuf>,
-
     /// Leave the hostname label out.
     #[arg(
         short = 'n', long, env = "DCGM_EXPORTER_NO_HOSTNAME", value_name = "BOOL", value_parser = parse_go_bool,
@@ -163,6 +182,43 @@ pub(crate) struct Args {
     )]
     pub(crate) enable_exporter_metrics: bool,
 
+    /// Write the model's name with - in place of blanks.
+    #[arg(
+        long, alias = "rbmn", env = "DCGM_EXPORTER_REPLACE_BLANKS_IN_MODEL_NAME", value_name = "BOOL",
+        value_parser = parse_go_bool, num_args = 0..=1, require_equals = true, default_value = "false",
+        default_missing_value = "true"
+    )]
+    pub(crate) replace_blanks_in_model_name: bool,
+
+    /// TLS, client certificates and passwords: a web configuration file as Prometheus' exporters have.
+    #[arg(long, env = "DCGM_EXPORTER_WEB_CONFIG_FILE", value_name = "FILE")]
+    pub(crate) web_config_file: Option<PathBuf>,
+
+    /// Time for a request's head; a connection without a request for so long is closed too.
+    #[arg(
+        long, env = "DCGM_EXPORTER_WEB_READ_TIMEOUT", default_value = "10s", value_name = "DURATION",
+        value_parser = parse_some_time
+    )]
+    pub(crate) web_read_timeout: Duration,
+
+    /// Time that an answer may stand still because the client does not read.
+    #[arg(
+        long, env = "DCGM_EXPORTER_WEB_WRITE_TIMEOUT", default_value = "30s", value_name = "DURATION",
+        value_parser = parse_some_time
+    )]
+    pub(crate) web_write_timeout: Duration,
+
+    /// /health turns red after NVML has not returned for so long.
+    #[arg(long, default_value = "120s", value_name = "DURATION", value_parser = parse_some_time)]
+    pub(crate) stuck_limit: Duration,
+
+    /// /health is red while no GPU answers.
+    #[arg(
+        long, env = "DCGM_EXPORTER_HEALTH_REQUIRE_GPUS", value_name = "BOOL", value_parser = parse_go_bool,
+        num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true"
+    )]
+    pub(crate) health_require_gpus: bool,
+
     /// How log lines are written: text or json.
     #[arg(long, env = "DCGM_EXPORTER_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
     pub(crate) log_format: logging::Format,
@@ -173,9 +229,25 @@ pub(crate) struct Args {
         num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true"
     )]
     pub(crate) debug: bool,
+
+    #[command(flatten)]
+    pub(crate) unused: unused::Unused,
 }
 
 impl Args {
+    /// Reads the command line as Go would, and the variables.
+    pub(crate) fn from_go(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        go::parse(args)
+    }
+
+    /// `-m`; the error names what is wrong with it.
+    pub(crate) fn config_map(&self) -> Result<Option<ConfigMapName>, String> {
+        match self.configmap_data.as_str() {
+            "" | "none" => Ok(None),
+            text => text.parse().map(Some),
+        }
+    }
+
     /// `-c`.
     pub(crate) fn interval(&self) -> Duration {
         Duration::from_millis(self.collect_interval)
@@ -208,6 +280,13 @@ impl Args {
     }
 }
 
+fn parse_some_time(text: &str) -> Result<Duration, String> {
+    match parse_go_duration(text)? {
+        Duration::ZERO => Err("0 is no time to do it in; write it like 10s".to_owned()),
+        time => Ok(time),
+    }
+}
+
 /// The kernel's name of this host; empty if it has none, and then there is no label.
 fn host_name() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname")
@@ -220,7 +299,8 @@ mod tests {
     use super::*;
 
     fn parse(args: &[&str]) -> Args {
-        Args::try_parse_from(std::iter::once("podgauge-exporter").chain(args.iter().copied())).unwrap()
+        Args::from_go(std::iter::once("podgauge-exporter").chain(args.iter().copied()).map(OsString::from))
+            .unwrap()
     }
 
     #[test]
@@ -230,6 +310,9 @@ mod tests {
         assert_eq!((args.interval(), args.window()), (Duration::from_secs(30), Duration::from_secs(30)));
         assert!(!parse(&["--kubernetes=false"]).kubernetes);
         assert!(parse(&["-k=t"]).kubernetes);
+        assert!(parse(&["-rbmn"]).replace_blanks_in_model_name);
+        assert!(!parse(&["-rbmn=false"]).replace_blanks_in_model_name);
+        assert_eq!(parse(&["-collect-interval=5"]).interval(), Duration::from_millis(5));
         assert_eq!(parse(&[]).window(), Duration::from_secs(15));
         let windows = parse(&["-x", "5000", "-o"]).event_windows();
         assert_eq!((windows.xids, windows.clock_events), (Duration::from_secs(5), Duration::from_secs(300)));

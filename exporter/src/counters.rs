@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use podgauge_common::catalogue::{self, Kind, Metric, Reading, Text};
 
+use crate::source::CountersText;
+
 /// Where the file is if `-f` does not say.
 pub(crate) const DEFAULT_PATH: &str = "/etc/dcgm-exporter/default-counters.csv";
 /// What is used if there is no file there either.
@@ -57,17 +59,16 @@ pub(crate) enum CountersError {
 const TYPES: [&str; 6] = ["gauge", "counter", "untyped", "histogram", "summary", "label"];
 
 /// Reads the file that `-f` names, or the default file, or the built-in text.
-pub(crate) fn load(path: Option<&Path>) -> Result<(Counters, String), CountersError> {
+pub(crate) fn read(path: Option<&Path>) -> Result<CountersText, CountersError> {
     let (path, may_be_absent) = match path {
         Some(path) => (path, false),
         None => (Path::new(DEFAULT_PATH), true),
     };
     let name = path.display().to_string();
     match std::fs::read_to_string(path) {
-        Ok(text) => Ok((parse(&text, &name)?, name)),
+        Ok(text) => Ok(CountersText { name, text }),
         Err(error) if may_be_absent && error.kind() == std::io::ErrorKind::NotFound => {
-            let name = "built into podgauge-exporter".to_owned();
-            Ok((parse(BUILT_IN, &name)?, name))
+            Ok(CountersText { name: "built into podgauge-exporter".to_owned(), text: BUILT_IN.to_owned() })
         }
         Err(source) => Err(CountersError::Read { path: path.to_owned(), source }),
     }

@@ -25,10 +25,18 @@ const PER_PERCENT: f64 = 100.0;
 #[derive(Debug)]
 pub(crate) struct Renderer {
     counters: Counters,
-    hostname: Vec<(&'static str, String)>,
-    labels: LabelNames,
+    labelling: Labelling,
     windows: EventWindows,
-    pods: PodLabelling,
+}
+
+/// What samples are labelled with besides the GPU's identity.
+#[derive(Debug)]
+pub(crate) struct Labelling {
+    pub(crate) names: LabelNames,
+    pub(crate) hostname: Vec<(&'static str, String)>,
+    /// `-rbmn`.
+    pub(crate) replace_blanks: bool,
+    pub(crate) pods: PodLabelling,
 }
 
 /// What labels of DCGM's families are called. podgauge's own are the same whatever this says.
@@ -49,6 +57,16 @@ pub(crate) struct PodLabelling {
     pub(crate) uid: bool,
     /// `--kubernetes-enable-pod-labels`.
     pub(crate) labels: Option<PodLabels>,
+}
+
+/// A page's text, and what it is made of.
+#[derive(Debug)]
+pub(crate) struct Rendered {
+    pub(crate) text: String,
+    /// How many samples it holds.
+    pub(crate) series: usize,
+    /// How many were left out because they were no numbers.
+    pub(crate) dropped: usize,
 }
 
 /// The label sets of one GPU.
@@ -122,18 +140,17 @@ impl LabelNames {
 // === impl Renderer ===
 
 impl Renderer {
-    pub(crate) fn new(
-        counters: Counters,
-        hostname: Vec<(&'static str, String)>,
-        labels: LabelNames,
-        windows: EventWindows,
-        pods: PodLabelling,
-    ) -> Self {
-        Self { counters, hostname, labels, windows, pods }
+    pub(crate) fn new(counters: Counters, labelling: Labelling, windows: EventWindows) -> Self {
+        Self { counters, labelling, windows }
+    }
+
+    /// Prints other families from now on.
+    pub(crate) fn set_counters(&mut self, counters: Counters) {
+        self.counters = counters;
     }
 
     /// The page as Prometheus text, families by name.
-    pub(crate) fn render(&self, snapshot: &Snapshot) -> String {
+    pub(crate) fn render(&self, snapshot: &Snapshot) -> Rendered {
         let mut page = PageWriter::with_capacity(16 * 1024);
         let labels: Vec<Labels> = snapshot.devices.iter().map(|device| self.labels(device)).collect();
         let devices = || snapshot.devices.iter().zip(&labels);
@@ -182,7 +199,16 @@ impl Renderer {
                 write(&mut page, device, labels);
             }
         }
-        page.finish()
+        Rendered { series: page.samples(), dropped: page.dropped(), text: page.finish() }
+    }
+
+    /// As dcgm-exporter has it: runs of blanks become one `-`.
+    fn model_name(&self, model: &str) -> String {
+        if self.labelling.replace_blanks {
+            model.split_whitespace().collect::<Vec<_>>().join("-")
+        } else {
+            model.to_owned()
+        }
     }
 
     /// What events said. XIDs stay on the page of a GPU that is lost: they say why.
@@ -229,15 +255,18 @@ impl Renderer {
                 .with(uuid, &identity.uuid)
                 .with("pci_bus_id", &identity.pci_bus_id)
                 .with("device", &format!("nvidia{}", identity.index))
-                .with("modelName", &identity.model);
-            for (name, value) in &self.hostname {
+                .with("modelName", &self.model_name(&identity.model));
+            for (name, value) in &self.labelling.hostname {
                 text.push(name, value);
             }
             text
         };
         let own = with_uuid(LabelNames::CURRENT.uuid);
-        let mut dcgm =
-            if self.labels == LabelNames::CURRENT { own.clone() } else { with_uuid(self.labels.uuid) };
+        let mut dcgm = if self.labelling.names == LabelNames::CURRENT {
+            own.clone()
+        } else {
+            with_uuid(self.labelling.names.uuid)
+        };
         self.label_fields(device, &mut dcgm);
         Labels { dcgm, device: own }
     }
@@ -275,7 +304,7 @@ impl Renderer {
                 (parts.iter().map(|(owner, _)| owner).collect(), divided, Some(rest))
             }
         };
-        if self.pods.virtual_gpus {
+        if self.labelling.pods.virtual_gpus {
             page.sample(&labels.dcgm, print(total));
         }
         for (owner, part) in owners.into_iter().zip(parts) {
@@ -285,14 +314,14 @@ impl Renderer {
                 page.sample(&labels.dcgm.and(&copy), print(each));
             }
         }
-        if let Some(rest) = rest.filter(|_| !self.pods.virtual_gpus) {
+        if let Some(rest) = rest.filter(|_| !self.labelling.pods.virtual_gpus) {
             page.sample(&labels.dcgm, print(rest));
         }
     }
 
     /// The label sets under which a family is printed that cannot be divided.
     fn undivided(&self, device: &DeviceSnapshot, dcgm: &LabelText) -> Vec<LabelText> {
-        if !self.pods.virtual_gpus || device.allocations.is_empty() {
+        if !self.labelling.pods.virtual_gpus || device.allocations.is_empty() {
             return vec![dcgm.and(&self.pod_labels(device, device.owner.as_deref()))];
         }
         let allocations = device.allocations.iter();
@@ -305,7 +334,7 @@ impl Renderer {
     /// The label sets of an owner's samples: one, or in virtual-GPU mode one for each replica that
     /// it holds.
     fn copies(&self, device: &DeviceSnapshot, owner: &Owner) -> Vec<LabelText> {
-        if !self.pods.virtual_gpus {
+        if !self.labelling.pods.virtual_gpus {
             return vec![self.pod_labels(device, Some(owner))];
         }
         let holds = |allocation: &&Allocation| {
@@ -334,11 +363,11 @@ impl Renderer {
     /// What DCGM's families say of a pod.
     fn pod_labels(&self, device: &DeviceSnapshot, owner: Option<&Owner>) -> LabelText {
         let Some(owner) = owner else { return LabelText::default() };
-        let mut labels = self.labels.owner(owner);
-        if self.pods.uid {
+        let mut labels = self.labelling.names.owner(owner);
+        if self.labelling.pods.uid {
             labels.push("pod_uid", device.pod_uid(owner).unwrap_or_default());
         }
-        if let Some(known) = &self.pods.labels {
+        if let Some(known) = &self.labelling.pods.labels {
             for (name, value) in known.of(&owner.namespace, &owner.pod).iter() {
                 labels.push(name, value);
             }

@@ -118,6 +118,11 @@ impl Node {
         self.latest = None;
     }
 
+    /// By which plan the newest readings were taken.
+    pub(crate) fn generation(&self) -> Option<u64> {
+        self.latest.as_ref().map(|readings| readings.generation)
+    }
+
     /// How old the newest readings are.
     pub(crate) fn age(&self, now: Instant) -> Option<Duration> {
         self.latest.as_ref().map(|readings| now.saturating_duration_since(readings.taken_at))

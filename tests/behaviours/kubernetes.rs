@@ -85,7 +85,7 @@ async fn c4_labels_follow_pods_that_come_and_go() {
 
 /// The kubelet answers an empty list for a second after its restart, on a socket of another inode.
 #[tokio::test]
-async fn a_restarted_kubelet_takes_no_label_away() {
+async fn c3_a_restarted_kubelet_takes_no_label_away() {
     let node =
         Node::new("gpus: [{load: {constant: 50}}]\npods: [{name: a, containers: [{devices: [\"0\"]}]}]");
     let kubelet = node.kubelet().await;
@@ -110,7 +110,7 @@ async fn a_restarted_kubelet_takes_no_label_away() {
 }
 
 #[tokio::test]
-async fn without_a_kubelet_samples_have_no_pod_and_the_reason_is_said() {
+async fn c3_without_a_kubelet_samples_have_no_pod_and_the_reason_is_said() {
     let node =
         Node::new("gpus: [{load: {constant: 50}}]\npods: [{name: a, containers: [{devices: [\"0\"]}]}]");
     let exporter = node.exporter_in_kubernetes().await;

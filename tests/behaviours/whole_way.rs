@@ -73,7 +73,9 @@ async fn an_hpa_reads_the_scenarios_truth() {
 async fn what_is_unknown_is_left_out_and_the_text_says_why() {
     let cluster = Cluster::start(NODE).await;
     let aggregator = cluster.aggregator();
-    cluster.value(&aggregator, "chat-0", "gpu_utilization").await;
+    for pod in ["chat-0", "chat-1"] {
+        cluster.value(&aggregator, pod, "gpu_utilization").await;
+    }
     let ask =
         async |selector: &str| aggregator.hpa_request("demo", selector, "gpu_utilization").await.unwrap();
     let answer = until("the reason", || async {

@@ -65,7 +65,27 @@ pub(crate) struct Poller {
     failing: bool,
     /// A process showed up that was not there: its pod may be new.
     unknown_pid: Arc<Notify>,
+    count_failing: bool,
     metrics: SelfMetrics,
+}
+
+// === impl PollError ===
+
+impl PollError {
+    /// One word, for a metric.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Connect(_) => "connect",
+            Self::Empty => "empty",
+            Self::Call { status, .. } => match status.code() {
+                tonic::Code::Cancelled | tonic::Code::DeadlineExceeded => "timeout",
+                tonic::Code::ResourceExhausted => "resource_exhausted",
+                tonic::Code::Unavailable => "unavailable",
+                tonic::Code::PermissionDenied => "permission_denied",
+                _ => "other",
+            },
+        }
+    }
 }
 
 // === impl Poller ===
@@ -89,14 +109,16 @@ impl Poller {
             answered: false,
             failing: false,
             unknown_pid,
+            count_failing: false,
             metrics,
         }
     }
 
     pub(crate) async fn run(mut self, knowledge: watch::Sender<Knowledge>, ready: Condition) {
         loop {
+            let asked = Instant::now();
             let polled = self.poll().await;
-            self.metrics.kubelet_polled(polled.is_ok());
+            self.metrics.kubelet_polled(asked.elapsed(), polled.as_ref().err().map(PollError::kind));
             match polled {
                 Ok(allocations) => {
                     if std::mem::replace(&mut self.failing, false) {
@@ -163,7 +185,17 @@ impl Poller {
         let allocations = Allocations::from_list(&list.pod_resources, &self.resources);
         let count_due = self.counted_at.is_none_or(|at| at.elapsed() >= COUNT_EVERY);
         if count_due || allocations.has_uncounted(&self.counts) {
-            self.count().await?;
+            // The list is worth having without: only parts of shared devices stay unknown.
+            match self.count().await {
+                Ok(()) => self.count_failing = false,
+                Err(error) if !std::mem::replace(&mut self.count_failing, true) => {
+                    tracing::warn!(
+                        "kubelet {}: {error}; parts of shared devices are left out until it answers",
+                        self.socket.display()
+                    );
+                }
+                Err(_) => {}
+            }
         }
         self.uids.refresh();
         Ok(allocations.completed(&self.counts, |namespace, pod| self.uids.get(namespace, pod)))

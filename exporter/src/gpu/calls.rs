@@ -14,6 +14,8 @@ use nvml_wrapper_sys::bindings::{
     nvmlRowRemapperHistogramValues_t,
 };
 
+use super::account::timed;
+
 /// Calls that take a device and write one value, for which all zeros is valid.
 macro_rules! calls {
     ($($(#[$doc:meta])* $name:ident $symbol:ident -> $value:ty)*) => {$(
@@ -22,8 +24,10 @@ macro_rules! calls {
             let sym = nvml_sym(device.nvml().lib().$symbol.as_ref())?;
             // SAFETY: plain data for which all zeros is valid.
             let mut value: $value = unsafe { mem::zeroed() };
-            // SAFETY: the handle is of this library; the call writes one value of this type.
-            nvml_try(unsafe { sym(device.handle(), &raw mut value) })?;
+            timed(stringify!($symbol), || {
+                // SAFETY: the handle is of this library; the call writes one value of this type.
+                nvml_try(unsafe { sym(device.handle(), &raw mut value) })
+            })?;
             Ok(value)
         }
     )*};
@@ -52,8 +56,10 @@ macro_rules! versioned_calls {
             // SAFETY: plain data for which all zeros is valid.
             let mut value: $value = unsafe { mem::zeroed() };
             value.version = mem::size_of::<$value>() as u32 | 1 << 24;
-            // SAFETY: the handle is of this library; the struct is of the version it says.
-            nvml_try(unsafe { sym(device.handle(), &raw mut value) })?;
+            timed(stringify!($symbol), || {
+                // SAFETY: the handle is of this library; the struct is of the version it says.
+                nvml_try(unsafe { sym(device.handle(), &raw mut value) })
+            })?;
             Ok(value)
         }
     )*};
@@ -84,8 +90,10 @@ pub(super) fn cuda_version(nvml: &Nvml) -> Result<i32, NvmlError> {
 /// Takes a GPM sample into one that was allocated before.
 pub(super) fn take_gpm_sample(device: &Device<'_>, sample: &GpmSample<'_>) -> Result<(), NvmlError> {
     let sym = nvml_sym(device.nvml().lib().nvmlGpmSampleGet.as_ref())?;
-    // SAFETY: both handles are of this library and alive; the sample stays the caller's.
-    nvml_try(unsafe { sym(device.handle(), sample.handle()) })
+    timed("nvmlGpmSampleGet", || {
+        // SAFETY: both handles are of this library and alive; the sample stays the caller's.
+        nvml_try(unsafe { sym(device.handle(), sample.handle()) })
+    })
 }
 
 /// GPM metrics by id as means between two samples, in one driver call: `None` is not known. More
@@ -107,8 +115,10 @@ pub(super) fn gpm_metrics(
     for (metric, id) in request.metrics.iter_mut().zip(ids) {
         metric.metricId = *id;
     }
-    // SAFETY: the struct is of version 1 and has room for as many metrics as it says.
-    nvml_try(unsafe { sym(&raw mut *request) })?;
+    timed("nvmlGpmMetricsGet", || {
+        // SAFETY: the struct is of version 1 and has room for as many metrics as it says.
+        nvml_try(unsafe { sym(&raw mut *request) })
+    })?;
     let read = request.metrics.iter().take(asked);
     Ok(read
         .map(|metric| (metric.nvmlReturn == 0 && metric.value.is_finite()).then_some(metric.value))

@@ -11,6 +11,7 @@ use nvml_wrapper_sys::bindings::{
 };
 use podgauge_common::exposition::write::Value;
 
+use super::account::timed;
 use super::events::EventLog;
 use super::fields::{Fault, Memo};
 use super::gpm::Gpm;
@@ -55,6 +56,8 @@ pub(super) struct SampledDevice<'nvml> {
     credited: Vec<(Slot, Credit)>,
     memo: Memo,
     gpm: Gpm<'nvml>,
+    /// Of the plan that `memo`, `values` and `texts` are in the order of.
+    generation: u64,
     values: Vec<Option<Value>>,
     /// In the order of the plan's texts, read once.
     texts: Option<Arc<[Option<String>]>>,
@@ -73,7 +76,7 @@ struct Lost {
 
 impl<'nvml> SampledDevice<'nvml> {
     pub(super) fn open(nvml: &'nvml Nvml, index: u32) -> Result<Self, NvmlError> {
-        let device = nvml.device_by_index(index)?;
+        let device = timed("nvmlDeviceGetHandleByIndex_v2", || nvml.device_by_index(index))?;
         let identity = Identity {
             index,
             uuid: device.uuid()?,
@@ -88,6 +91,7 @@ impl<'nvml> SampledDevice<'nvml> {
             credited: Vec::new(),
             memo: Memo::default(),
             gpm: Gpm::default(),
+            generation: 0,
             values: Vec::new(),
             texts: None,
             values_at: None,
@@ -109,7 +113,7 @@ impl<'nvml> SampledDevice<'nvml> {
                 return Ok(());
             }
             lost.asked_at = now;
-            if self.device.uuid().is_err() {
+            if timed("nvmlDeviceGetUUID", || self.device.uuid()).is_err() {
                 return Ok(());
             }
             tracing::info!("GPU {} ({}) answers again", self.identity.index, self.identity.uuid);
@@ -175,6 +179,14 @@ impl<'nvml> SampledDevice<'nvml> {
         events: &EventLog,
         watch: Option<&mut ProcessWatch>,
     ) -> Result<(), NvmlError> {
+        if std::mem::replace(&mut self.generation, plan.generation) != plan.generation {
+            // Another plan has other values at these places, and wants them with this tick.
+            self.memo = Memo::default();
+            self.gpm = Gpm::default();
+            self.values.clear();
+            self.texts = None;
+            self.values_at = None;
+        }
         self.rings.gpu.drain(&self.device, GPU_SAMPLES)?;
         let slots = std::mem::take(&mut self.rings.gpu.slots);
         match watch {
@@ -224,7 +236,7 @@ impl<'nvml> SampledDevice<'nvml> {
     }
 
     fn read_rates(&mut self, plan: &Plan) -> Result<(), NvmlError> {
-        match self.device.utilization_rates() {
+        match timed("nvmlDeviceGetUtilizationRates", || self.device.utilization_rates()) {
             Ok(rates) => {
                 let now = Instant::now();
                 self.rings.gpu.read(rates.gpu, now);

@@ -12,6 +12,7 @@ use podgauge_common::catalogue::{
 };
 use podgauge_common::exposition::write::Value;
 
+use super::account::timed;
 use super::fields::Fault;
 use super::{calls, raw};
 
@@ -48,13 +49,15 @@ pub(super) fn value(device: &Device<'_>, reading: Reading) -> Result<Option<Valu
             Err(NvmlError::CorruptedInfoROM) => integer(0),
             Err(error) => return Err(error),
         },
-        Reading::Clock(clock) => integer(device.clock_info(nvml_clock(clock))?),
+        Reading::Clock(clock) => {
+            integer(timed("nvmlDeviceGetClockInfo", || device.clock_info(nvml_clock(clock)))?)
+        }
         Reading::MaxClock(clock) => integer(device.max_clock_info(nvml_clock(clock))?),
         Reading::ApplicationClock(clock) => integer(device.applications_clock(nvml_clock(clock))?),
         Reading::ClockEventReasons => Some(Value::U64(calls::clock_event_reasons(device)?)),
         Reading::AutoBoost => integer(device.auto_boosted_clocks_enabled()?.is_enabled.into()),
         Reading::GpuTemperature => {
-            let celsius = device.temperature(TemperatureSensor::Gpu)?;
+            let celsius = timed("nvmlDeviceGetTemperature", || device.temperature(TemperatureSensor::Gpu))?;
             (celsius <= HOTTEST).then_some(Value::U64(celsius.into()))
         }
         Reading::TemperatureThreshold(which) => integer(device.temperature_threshold(match which {
@@ -66,20 +69,28 @@ pub(super) fn value(device: &Device<'_>, reading: Reading) -> Result<Option<Valu
         Reading::TemperatureMargin => {
             Some(Value::I64(calls::margin_temperature(device)?.marginTemperature.into()))
         }
-        Reading::PowerUsage => Some(Value::F64(f64::from(device.power_usage()?) / f64::from(MILLIWATTS))),
+        Reading::PowerUsage => Some(Value::F64(
+            f64::from(timed("nvmlDeviceGetPowerUsage", || device.power_usage())?) / f64::from(MILLIWATTS),
+        )),
         Reading::PowerLimit(limit) => integer(power_limit_mw(device, limit)? / MILLIWATTS),
         Reading::PerformanceState => {
             let state = calls::performance_state(device)?;
             (state < UNKNOWN_STATE).then_some(Value::U64(state.into()))
         }
         Reading::FanSpeed => integer(calls::fan_speed(device)?),
-        Reading::PcieReplays => integer(device.pcie_replay_counter()?),
+        Reading::PcieReplays => {
+            integer(timed("nvmlDeviceGetPcieReplayCounter", || device.pcie_replay_counter())?)
+        }
         Reading::PcieLink(PcieLink::Generation) => integer(device.current_pcie_link_gen()?),
         Reading::PcieLink(PcieLink::Width) => integer(device.current_pcie_link_width()?),
         Reading::PcieLink(PcieLink::MaxGeneration) => integer(device.max_pcie_link_gen()?),
         Reading::PcieLink(PcieLink::MaxWidth) => integer(device.max_pcie_link_width()?),
-        Reading::Codec(Codec::Encoder) => integer(device.encoder_utilization()?.utilization),
-        Reading::Codec(Codec::Decoder) => integer(device.decoder_utilization()?.utilization),
+        Reading::Codec(Codec::Encoder) => {
+            integer(timed("nvmlDeviceGetEncoderUtilization", || device.encoder_utilization())?.utilization)
+        }
+        Reading::Codec(Codec::Decoder) => {
+            integer(timed("nvmlDeviceGetDecoderUtilization", || device.decoder_utilization())?.utilization)
+        }
         Reading::EccErrors { corrected, volatile, place } => Some(Value::U64(device.memory_error_counter(
             if corrected { MemoryError::Corrected } else { MemoryError::Uncorrected },
             if volatile { EccCounter::Volatile } else { EccCounter::Aggregate },

@@ -8,6 +8,7 @@ use nvml_wrapper::error::NvmlError;
 use podgauge_common::catalogue::{Direction, Memory, Metric, Pace, Reading};
 use podgauge_common::exposition::write::Value;
 
+use super::account::timed;
 use super::{calls, direct, raw};
 
 const MIB: u64 = 1024 * 1024;
@@ -288,7 +289,7 @@ impl MemoryParts {
 }
 
 fn memory(device: &Device<'_>) -> Result<Option<MemoryParts>, NvmlError> {
-    let read = match device.memory_info() {
+    let read = match timed("nvmlDeviceGetMemoryInfo_v2", || device.memory_info()) {
         Ok(info) => Ok(MemoryParts {
             total: info.total,
             free: info.free,

@@ -7,6 +7,7 @@
 //!     └──────── lost driver, changed GPUs ◄─┘
 //! ```
 
+pub(crate) mod account;
 mod calls;
 mod device;
 mod direct;
@@ -18,6 +19,7 @@ mod processes;
 mod raw;
 mod ring;
 mod sampler;
+mod selection;
 mod xid;
 
 use std::sync::Arc;
@@ -32,6 +34,7 @@ pub(crate) use library::check as check_library;
 pub(crate) use processes::ProcessWatch;
 pub(crate) use ring::Slot;
 pub(crate) use sampler::{Plan, start};
+pub(crate) use selection::DeviceSelection;
 
 /// What does not change about a GPU while the driver is loaded.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -79,6 +82,8 @@ pub(crate) enum Credit {
 /// What one tick learned.
 #[derive(Debug, Clone)]
 pub(crate) struct Readings {
+    /// [`Plan::generation`] of the plan by which values were read.
+    pub(crate) generation: u64,
     pub(crate) taken_at: Instant,
     pub(crate) devices: Vec<DeviceReading>,
 }
@@ -92,6 +97,8 @@ pub(crate) enum Report {
     Failing(String),
     /// The driver was replaced under the process for so long that only a new container helps.
     GiveUp(String),
+    /// What was asked for cannot be served on this node.
+    Refused(String),
 }
 
 /// What the GPU side sends.

@@ -14,6 +14,8 @@ use nvml_wrapper_sys::bindings::{
     nvmlSamplingType_t, nvmlValueType_t,
 };
 
+use super::account::timed;
+
 /// Scope of a field value that means all links together.
 pub(crate) const ALL_LINKS: u32 = u32::MAX;
 
@@ -107,16 +109,27 @@ pub(crate) fn samples(
         let mut buffer: Vec<nvmlSample_t> = vec![unsafe { mem::zeroed() }; capacity];
         let mut value_type: nvmlValueType_t = 0;
         let mut count = capacity as u32;
-        // SAFETY: the handle is of this library; the driver writes at most `count` samples, for
-        // which the buffer has room.
-        let code = unsafe {
-            sym(device.handle(), kind, last_seen_us, &raw mut value_type, &raw mut count, buffer.as_mut_ptr())
-        };
-        if code == nvmlReturn_enum_NVML_ERROR_INSUFFICIENT_SIZE {
-            capacity = (count as usize).clamp(capacity * 2, 4096);
-            continue;
+        let read = timed("nvmlDeviceGetSamples", || {
+            // SAFETY: the handle is of this library; the driver writes at most `count` samples, for
+            // which the buffer has room.
+            nvml_try(unsafe {
+                sym(
+                    device.handle(),
+                    kind,
+                    last_seen_us,
+                    &raw mut value_type,
+                    &raw mut count,
+                    buffer.as_mut_ptr(),
+                )
+            })
+        });
+        match read {
+            Err(NvmlError::InsufficientSize(_)) => {
+                capacity = (count as usize).clamp(capacity * 2, 4096);
+                continue;
+            }
+            read => read?,
         }
-        nvml_try(code)?;
         // The driver fills in how many it wrote; the rest of the buffer is not samples.
         buffer.truncate(count as usize);
         return Ok(buffer
@@ -215,8 +228,10 @@ pub(crate) fn field_values(
             value
         })
         .collect();
-    // SAFETY: the handle is of this library, and `values` has as many entries as is said.
-    nvml_try(unsafe { sym(device.handle(), values.len() as i32, values.as_mut_ptr()) })?;
+    timed("nvmlDeviceGetFieldValues", || {
+        // SAFETY: the handle is of this library, and `values` has as many entries as is said.
+        nvml_try(unsafe { sym(device.handle(), values.len() as i32, values.as_mut_ptr()) })
+    })?;
     Ok(values
         .iter()
         .map(|value| {

@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use nvml_wrapper::Nvml;
 use nvml_wrapper::error::NvmlError;
 use podgauge_common::catalogue::{Engine, Metric, Reading, Text};
 use tokio::sync::mpsc::Sender;
 
+use super::account::{self, timed};
 use super::device::{Rings, SampledDevice};
 use super::events::{EventLog, EventWindows};
 use super::fields::FieldPlan;
@@ -19,7 +21,7 @@ use super::gpm::GpmPlan;
 use super::library::{self, LibraryError};
 use super::processes::ProcessWatch;
 use super::xid;
-use super::{CallTimes, Message, Readings, Report};
+use super::{CallTimes, DeviceSelection, Message, Readings, Report};
 
 /// Rings are drained and the page is rendered this often.
 const TICK: Duration = Duration::from_secs(1);
@@ -40,6 +42,8 @@ const GIVE_UP: Duration = Duration::from_secs(60);
 /// What to read.
 #[derive(Debug)]
 pub(crate) struct Plan {
+    /// Another number for every plan, so that values are told apart from those of an earlier one.
+    pub(crate) generation: u64,
     /// Values of a [`DeviceReading`](super::DeviceReading) are in this order.
     pub(crate) metrics: Vec<&'static Metric>,
     /// Texts of a [`DeviceReading`](super::DeviceReading) are in this order.
@@ -63,11 +67,14 @@ enum End {
     Mismatch(String),
     /// Only a new container helps.
     GiveUp(String),
+    /// What was asked for cannot be served here.
+    Refused(String),
 }
 
 impl Plan {
     /// `interval` is `-c`.
     pub(crate) fn new(
+        generation: u64,
         metrics: Vec<&'static Metric>,
         texts: Vec<Text>,
         interval: Duration,
@@ -79,6 +86,7 @@ impl Plan {
             .iter()
             .any(|metric| matches!(metric.reading, Reading::ClockEventsInWindow | Reading::ClockEventsTotal));
         Self {
+            generation,
             fields: FieldPlan::new(&metrics),
             gpm: GpmPlan::new(&metrics),
             clock_events,
@@ -91,23 +99,37 @@ impl Plan {
     }
 }
 
-/// Starts the thread; `processes` are looked at if pods are asked for. It ends when the receiver is dropped.
+/// Starts the thread; `processes` are looked at if pods are asked for. It reads by the plan of the
+/// moment, and ends when the receiver is dropped.
 pub(crate) fn start(
     library: Option<PathBuf>,
-    plan: Plan,
+    selection: DeviceSelection,
+    plan: Arc<ArcSwap<Plan>>,
     processes: Option<ProcessWatch>,
     messages: Sender<Message>,
     times: Arc<CallTimes>,
 ) -> std::io::Result<()> {
-    let supervisor =
-        Supervisor { library, plan, processes, messages, times, rings: HashMap::new(), said_no_gpm: false };
+    let supervisor = Supervisor {
+        library,
+        selection,
+        selection_checked: false,
+        plan,
+        processes,
+        messages,
+        times,
+        rings: HashMap::new(),
+        said_no_gpm: false,
+    };
     std::thread::Builder::new().name("nvml".into()).spawn(move || supervisor.run())?;
     Ok(())
 }
 
 struct Supervisor {
     library: Option<PathBuf>,
-    plan: Plan,
+    selection: DeviceSelection,
+    /// Only at the first look: a GPU that leaves later is a loss, no mistake.
+    selection_checked: bool,
+    plan: Arc<ArcSwap<Plan>>,
     processes: Option<ProcessWatch>,
     messages: Sender<Message>,
     times: Arc<CallTimes>,
@@ -121,10 +143,14 @@ struct Supervisor {
 
 impl Supervisor {
     fn run(mut self) {
-        let events = EventLog::new(self.plan.windows);
+        let events = EventLog::new(self.plan.load().windows);
         let mut mismatch_since = None;
         loop {
-            let end = match library::load(self.library.as_deref()) {
+            account::seen();
+            let loaded = library::load(self.library.as_deref());
+            account::seen();
+            let began = Instant::now();
+            let end = match loaded {
                 Ok(nvml) => self.session(&nvml, &events),
                 Err(error @ LibraryError::Init { source: NvmlError::LibRmVersionMismatch, .. }) => {
                     End::Mismatch(error.to_string())
@@ -138,10 +164,15 @@ impl Supervisor {
                     Report::Failing(reason)
                 }
                 End::Mismatch(reason) => {
+                    // A session that lasted has ended an earlier mismatch.
+                    if began.elapsed() >= RECOUNT {
+                        mismatch_since = None;
+                    }
                     let since = *mismatch_since.get_or_insert_with(Instant::now);
                     if since.elapsed() >= GIVE_UP { Report::GiveUp(reason) } else { Report::Failing(reason) }
                 }
                 End::GiveUp(reason) => Report::GiveUp(reason),
+                End::Refused(reason) => Report::Refused(reason),
             };
             if self.messages.blocking_send(Message::Report(report)).is_err() {
                 return;
@@ -151,13 +182,22 @@ impl Supervisor {
     }
 
     fn session(&mut self, nvml: &Nvml, events: &EventLog) -> End {
-        let gpus = match nvml.device_count() {
+        let gpus = match timed("nvmlDeviceGetCount_v2", || nvml.device_count()) {
             Ok(0) => return End::Reload("NVML sees no GPU on this node".to_owned()),
             Ok(gpus) => gpus,
             Err(error) => return End::Reload(format!("nvmlDeviceGetCount: {error}")),
         };
+        if !std::mem::replace(&mut self.selection_checked, true)
+            && let Some(reason) = self.selection.unknown_gpu(gpus)
+        {
+            return End::Refused(reason);
+        }
+        let selected: Vec<u32> = (0..gpus).filter(|index| self.selection.serves_gpu(*index)).collect();
+        if selected.is_empty() {
+            return End::Reload(format!("--devices selects none of the {gpus} GPUs"));
+        }
         let mut devices = Vec::new();
-        for index in 0..gpus {
+        for index in selected {
             match SampledDevice::open(nvml, index) {
                 Ok(mut device) => {
                     device.rings = self.rings.remove(&device.identity.uuid).unwrap_or_default();
@@ -202,6 +242,8 @@ impl Supervisor {
         let (mut next_rates, mut next_processes) = (next_tick, next_tick);
         let mut census = Census { gpus, counted_at: Instant::now(), unknown_since: None };
         loop {
+            account::seen();
+            let plan = self.plan.load_full();
             let started = Instant::now();
             let is_tick = started >= next_tick;
             if is_tick && let Some(processes) = processes.as_deref_mut() {
@@ -210,9 +252,9 @@ impl Supervisor {
             for device in devices.iter_mut() {
                 let mut read = Ok(());
                 if is_tick {
-                    read = device.tick(&self.plan, events, processes.as_deref_mut());
+                    read = device.tick(&plan, events, processes.as_deref_mut());
                 } else if started >= next_rates {
-                    read = device.read_rates_if_dry(&self.plan);
+                    read = device.read_rates_if_dry(&plan);
                 }
                 if !is_tick
                     && started >= next_processes
@@ -227,9 +269,9 @@ impl Supervisor {
                 }
             }
             if is_tick {
-                self.say_no_gpm(devices);
+                self.say_no_gpm(&plan, devices);
                 let devices = devices.iter_mut().map(|device| device.take_reading(events)).collect();
-                let readings = Readings { taken_at: Instant::now(), devices };
+                let readings = Readings { generation: plan.generation, taken_at: Instant::now(), devices };
                 self.times.add(started.elapsed());
                 if self.messages.blocking_send(Message::Readings(readings)).is_err() {
                     return End::Done;
@@ -247,7 +289,7 @@ impl Supervisor {
             if is_tick || started >= next_processes {
                 next_processes = started + PROCESSES;
             }
-            let rates = devices.iter().any(|device| device.is_dry(&self.plan)).then_some(next_rates);
+            let rates = devices.iter().any(|device| device.is_dry(&plan)).then_some(next_rates);
             let shared = devices.iter().any(SampledDevice::is_shared).then_some(next_processes);
             let wake = rates.into_iter().chain(shared).fold(next_tick, Instant::min);
             std::thread::sleep(wake.saturating_duration_since(Instant::now()));
@@ -256,10 +298,10 @@ impl Supervisor {
 }
 
 impl Supervisor {
-    fn say_no_gpm(&mut self, devices: &[SampledDevice<'_>]) {
+    fn say_no_gpm(&mut self, plan: &Plan, devices: &[SampledDevice<'_>]) {
         let without: Vec<String> = devices
             .iter()
-            .filter(|device| self.plan.gpm.is_asked_for && !self.said_no_gpm && device.lacks_gpm())
+            .filter(|device| plan.gpm.is_asked_for && !self.said_no_gpm && device.lacks_gpm())
             .map(|device| format!("{} ({})", device.identity.index, device.identity.model))
             .collect();
         if !without.is_empty() {
@@ -288,7 +330,7 @@ impl Census {
             return None;
         }
         self.counted_at = Instant::now();
-        match nvml.device_count() {
+        match timed("nvmlDeviceGetCount_v2", || nvml.device_count()) {
             Ok(count) if count != self.gpus => {
                 Some(End::Reload(format!("the number of GPUs changed from {} to {count}", self.gpus)))
             }

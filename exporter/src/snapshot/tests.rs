@@ -12,7 +12,7 @@ use crate::attribution::kubelet::api::{ContainerDevices, ContainerResources, Pod
 use crate::attribution::processes::{Holder, Processes};
 use crate::counters;
 use crate::gpu::EventWindows;
-use crate::render::{LabelNames, PodLabelling, Renderer};
+use crate::render::{LabelNames, Labelling, PodLabelling, Renderer};
 
 const WINDOW: Duration = Duration::from_secs(15);
 const CSV: &str =
@@ -143,6 +143,7 @@ fn readings(tick: &Tick, now: Instant, second: u64) -> Readings {
     let identity =
         Identity { index: 0, uuid: UUID.into(), pci_bus_id: "00000000:17:00.0".into(), model: "H100".into() };
     Readings {
+        generation: 0,
         taken_at: now,
         devices: vec![DeviceReading {
             identity: Arc::new(identity),
@@ -161,6 +162,10 @@ fn readings(tick: &Tick, now: Instant, second: u64) -> Readings {
 
 /// No event comes in these scenarios.
 const WINDOWS: EventWindows = EventWindows { xids: Duration::ZERO, clock_events: Duration::ZERO };
+
+fn labelling(pods: PodLabelling) -> Labelling {
+    Labelling { names: LabelNames::CURRENT, hostname: Vec::new(), replace_blanks: false, pods }
+}
 
 type Series = BTreeMap<(String, BTreeMap<String, String>), f64>;
 
@@ -192,7 +197,7 @@ proptest! {
     fn pages_keep_their_promises(ticks in prop::collection::vec(tick(), 1..25), virtual_gpus: bool, uid: bool) {
         let parsed = counters::parse(CSV, "test").unwrap();
         let pods = PodLabelling { virtual_gpus, uid, labels: None };
-        let renderer = Renderer::new(parsed, Vec::new(), LabelNames::CURRENT, WINDOWS, pods);
+        let renderer = Renderer::new(parsed, labelling(pods), WINDOWS);
         let mut node = Node::new(WINDOW);
         let mut now = Instant::now() + Duration::from_secs(100);
         let mut counters_before: Series = Series::new();
@@ -202,7 +207,7 @@ proptest! {
             let knowledge = knowledge(tick);
             node.learn(readings(tick, now, second as u64), &knowledge, now);
             let snapshot = node.snapshot(&knowledge, now);
-            let page = renderer.render(&snapshot);
+            let page = renderer.render(&snapshot).text;
             let series = series(&page);
 
             // Divided or not, a family adds up to the device; a virtual GPU's copies to no more.
@@ -263,20 +268,15 @@ fn a_share_and_the_rest_make_the_device() {
         memory: Some(10_000),
         slots: vec![(50, 2), (50, 2), (0, 2), (30, 4), (0, 4)],
     };
-    let renderer = Renderer::new(
-        counters::parse(CSV, "test").unwrap(),
-        Vec::new(),
-        LabelNames::CURRENT,
-        WINDOWS,
-        PodLabelling::default(),
-    );
+    let renderer =
+        Renderer::new(counters::parse(CSV, "test").unwrap(), labelling(PodLabelling::default()), WINDOWS);
     let mut node = Node::new(WINDOW);
     let mut now = Instant::now() + Duration::from_secs(100);
     let mut page = |node: &mut Node, tick: &Tick| {
         now += Duration::from_secs(1);
         let knowledge = knowledge(tick);
         node.learn(readings(tick, now, 1), &knowledge, now);
-        series(&renderer.render(&node.snapshot(&knowledge, now)))
+        series(&renderer.render(&node.snapshot(&knowledge, now)).text)
     };
     for _ in 0..3 {
         page(&mut node, &tick);
