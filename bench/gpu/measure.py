@@ -78,9 +78,15 @@ LINE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$")
 LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 
-def scrape():
+def exporter_command(address):
+    return [programs / "podgauge-exporter", "-k", "-a", address, "--pod-resources-kubelet-socket", work / "kubelet.sock",
+            "--path.pod-logs", work / "trees/pod-logs", "--path.container-logs", work / "trees/container-logs",
+            "--enable-exporter-metrics"]
+
+
+def scrape(address=None):
     """Samples of the exporter's page: {name: [(labels, value)]}."""
-    status, text = fetch(f"http://{EXPORTER}/metrics")
+    status, text = fetch(f"http://{address or EXPORTER}/metrics")
     assert status == 200, status
     samples = {}
     for line in text.splitlines():
@@ -152,15 +158,17 @@ class Ring(threading.Thread):
         return sum(inside) / len(inside) if inside else None
 
 
-def in_pod(pid):
+def in_pod(pid, uid=UID, container=CONTAINER):
     """Puts a process where a container of the pod would be."""
-    scope = pathlib.Path(
-        f"/sys/fs/cgroup/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{UID.replace('-', '_')}.slice"
-        f"/cri-containerd-{CONTAINER}.scope"
-    )
+    root = pathlib.Path("/sys/fs/cgroup")
+    if (root / "cgroup.controllers").exists():
+        scopes = [root / f"kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{uid.replace('-', '_')}.slice/cri-containerd-{container}.scope"]
+    else:  # cgroup v1: a tree for each controller
+        scopes = [root / name / f"kubepods/burstable/pod{uid}/{container}" for name in ("devices", "memory", "pids") if (root / name).is_dir()]
     try:
-        scope.mkdir(parents=True, exist_ok=True)
-        (scope / "cgroup.procs").write_text(str(pid))
+        for scope in scopes:
+            scope.mkdir(parents=True, exist_ok=True)
+            (scope / "cgroup.procs").write_text(str(pid))
     except OSError as error:
         print(f"no pod-shaped cgroup ({error}): allocations alone attribute the load", file=sys.stderr)
     return pathlib.Path(f"/proc/{pid}/cgroup").read_text().strip()
@@ -169,13 +177,13 @@ def in_pod(pid):
 class Load:
     """The load process, and the busy time it reports."""
 
-    def __init__(self, duty, period, seconds, size=4096):
+    def __init__(self, duty, period, seconds, size=4096, uid=UID, container=CONTAINER):
         command = [sys.executable, here / "load.py", "--duty", str(duty), "--period", str(period),
                    "--seconds", str(seconds), "--size", str(size)]
         self.child = subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, text=True)
         children.append(("load", self.child))
         (work / "load.log").touch()
-        self.cgroup = in_pod(self.child.pid)
+        self.cgroup = in_pod(self.child.pid, uid, container)
         self.kernel_ms = json.loads(self.child.stdout.readline())["kernel_ms"]
         self.reports = []
         threading.Thread(target=self.read, daemon=True).start()
@@ -249,6 +257,9 @@ def static_checks(when):
         ("GPU temperature", "DCGM_FI_DEV_GPU_TEMP", "temperature.gpu", 1, " C"),
         ("memory temperature", "DCGM_FI_DEV_MEMORY_TEMP", "temperature.memory", 1, " C"),
     ]:
+        if when != "idle" and key == "clocks.sm":
+            # Under load the clock moves in steps of 15 MHz many times a second.
+            budget = 100
         row(f"{what} vs nvidia-smi, {when}", value(page, family), number(smi[key]), budget, unit)
     # nvidia-smi -q has no energy: the driver's own counter, read by another client just after.
     page = scrape()
@@ -315,6 +326,101 @@ def utilization(period, with_adapter):
     return load
 
 
+def shared_pods(count):
+    """Pods that hold a replica each: name, UID, container id."""
+    return [(f"share-{n}", f"{UID[:-1]}{n}", f"{CONTAINER[:-1]}{n}") for n in range(count)]
+
+
+def play(text):
+    """Another scenario from now on: the kubelet reads the file again, the trees are written again."""
+    after = work / "next.yaml"
+    after.write_text(text)
+    after.rename(scenario)
+    start("trees-again", [simulator, "trees", "--scenario", scenario, "--to", work / "trees"]).wait()
+
+
+def shared_scenario(pods):
+    lines = [f"node: {NODE}", f"gpus: [{{uuid: {quote(uuid)}, model: {quote(card)}, replicas: {len(pods)}}}]", "pods:"]
+    for n, (name, uid, container) in enumerate(pods):
+        lines.append(f"- {{namespace: {NAMESPACE}, name: {name}, uid: {uid}, containers: [{{name: main, id: {quote(container)}, devices: ['0::{n}']}}]}}")
+    return "\n".join(lines) + "\n"
+
+
+def shares(duties, seconds, kernel_ms, saturated=False, meanwhile=None):
+    """Unequal processes in the cgroups of pods that share the GPU: counters against kernel-busy time."""
+    pods = shared_pods(len(duties))
+    play(shared_scenario(pods))
+    loads = [Load(duty, 0.1, seconds + 90, uid=uid, container=container) for duty, (_, uid, container) in zip(duties, pods)]
+
+    def all_counters():
+        samples = scrape()
+        families = ("podgauge_gpu_active_seconds_total", "podgauge_gpu_observed_seconds_total")
+        found = [tuple(value(samples, family, pod=name) for family in families) for name, _, _ in pods]
+        return found if all(None not in pair for pair in found) else None
+
+    for load in loads:
+        load.kernel_ms = kernel_ms
+    wait_for("every load and pod", lambda: all(load.reports for load in loads) and all_counters())
+    time.sleep(5)
+    nvml_0, begin_nvml = value(scrape(), "podgauge_exporter_nvml_seconds_total"), time.time()
+    log = Background(all_counters, 0.1)
+    log.start()
+    time.sleep(seconds + 3)
+    kept = [entry for entry in log.stop() if entry[1] is not None]
+    inside = (value(scrape(), "podgauge_exporter_nvml_seconds_total") - nvml_0) / (time.time() - begin_nvml) * 1000
+    # The moments at which a page with new slots was first seen bound the interval.
+    changes = [entry for previous, entry in zip(kept, kept[1:]) if entry[1][0][1] > previous[1][0][1]]
+    if len(changes) < 2:
+        misses.append("shares: no pod's counters rise")
+        rows.append((f"shares of {duties}", "no counters", "", "", "MISSED"))
+    else:
+        (t0, first), (t1, last) = changes[0], changes[-1]
+        truths = [load.busy(t0 - 0.1, t1 - 0.1) for load in loads]
+        total = sum(truth or 0 for truth in truths)
+        for n, (duty, truth) in enumerate(zip(duties, truths)):
+            share = (last[n][0] - first[n][0]) / (last[n][1] - first[n][1]) * 100
+            what = f"share of the {duty * 100:.0f} % process beside {', '.join(f'{d * 100:.0f}' for i, d in enumerate(duties) if i != n)} %, {t1 - t0:.0f} s"
+            if saturated or total > 70:
+                shown = "-" if truth is None else f"{truth:.2f} %"
+                rows.append((f"{what}: GPU saturated", f"{share:.2f} %", shown, "", "as measured"))
+            else:
+                row(what, share, truth, 4, " %")
+        seen = (last[0][1] - first[0][1]) / (t1 - t0) * 100
+        rows.append((f"part of the time in which the slots' processes were seen, {len(duties)} processes", f"{seen:.1f} %", "", "", ""))
+    verdict = "ok" if inside <= 25 else "MISSED"
+    if inside > 25:
+        misses.append("time inside NVML, GPU shared")
+    rows.append((f"time inside NVML per second, GPU shared by {len(duties)}", f"{inside:.1f} ms", "", "≤ 25 ms", verdict))
+    if meanwhile:
+        meanwhile([name for name, _, _ in pods])
+    for load in loads:
+        load.end()
+
+
+def other_namespace(names):
+    """An exporter that does not see the host's pids says so, and says nothing of the pods that share."""
+    address = f"127.0.0.1:{free_port()}"
+    child = start(
+        "exporter-elsewhere",
+        ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", *exporter_command(address)],
+        env={**os.environ, "NODE_NAME": NODE},
+    )
+
+    def page():
+        samples = scrape(address)
+        return samples if "podgauge_attribution_unavailable" in samples and "DCGM_FI_DEV_GPU_UTIL" in samples else None
+
+    samples = wait_for("the exporter in another PID namespace", page)
+    reason = samples["podgauge_attribution_unavailable"][0][0].get("reason")
+    labelled = [labels for family in ("DCGM_FI_DEV_GPU_UTIL", "DCGM_FI_DEV_FB_USED") for labels, _ in samples.get(family, []) if labels.get("pod") in names]
+    right = reason == "no_host_pid_namespace" and not labelled
+    if not right:
+        misses.append("exporter in another PID namespace")
+    rows.append(("exporter in another PID namespace: reason, samples of pods", f"{reason}, {len(labelled)}", "no_host_pid_namespace, 0", "equal", "ok" if right else "MISSED"))
+    child.terminate()
+    child.wait()
+
+
 def exporter_cost(seconds=30):
     """CPU of the exporter's process and time inside NVML, with a scrape a second."""
     pid = exporter.pid
@@ -378,8 +484,7 @@ try:
     started = time.time()
     exporter = start(
         "exporter",
-        [programs / "podgauge-exporter", "-k", "-a", EXPORTER, "--pod-resources-kubelet-socket", work / "kubelet.sock",
-         "--path.pod-logs", work / "trees/pod-logs", "--enable-exporter-metrics"],
+        exporter_command(EXPORTER),
         env={**os.environ, "NODE_NAME": NODE},
     )
     wait_for("a page with the pod", lambda: value(scrape(), "DCGM_FI_DEV_GPU_TEMP", pod=POD) is not None)
@@ -403,7 +508,13 @@ try:
     for position, period in enumerate(float(word) for word in args.periods.split(",")):
         load = utilization(period, with_adapter=position == 0)
         if position == 0:
+            kernel_ms = load.kernel_ms
             print(f"load: {load.kernel_ms:.4f} ms a kernel, cgroup {load.cgroup}")
+    # Kernel time of an uncontended GPU: the first load's, all are of one size.
+    seconds = min(args.seconds, 60)
+    shares([0.35, 0.15], seconds, kernel_ms)
+    shares([0.3, 0.15, 0.1], seconds, kernel_ms)
+    shares([1.0, 0.3], min(seconds, 20), kernel_ms, saturated=True, meanwhile=other_namespace)
 finally:
     for name, child in reversed(children):
         if child.poll() is None:

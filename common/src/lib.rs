@@ -6,10 +6,14 @@
 //! | [`exposition`] | Prometheus text 0.0.4, written and read |
 //! | [`quantity`] | Kubernetes quantities |
 //! | [`http`] | serving HTTP/1.1 and HTTP/2 with limits, TLS that reloads, and drain |
+//! | [`cluster`] | the connection to the API server |
+//! | [`contents`] | noticing that files have changed |
 //! | [`duration`] | Go's way of writing durations and booleans in flags |
 //! | [`logging`], [`readiness`], [`shutdown`] | what their names say |
 
 pub mod catalogue;
+pub mod cluster;
+pub mod contents;
 pub mod duration;
 pub mod exposition;
 pub mod http;

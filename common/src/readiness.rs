@@ -46,6 +46,11 @@ impl Condition {
         self.readiness.conditions.lock().insert(self.name, None);
     }
 
+    /// Why it does not hold; `None` if it does.
+    pub fn reason(&self) -> Option<String> {
+        self.readiness.conditions.lock().get(self.name).cloned().flatten()
+    }
+
     /// It does not hold, and why.
     pub fn unmet(&self, reason: impl Into<String>) {
         self.readiness.conditions.lock().insert(self.name, Some(reason.into()));

@@ -1,5 +1,9 @@
 //! Owns the command line: dcgm-exporter's names and variables, and podgauge's additions.
 
+mod go;
+mod unused;
+
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,8 +11,13 @@ use clap::Parser;
 use podgauge_common::duration::{parse_go_bool, parse_go_duration};
 use podgauge_common::logging;
 
+use crate::gpu::{DeviceSelection, EventWindows};
+use crate::source::ConfigMapName;
+
 /// Shortest default of the utilization window.
 const SHORTEST_WINDOW: Duration = Duration::from_secs(15);
+/// A day: what is kept of events is bounded by it.
+const LONGEST_EVENT_WINDOW_MS: u64 = 86_400_000;
 
 /// GPU utilization per pod as Prometheus metrics, under the names of NVIDIA's dcgm-exporter.
 #[derive(Debug, Clone, Parser)]
@@ -17,6 +26,24 @@ pub(crate) struct Args {
     /// Counters file (CSV). Default: /etc/dcgm-exporter/default-counters.csv, else the built-in one.
     #[arg(short = 'f', long, env = "DCGM_EXPORTER_COLLECTORS", value_name = "FILE")]
     pub(crate) collectors: Option<PathBuf>,
+
+    /// ConfigMap whose key `metrics` is the counters file, in place of -f.
+    #[arg(
+        short = 'm',
+        long,
+        env = "DCGM_EXPORTER_CONFIGMAP_DATA",
+        value_name = "NAMESPACE:NAME",
+        default_value = "none"
+    )]
+    pub(crate) configmap_data: String,
+
+    /// How the API server is reached, for -m and pod labels. Default: the pod's service account.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+
+    /// Which GPUs to serve: f all, g[:IDS] GPUs, i[:IDS] MIG instances; IDS like 0,2-4. Join two with +.
+    #[arg(short = 'd', long, env = "DCGM_EXPORTER_DEVICES_STR", default_value = "f", value_name = "DEVICES")]
+    pub(crate) devices: DeviceSelection,
 
     /// Address to serve on, as Go writes it.
     #[arg(
@@ -55,12 +82,70 @@ pub(crate) struct Args {
     #[arg(long, env = "NVIDIA_RESOURCE_NAMES", value_delimiter = ',', value_name = "NAMES")]
     pub(crate) nvidia_resource_names: Vec<String>,
 
+    /// How the device plugin names devices: uid or device-name. Both are understood whatever this says.
+    #[arg(
+        long, env = "DCGM_EXPORTER_KUBERNETES_GPU_ID_TYPE", value_name = "TYPE", default_value = "uid",
+        value_parser = ["uid", "device-name"]
+    )]
+    pub(crate) kubernetes_gpu_id_type: String,
+
+    /// One copy of each sample for every container and replica, with the label vgpu.
+    #[arg(
+        long, env = "KUBERNETES_VIRTUAL_GPUS", value_name = "BOOL", value_parser = parse_go_bool,
+        num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true"
+    )]
+    pub(crate) kubernetes_virtual_gpus: bool,
+
+    /// Put pods' labels on samples. Watches the pods of this node.
+    #[arg(
+        long, env = "DCGM_EXPORTER_KUBERNETES_ENABLE_POD_LABELS", value_name = "BOOL", value_parser = parse_go_bool,
+        num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true"
+    )]
+    pub(crate) kubernetes_enable_pod_labels: bool,
+
+    /// Put pods' UIDs on samples.
+    #[arg(
+        long, env = "DCGM_EXPORTER_KUBERNETES_ENABLE_POD_UID", value_name = "BOOL", value_parser = parse_go_bool,
+        num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true"
+    )]
+    pub(crate) kubernetes_enable_pod_uid: bool,
+
+    /// Pod labels whose keys match one of these are put on samples. Default: all.
+    #[arg(
+        long,
+        env = "DCGM_EXPORTER_KUBERNETES_POD_LABEL_ALLOWLIST_REGEX",
+        value_delimiter = ',',
+        value_name = "PATTERNS"
+    )]
+    pub(crate) kubernetes_pod_label_allowlist_regex: Vec<String>,
+
     /// Leave the hostname label out.
     #[arg(
         short = 'n', long, env = "DCGM_EXPORTER_NO_HOSTNAME", value_name = "BOOL", value_parser = parse_go_bool,
         num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true"
     )]
     pub(crate) no_hostname: bool,
+
+    /// Name labels as dcgm-exporter 1.x did: uuid, pod_name, pod_namespace, container_name.
+    #[arg(
+        short = 'o', long, env = "DCGM_EXPORTER_USE_OLD_NAMESPACE", value_name = "BOOL", value_parser = parse_go_bool,
+        num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true"
+    )]
+    pub(crate) use_old_namespace: bool,
+
+    /// How long an XID counts for DCGM_EXP_XID_ERRORS_COUNT, in milliseconds.
+    #[arg(
+        short = 'x', long, env = "DCGM_EXPORTER_XID_COUNT_WINDOW_SIZE", default_value = "300000", value_name = "MS",
+        value_parser = clap::value_parser!(u64).range(1..=LONGEST_EVENT_WINDOW_MS)
+    )]
+    pub(crate) xid_count_window_size: u64,
+
+    /// How long a reading counts for DCGM_EXP_CLOCK_EVENTS_COUNT, in milliseconds.
+    #[arg(
+        long, env = "DCGM_EXPORTER_CLOCK_EVENTS_COUNT_WINDOW_SIZE", default_value = "300000", value_name = "MS",
+        value_parser = clap::value_parser!(u64).range(1..=LONGEST_EVENT_WINDOW_MS)
+    )]
+    pub(crate) clock_events_count_window_size: u64,
 
     /// Spelling of the hostname label: hostname, Hostname or both.
     #[arg(long, default_value = "hostname", value_name = "SPELLING", value_parser = ["hostname", "Hostname", "both"])]
@@ -82,12 +167,57 @@ pub(crate) struct Args {
     #[arg(long = "path.pod-logs", default_value = "/var/log/pods", value_name = "PATH")]
     pub(crate) path_pod_logs: PathBuf,
 
+    /// Where the host's container logs are: their file names tell which container a process is in.
+    #[arg(long = "path.container-logs", default_value = "/var/log/containers", value_name = "PATH")]
+    pub(crate) path_container_logs: PathBuf,
+
+    /// Where the host's procfs is: cgroups tell which pod a process is in.
+    #[arg(long = "path.procfs", default_value = "/proc", value_name = "PATH")]
+    pub(crate) path_procfs: PathBuf,
+
     /// Serve the exporter's own metrics (podgauge_exporter_…) too.
     #[arg(
         long, env = "DCGM_EXPORTER_ENABLE_EXPORTER_METRICS", value_name = "BOOL", value_parser = parse_go_bool,
         num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true"
     )]
     pub(crate) enable_exporter_metrics: bool,
+
+    /// Write the model's name with - in place of blanks.
+    #[arg(
+        long, alias = "rbmn", env = "DCGM_EXPORTER_REPLACE_BLANKS_IN_MODEL_NAME", value_name = "BOOL",
+        value_parser = parse_go_bool, num_args = 0..=1, require_equals = true, default_value = "false",
+        default_missing_value = "true"
+    )]
+    pub(crate) replace_blanks_in_model_name: bool,
+
+    /// TLS, client certificates and passwords: a web configuration file as Prometheus' exporters have.
+    #[arg(long, env = "DCGM_EXPORTER_WEB_CONFIG_FILE", value_name = "FILE")]
+    pub(crate) web_config_file: Option<PathBuf>,
+
+    /// Time for a request's head; a connection without a request for so long is closed too.
+    #[arg(
+        long, env = "DCGM_EXPORTER_WEB_READ_TIMEOUT", default_value = "10s", value_name = "DURATION",
+        value_parser = parse_some_time
+    )]
+    pub(crate) web_read_timeout: Duration,
+
+    /// Time that an answer may stand still because the client does not read.
+    #[arg(
+        long, env = "DCGM_EXPORTER_WEB_WRITE_TIMEOUT", default_value = "30s", value_name = "DURATION",
+        value_parser = parse_some_time
+    )]
+    pub(crate) web_write_timeout: Duration,
+
+    /// /health turns red after NVML has not returned for so long.
+    #[arg(long, default_value = "120s", value_name = "DURATION", value_parser = parse_some_time)]
+    pub(crate) stuck_limit: Duration,
+
+    /// /health is red while no GPU answers.
+    #[arg(
+        long, env = "DCGM_EXPORTER_HEALTH_REQUIRE_GPUS", value_name = "BOOL", value_parser = parse_go_bool,
+        num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true"
+    )]
+    pub(crate) health_require_gpus: bool,
 
     /// How log lines are written: text or json.
     #[arg(long, env = "DCGM_EXPORTER_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
@@ -99,9 +229,25 @@ pub(crate) struct Args {
         num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true"
     )]
     pub(crate) debug: bool,
+
+    #[command(flatten)]
+    pub(crate) unused: unused::Unused,
 }
 
 impl Args {
+    /// Reads the command line as Go would, and the variables.
+    pub(crate) fn from_go(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        go::parse(args)
+    }
+
+    /// `-m`; the error names what is wrong with it.
+    pub(crate) fn config_map(&self) -> Result<Option<ConfigMapName>, String> {
+        match self.configmap_data.as_str() {
+            "" | "none" => Ok(None),
+            text => text.parse().map(Some),
+        }
+    }
+
     /// `-c`.
     pub(crate) fn interval(&self) -> Duration {
         Duration::from_millis(self.collect_interval)
@@ -110,6 +256,14 @@ impl Args {
     /// `--utilization-window`, or its default.
     pub(crate) fn window(&self) -> Duration {
         self.utilization_window.unwrap_or_else(|| SHORTEST_WINDOW.max(self.interval()))
+    }
+
+    /// `-x` and `--clock-events-count-window-size`.
+    pub(crate) fn event_windows(&self) -> EventWindows {
+        EventWindows {
+            xids: Duration::from_millis(self.xid_count_window_size),
+            clock_events: Duration::from_millis(self.clock_events_count_window_size),
+        }
     }
 
     /// Names and value of the hostname labels.
@@ -126,6 +280,13 @@ impl Args {
     }
 }
 
+fn parse_some_time(text: &str) -> Result<Duration, String> {
+    match parse_go_duration(text)? {
+        Duration::ZERO => Err("0 is no time to do it in; write it like 10s".to_owned()),
+        time => Ok(time),
+    }
+}
+
 /// The kernel's name of this host; empty if it has none, and then there is no label.
 fn host_name() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname")
@@ -138,7 +299,8 @@ mod tests {
     use super::*;
 
     fn parse(args: &[&str]) -> Args {
-        Args::try_parse_from(std::iter::once("podgauge-exporter").chain(args.iter().copied())).unwrap()
+        Args::from_go(std::iter::once("podgauge-exporter").chain(args.iter().copied()).map(OsString::from))
+            .unwrap()
     }
 
     #[test]
@@ -148,7 +310,12 @@ mod tests {
         assert_eq!((args.interval(), args.window()), (Duration::from_secs(30), Duration::from_secs(30)));
         assert!(!parse(&["--kubernetes=false"]).kubernetes);
         assert!(parse(&["-k=t"]).kubernetes);
+        assert!(parse(&["-rbmn"]).replace_blanks_in_model_name);
+        assert!(!parse(&["-rbmn=false"]).replace_blanks_in_model_name);
+        assert_eq!(parse(&["-collect-interval=5"]).interval(), Duration::from_millis(5));
         assert_eq!(parse(&[]).window(), Duration::from_secs(15));
+        let windows = parse(&["-x", "5000", "-o"]).event_windows();
+        assert_eq!((windows.xids, windows.clock_events), (Duration::from_secs(5), Duration::from_secs(300)));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::attribution::Owner;
+use crate::attribution::{Division, Owner};
 use crate::gpu::Slot;
 
 /// How long an account outlives its series: the same labels within it go on where they were.
@@ -33,6 +33,17 @@ pub(crate) struct Window {
     since: Instant,
 }
 
+/// Whose a slot is, in the terms of accounts.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Share {
+    /// An owner's, or with `None` nobody's that has labels.
+    Of(Option<Arc<Owner>>),
+    /// It was not used, which is known of every owner.
+    Idle,
+    /// It was used, and nobody knows by whom.
+    Unknown,
+}
+
 /// Everything accumulated of one device.
 #[derive(Debug)]
 pub(crate) struct DeviceLedger {
@@ -40,6 +51,8 @@ pub(crate) struct DeviceLedger {
     accounts: HashMap<Option<Arc<Owner>>, (Account, Instant)>,
     pub(crate) gpu: Window,
     pub(crate) memory: Window,
+    /// The slots of `gpu`, and whose they are.
+    shares: VecDeque<(Slot, Share)>,
 }
 
 // === impl Window ===
@@ -75,28 +88,73 @@ impl Window {
 
 impl DeviceLedger {
     pub(crate) fn new(now: Instant) -> Self {
-        Self { active_s: 0.0, accounts: HashMap::new(), gpu: Window::new(now), memory: Window::new(now) }
+        Self {
+            active_s: 0.0,
+            accounts: HashMap::new(),
+            gpu: Window::new(now),
+            memory: Window::new(now),
+            shares: VecDeque::new(),
+        }
     }
 
-    /// Credits new slots of the device to its one owner; `None` is nobody, or not known which pod.
-    /// The account is opened even if no slot is new, so that its series begins at 0.
+    /// Credits new slots of the device. Undivided they are all the one owner's, or nobody's.
+    /// Divided, each adds to the active seconds of whose it is and to the observed seconds of every
+    /// owner and of nobody; one that nobody knows of adds to the device alone.
+    ///
+    /// Accounts of the division are opened even if no slot is new, so that their series begin at 0.
     pub(crate) fn credit(
         &mut self,
-        slots: &[Slot],
-        owner: Option<&Arc<Owner>>,
+        slots: impl IntoIterator<Item = (Slot, Share)>,
+        division: &Division,
         window: Duration,
         now: Instant,
     ) {
-        self.gpu.add(slots, window, now);
-        let (account, last_seen) = self.accounts.entry(owner.cloned()).or_insert((Account::default(), now));
-        *last_seen = now;
-        for slot in slots.iter().filter(|slot| !slot.history) {
-            let active = slot.active_seconds();
-            self.active_s += active;
-            account.active_s += active;
-            account.observed_s += slot.length.as_secs_f64();
+        let printed = printed(division);
+        for owner in &printed {
+            self.open(owner, now);
+        }
+        let mut new = Vec::new();
+        for (slot, share) in slots {
+            new.push(slot);
+            let share = match division {
+                // What was before the first look counts for the device's gauge, for nobody's part.
+                _ if slot.history => Share::Unknown,
+                Division::Whole(owner) => Share::Of(owner.clone()),
+                Division::Among(owners) => match share {
+                    Share::Of(Some(owner)) if !owners.contains(&owner) => Share::Unknown,
+                    Share::Of(_) | Share::Unknown if slot.percent <= 0.0 => Share::Idle,
+                    share => share,
+                },
+            };
+            if !slot.history {
+                self.count(&slot, &share, &printed);
+            }
+            self.shares.push_back((slot, share));
+        }
+        self.gpu.add(&new, window, now);
+        while self.shares.front().is_some_and(|(slot, _)| now.saturating_duration_since(slot.end) >= window) {
+            self.shares.pop_front();
         }
         self.accounts.retain(|_, (_, last_seen)| now.saturating_duration_since(*last_seen) < KEPT);
+    }
+
+    fn open(&mut self, owner: &Option<Arc<Owner>>, now: Instant) {
+        self.accounts.entry(owner.clone()).or_insert((Account::default(), now)).1 = now;
+    }
+
+    fn count(&mut self, slot: &Slot, share: &Share, printed: &[Option<Arc<Owner>>]) {
+        let active = slot.active_seconds();
+        self.active_s += active;
+        if *share == Share::Unknown {
+            return;
+        }
+        for owner in printed {
+            let Some((account, _)) = self.accounts.get_mut(owner) else { continue };
+            account.observed_s += slot.length.as_secs_f64();
+            if matches!(share, Share::Of(whose) if whose == owner) {
+                account.active_s += active;
+            }
+        }
     }
 
     /// Adds slots of memory utilization, which has a gauge alone.
@@ -104,96 +162,46 @@ impl DeviceLedger {
         self.memory.add(slots, window, now);
     }
 
-    /// The account of an owner, if it was ever credited.
-    pub(crate) fn account(&self, owner: Option<&Arc<Owner>>) -> Option<Account> {
-        self.accounts.get(&owner.cloned()).map(|(account, _)| *account)
+    /// The accounts of a division that were ever opened, in its order, the unlabelled one last.
+    pub(crate) fn accounts(&self, division: &Division) -> Vec<(Option<Arc<Owner>>, Account)> {
+        let account = |owner: Option<Arc<Owner>>| {
+            let (account, _) = self.accounts.get(&owner)?;
+            Some((owner, *account))
+        };
+        printed(division).into_iter().filter_map(account).collect()
+    }
+
+    /// Percent of the device that each of these owners used, mean over the part of the window of
+    /// which it is known whose it was. `None` if that is too little to speak for the window.
+    pub(crate) fn parts(&self, owners: &[Arc<Owner>], window: Duration, now: Instant) -> Option<Vec<f64>> {
+        let (mut known, mut seen) = (0.0, 0.0);
+        let mut active = vec![0.0; owners.len()];
+        let recent = |slot: &Slot| !slot.history && now.saturating_duration_since(slot.end) < window;
+        for (slot, share) in self.shares.iter().filter(|(slot, _)| recent(slot)) {
+            let length = slot.length.as_secs_f64();
+            seen += length;
+            if *share == Share::Unknown {
+                continue;
+            }
+            known += length;
+            if let Share::Of(Some(whose)) = share
+                && let Some(at) = owners.iter().position(|owner| owner == whose)
+            {
+                active[at] += slot.active_seconds();
+            }
+        }
+        let enough = known >= ENOUGH * seen && known >= ENOUGH * SHORTEST.min(window).as_secs_f64();
+        (enough && known > 0.0).then(|| active.into_iter().map(|active| active / known * 100.0).collect())
+    }
+}
+
+/// The owners whose series a division has, `None` for the one without labels.
+fn printed(division: &Division) -> Vec<Option<Arc<Owner>>> {
+    match division {
+        Division::Whole(owner) => vec![owner.clone()],
+        Division::Among(owners) => owners.iter().cloned().map(Some).chain([None]).collect(),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const WINDOW: Duration = Duration::from_secs(15);
-
-    fn slot(end: Instant, length_ms: u64, percent: f64) -> Slot {
-        Slot { end, length: Duration::from_millis(length_ms), percent, history: false }
-    }
-
-    fn owner(pod: &str) -> Arc<Owner> {
-        Arc::new(Owner { namespace: "ns".into(), pod: pod.into(), container: "c".into() })
-    }
-
-    #[test]
-    fn a_gap_adds_to_neither_and_too_much_of_it_leaves_no_mean() {
-        let start = Instant::now();
-        let at = |s| start + Duration::from_secs(s);
-        let mut ledger = DeviceLedger::new(start);
-        for second in 1..=20 {
-            let slots = if (5..15).contains(&second) { vec![] } else { vec![slot(at(second), 1000, 40.0)] };
-            ledger.credit(&slots, None, WINDOW, at(second));
-        }
-        let account = ledger.account(None).unwrap();
-        assert!((account.observed_s - 10.0).abs() < 1e-9);
-        assert!((account.active_s - 4.0).abs() < 1e-9);
-        assert_eq!(ledger.gpu.mean(WINDOW, at(20)), None);
-        assert_eq!(ledger.gpu.mean(Duration::from_secs(5), at(20)).map(f64::round), Some(40.0));
-    }
-
-    #[test]
-    fn the_first_mean_comes_after_two_seconds_and_history_counts_for_it_alone() {
-        let start = Instant::now();
-        let at = |ms| start + Duration::from_millis(ms);
-        let mut fresh = DeviceLedger::new(start);
-        fresh.credit(&[slot(at(1000), 1000, 50.0)], None, WINDOW, at(1000));
-        assert_eq!(fresh.gpu.mean(WINDOW, at(1000)), None);
-        fresh.credit(&[slot(at(2000), 1000, 50.0)], None, WINDOW, at(2000));
-        assert_eq!(fresh.gpu.mean(WINDOW, at(2000)), Some(50.0));
-
-        let mut with_history = DeviceLedger::new(start);
-        let history: Vec<Slot> = (0..70).map(|_| Slot { history: true, ..slot(start, 200, 30.0) }).collect();
-        with_history.credit(&history, None, WINDOW, start);
-        assert_eq!(with_history.gpu.mean(WINDOW, start).map(f64::round), Some(30.0));
-        assert_eq!(with_history.account(None), Some(Account::default()));
-        assert_eq!(with_history.active_s, 0.0);
-    }
-
-    #[test]
-    fn an_owner_that_returns_within_ten_minutes_goes_on_and_one_that_comes_later_starts_at_zero() {
-        let start = Instant::now();
-        let at = |s| start + Duration::from_secs(s);
-        let (a, b) = (owner("a"), owner("b"));
-        let mut ledger = DeviceLedger::new(start);
-        ledger.credit(&[slot(at(1), 1000, 100.0)], Some(&a), WINDOW, at(1));
-        ledger.credit(&[slot(at(2), 1000, 50.0)], Some(&b), WINDOW, at(2));
-        ledger.credit(&[], None, WINDOW, at(500));
-        ledger.credit(&[slot(at(501), 1000, 100.0)], Some(&a), WINDOW, at(501));
-        assert_eq!(ledger.account(Some(&a)), Some(Account { active_s: 2.0, observed_s: 2.0 }));
-        ledger.credit(&[], None, WINDOW, at(603));
-        assert_eq!(ledger.account(Some(&b)), None);
-        assert_eq!(ledger.active_s, 2.5);
-    }
-
-    proptest::proptest! {
-        /// Owners coming and going: what the accounts gain adds up to the device, no counter falls,
-        /// and none gains more than the time that passed.
-        #[test]
-        fn accounts_add_up_to_the_device(steps in proptest::collection::vec((0usize..4, 0.0f64..100.0, 1u64..1000), 1..60)) {
-            let start = Instant::now();
-            let mut now = start;
-            let owners: Vec<_> = (0..3).map(|i| owner(&i.to_string())).collect();
-            let mut ledger = DeviceLedger::new(start);
-            let all = |ledger: &DeviceLedger| -> f64 {
-                owners.iter().map(Some).chain([None]).filter_map(|o| ledger.account(o)).map(|a| a.active_s).sum()
-            };
-            for (who, percent, ms) in steps {
-                now += Duration::from_millis(ms);
-                let before = all(&ledger);
-                ledger.credit(&[slot(now, ms, percent)], owners.get(who), WINDOW, now);
-                let gained = all(&ledger) - before;
-                proptest::prop_assert!(gained >= 0.0 && gained <= ms as f64 / 1000.0 + 1e-9);
-                proptest::prop_assert!((all(&ledger) - ledger.active_s).abs() < 1e-6);
-            }
-        }
-    }
-}
+mod tests;

@@ -3,6 +3,7 @@
 mod args;
 mod attribution;
 mod counters;
+mod division;
 mod gpu;
 mod integrals;
 mod page;
@@ -11,16 +12,20 @@ mod routes;
 mod run;
 mod self_metrics;
 mod snapshot;
+mod source;
+mod web;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use podgauge_common::logging;
 
 /// One thread serves, renders and polls the kubelet; NVML has threads of its own.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let args = args::Args::parse();
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        unreachable!("nothing else in this program chooses a TLS provider");
+    }
+    let args = args::Args::from_go(std::env::args_os()).unwrap_or_else(|usage| usage.exit());
     logging::init(args.log_format, args.debug);
     match run::run(args).await {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,31 +1,80 @@
 //! Owns what a page looks like: families in order, label sets, values.
 
+use std::collections::BTreeMap;
+
+use podgauge_common::catalogue::clock_event::REASONS;
 use podgauge_common::catalogue::own::{
-    ACTIVE_SECONDS, ALLOCATION, ATTRIBUTION_UNAVAILABLE, DEVICE_ACTIVE_SECONDS, OBSERVED_SECONDS, OWNERS, UP,
-    UTILIZATION,
+    ACTIVE_SECONDS, ALLOCATION, ATTRIBUTION_UNAVAILABLE, DEVICE_ACTIVE_SECONDS, NVLINK_BYTES,
+    OBSERVED_SECONDS, OWNERS, UP, UTILIZATION, XID_ERRORS,
 };
-use podgauge_common::catalogue::{Engine, Own, Reading, xid};
+use podgauge_common::catalogue::{Engine, Memory, Own, Reading, xid};
 use podgauge_common::exposition::write::{LabelText, PageWriter, Value};
 
 use crate::attribution::Owner;
+use crate::attribution::allocations::Allocation;
+use crate::attribution::pod_labels::PodLabels;
 use crate::counters::Counters;
-use crate::snapshot::{DeviceSnapshot, Snapshot};
+use crate::division::divide;
+use crate::gpu::EventWindows;
+use crate::snapshot::{DeviceSnapshot, Divided, Snapshot};
+
+/// Hundredths of a percent are more than the driver resolves; more digits only lengthen the page.
+const PER_PERCENT: f64 = 100.0;
 
 /// What a page is made with, the same for every page.
 #[derive(Debug)]
 pub(crate) struct Renderer {
     counters: Counters,
-    hostname: Vec<(&'static str, String)>,
+    labelling: Labelling,
+    windows: EventWindows,
+}
+
+/// What samples are labelled with besides the GPU's identity.
+#[derive(Debug)]
+pub(crate) struct Labelling {
+    pub(crate) names: LabelNames,
+    pub(crate) hostname: Vec<(&'static str, String)>,
+    /// `-rbmn`.
+    pub(crate) replace_blanks: bool,
+    pub(crate) pods: PodLabelling,
+}
+
+/// What labels of DCGM's families are called. podgauge's own are the same whatever this says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LabelNames {
+    uuid: &'static str,
+    namespace: &'static str,
+    pod: &'static str,
+    container: &'static str,
+}
+
+/// What DCGM's families say of pods besides namespace, pod and container.
+#[derive(Debug, Default)]
+pub(crate) struct PodLabelling {
+    /// `--kubernetes-virtual-gpus`: a copy of each sample for every container and replica.
+    pub(crate) virtual_gpus: bool,
+    /// `--kubernetes-enable-pod-uid`.
+    pub(crate) uid: bool,
+    /// `--kubernetes-enable-pod-labels`.
+    pub(crate) labels: Option<PodLabels>,
+}
+
+/// A page's text, and what it is made of.
+#[derive(Debug)]
+pub(crate) struct Rendered {
+    pub(crate) text: String,
+    /// How many samples it holds.
+    pub(crate) series: usize,
+    /// How many were left out because they were no numbers.
+    pub(crate) dropped: usize,
 }
 
 /// The label sets of one GPU.
 struct Labels {
     /// gpu, UUID, pci_bus_id, device, modelName, hostname.
     device: LabelText,
-    /// `device`, the counters file's label fields, and the owner's.
+    /// `device`, and the counters file's label fields.
     dcgm: LabelText,
-    /// `device` and the owner's.
-    own: LabelText,
 }
 
 /// Writes one device's samples of a family.
@@ -33,16 +82,29 @@ type WriteSamples = fn(&mut PageWriter, &DeviceSnapshot, &Labels);
 
 /// podgauge's own families by name. With the active and observed seconds a reader makes the mean
 /// over any interval.
-const OWN_FAMILIES: [(Own, WriteSamples); 8] = [
+const OWN_FAMILIES: [(Own, WriteSamples); 10] = [
     (ATTRIBUTION_UNAVAILABLE, |page, device, labels| {
-        if let Some(reason) = device.unavailable {
+        for reason in &device.unavailable {
             page.sample(&labels.device.clone().with("reason", reason.as_str()), Value::U64(1));
         }
     }),
-    (ACTIVE_SECONDS, |page, device, labels| page.sample(&labels.own, micros(device.account.active_s))),
+    (ACTIVE_SECONDS, |page, device, labels| {
+        for (owner, account) in &device.accounts {
+            page.sample(&labels.device.and(&owner_labels(owner.as_deref())), micros(account.active_s));
+        }
+    }),
     (ALLOCATION, allocations),
     (DEVICE_ACTIVE_SECONDS, |page, device, labels| page.sample(&labels.device, micros(device.active_s))),
-    (OBSERVED_SECONDS, |page, device, labels| page.sample(&labels.own, micros(device.account.observed_s))),
+    (NVLINK_BYTES, |page, device, labels| {
+        for (direction, bytes) in ["tx", "rx"].into_iter().zip(device.nvlink_bytes.into_iter().flatten()) {
+            page.sample(&labels.device.clone().with("direction", direction), Value::U64(bytes));
+        }
+    }),
+    (OBSERVED_SECONDS, |page, device, labels| {
+        for (owner, account) in &device.accounts {
+            page.sample(&labels.device.and(&owner_labels(owner.as_deref())), micros(account.observed_s));
+        }
+    }),
     (OWNERS, |page, device, labels| {
         if let Some(owners) = device.owners {
             page.sample(&labels.device, Value::U64(owners as u64));
@@ -54,37 +116,80 @@ const OWN_FAMILIES: [(Own, WriteSamples); 8] = [
             page.sample(&labels.device, percent(utilization));
         }
     }),
+    (XID_ERRORS, |page, device, labels| by_xid(page, &labels.device, &device.events.xids)),
 ];
+
+// === impl LabelNames ===
+
+impl LabelNames {
+    /// As dcgm-exporter has had them since 2.0.
+    pub(crate) const CURRENT: Self =
+        Self { uuid: "UUID", namespace: "namespace", pod: "pod", container: "container" };
+    /// As dcgm-exporter 1.x had them.
+    pub(crate) const OLD: Self =
+        Self { uuid: "uuid", namespace: "pod_namespace", pod: "pod_name", container: "container_name" };
+
+    fn owner(self, owner: &Owner) -> LabelText {
+        LabelText::default()
+            .with(self.container, &owner.container)
+            .with(self.namespace, &owner.namespace)
+            .with(self.pod, &owner.pod)
+    }
+}
 
 // === impl Renderer ===
 
 impl Renderer {
-    pub(crate) fn new(counters: Counters, hostname: Vec<(&'static str, String)>) -> Self {
-        Self { counters, hostname }
+    pub(crate) fn new(counters: Counters, labelling: Labelling, windows: EventWindows) -> Self {
+        Self { counters, labelling, windows }
+    }
+
+    /// Prints other families from now on.
+    pub(crate) fn set_counters(&mut self, counters: Counters) {
+        self.counters = counters;
     }
 
     /// The page as Prometheus text, families by name.
-    pub(crate) fn render(&self, snapshot: &Snapshot) -> String {
+    pub(crate) fn render(&self, snapshot: &Snapshot) -> Rendered {
         let mut page = PageWriter::with_capacity(16 * 1024);
-        let labels: Vec<Labels> = snapshot
-            .devices
-            .iter()
-            .map(|device| self.labels(device, snapshot.driver_version.as_deref()))
-            .collect();
+        let labels: Vec<Labels> = snapshot.devices.iter().map(|device| self.labels(device)).collect();
         let devices = || snapshot.devices.iter().zip(&labels);
         for (position, counter) in self.counters.served.iter().enumerate() {
-            page.family(counter.metric.name, &counter.kind, &counter.help);
-            for (device, labels) in devices().filter(|(device, _)| device.up) {
+            page.family(&counter.name, &counter.kind, &counter.help);
+            for (device, labels) in devices() {
+                if counter.metric.reading.is_event() {
+                    for labels in self.undivided(device, &labels.dcgm) {
+                        self.events(&mut page, counter.metric.reading, device, &labels);
+                    }
+                    continue;
+                }
                 let value = match counter.metric.reading {
                     Reading::Utilization(Engine::Gpu) => device.gpu_utilization.map(percent),
                     Reading::Utilization(Engine::Memory) => device.memory_utilization.map(percent),
                     _ => device.values.get(position).copied().flatten(),
                 };
-                let Some(value) = value else { continue };
-                if counter.metric.reading == Reading::Xid {
-                    page.sample(&with_xid(&labels.dcgm, value), value);
-                } else {
-                    page.sample(&labels.dcgm, value);
+                let Some(value) = value.filter(|_| device.up) else { continue };
+                match (counter.metric.reading, value) {
+                    (Reading::Utilization(Engine::Gpu), Value::F64(percent)) => {
+                        let hundredths = (percent * PER_PERCENT).round() as u64;
+                        let print = |part| Value::F64(part as f64 / PER_PERCENT);
+                        self.divided(
+                            &mut page,
+                            device,
+                            labels,
+                            &device.utilization,
+                            (hundredths, PER_PERCENT),
+                            print,
+                        );
+                    }
+                    (Reading::Memory(Memory::Used), Value::U64(mib)) => {
+                        self.divided(&mut page, device, labels, &device.memory, (mib, 1.0), Value::U64);
+                    }
+                    _ => {
+                        for labels in self.undivided(device, &labels.dcgm) {
+                            page.sample(&labels, value);
+                        }
+                    }
                 }
             }
         }
@@ -94,28 +199,192 @@ impl Renderer {
                 write(&mut page, device, labels);
             }
         }
-        page.finish()
+        Rendered { series: page.samples(), dropped: page.dropped(), text: page.finish() }
     }
 
-    fn labels(&self, device: &DeviceSnapshot, driver_version: Option<&str>) -> Labels {
+    /// As dcgm-exporter has it: runs of blanks become one `-`.
+    fn model_name(&self, model: &str) -> String {
+        if self.labelling.replace_blanks {
+            model.split_whitespace().collect::<Vec<_>>().join("-")
+        } else {
+            model.to_owned()
+        }
+    }
+
+    /// What events said. XIDs stay on the page of a GPU that is lost: they say why.
+    fn events(&self, page: &mut PageWriter, reading: Reading, device: &DeviceSnapshot, labels: &LabelText) {
+        let events = &device.events;
+        match reading {
+            Reading::Xid => {
+                if let Some(last) = events.last_xid {
+                    let labels = labels
+                        .clone()
+                        .with("err_code", &last.to_string())
+                        .with("err_msg", xid::message(last));
+                    page.sample(&labels, Value::U64(last));
+                }
+            }
+            Reading::XidsTotal => by_xid(page, labels, &events.xids),
+            Reading::XidsInWindow if events.last_xid.is_some() => {
+                let labels =
+                    labels.clone().with("window_size_in_ms", &self.windows.xids.as_millis().to_string());
+                if events.xids_in_window.is_empty() {
+                    page.sample(&labels, Value::U64(0));
+                }
+                by_xid(page, &labels, &events.xids_in_window);
+            }
+            Reading::ClockEventsTotal => by_reason(page, labels, &events.clock_events),
+            Reading::ClockEventsInWindow if device.up => {
+                let Some(readings) = &events.clock_events_in_window else { return };
+                let window = self.windows.clock_events.as_millis().to_string();
+                let labels = labels.clone().with("window_size_in_ms", &window);
+                if readings.iter().all(|count| *count == 0) {
+                    page.sample(&labels, Value::U64(0));
+                }
+                by_reason(page, &labels, readings);
+            }
+            _ => {}
+        }
+    }
+
+    fn labels(&self, device: &DeviceSnapshot) -> Labels {
         let identity = &device.identity;
-        let mut text = LabelText::default()
-            .with("gpu", &identity.index.to_string())
-            .with("UUID", &identity.uuid)
-            .with("pci_bus_id", &identity.pci_bus_id)
-            .with("device", &format!("nvidia{}", identity.index))
-            .with("modelName", &identity.model);
-        for (name, value) in &self.hostname {
-            text.push(name, value);
+        let with_uuid = |uuid: &str| {
+            let mut text = LabelText::default()
+                .with("gpu", &identity.index.to_string())
+                .with(uuid, &identity.uuid)
+                .with("pci_bus_id", &identity.pci_bus_id)
+                .with("device", &format!("nvidia{}", identity.index))
+                .with("modelName", &self.model_name(&identity.model));
+            for (name, value) in &self.labelling.hostname {
+                text.push(name, value);
+            }
+            text
+        };
+        let own = with_uuid(LabelNames::CURRENT.uuid);
+        let mut dcgm = if self.labelling.names == LabelNames::CURRENT {
+            own.clone()
+        } else {
+            with_uuid(self.labelling.names.uuid)
+        };
+        self.label_fields(device, &mut dcgm);
+        Labels { dcgm, device: own }
+    }
+
+    /// Texts are in the order of the labels, and so are the numbers after the metrics served.
+    fn label_fields(&self, device: &DeviceSnapshot, labels: &mut LabelText) {
+        let mut texts = device.texts.iter();
+        let mut numbers = device.values.iter().skip(self.counters.served.len());
+        for field in &self.counters.labels {
+            if field.text().is_some() {
+                labels.push(&field.name, texts.next().and_then(Option::as_deref).unwrap_or_default());
+            } else if let Some(Some(value)) = numbers.next() {
+                labels.push(&field.name, &value.to_string());
+            }
         }
-        let mut dcgm = text.clone();
-        if self.counters.driver_version_label
-            && let Some(version) = driver_version
-        {
-            dcgm.push("DCGM_FI_DRIVER_VERSION", version);
+    }
+
+    /// The samples of a family that can be divided. `total` is in the smallest unit that is printed,
+    /// `scale` of which make one of the parts'.
+    fn divided(
+        &self,
+        page: &mut PageWriter,
+        device: &DeviceSnapshot,
+        labels: &Labels,
+        divided: &Divided,
+        (total, scale): (u64, f64),
+        print: impl Fn(u64) -> Value,
+    ) {
+        let (owners, parts, rest) = match divided {
+            Divided::Whole(None) => (Vec::new(), Vec::new(), Some(total)),
+            Divided::Whole(Some(owner)) => (vec![owner], vec![total], None),
+            Divided::Parts(parts) => {
+                let scaled: Vec<f64> = parts.iter().map(|(_, part)| part * scale).collect();
+                let (divided, rest) = divide(total, &scaled);
+                (parts.iter().map(|(owner, _)| owner).collect(), divided, Some(rest))
+            }
+        };
+        if self.labelling.pods.virtual_gpus {
+            page.sample(&labels.dcgm, print(total));
         }
-        let owner = device.owner.as_deref().map(owner_labels).unwrap_or_default();
-        Labels { dcgm: dcgm.and(&owner), own: text.and(&owner), device: text }
+        for (owner, part) in owners.into_iter().zip(parts) {
+            let copies = self.copies(device, owner);
+            let each = part / copies.len().max(1) as u64;
+            for copy in copies {
+                page.sample(&labels.dcgm.and(&copy), print(each));
+            }
+        }
+        if let Some(rest) = rest.filter(|_| !self.labelling.pods.virtual_gpus) {
+            page.sample(&labels.dcgm, print(rest));
+        }
+    }
+
+    /// The label sets under which a family is printed that cannot be divided.
+    fn undivided(&self, device: &DeviceSnapshot, dcgm: &LabelText) -> Vec<LabelText> {
+        if !self.labelling.pods.virtual_gpus || device.allocations.is_empty() {
+            return vec![dcgm.and(&self.pod_labels(device, device.owner.as_deref()))];
+        }
+        let allocations = device.allocations.iter();
+        allocations
+            .flat_map(|allocation| self.replicas(device, allocation))
+            .map(|copy| dcgm.and(&copy))
+            .collect()
+    }
+
+    /// The label sets of an owner's samples: one, or in virtual-GPU mode one for each replica that
+    /// it holds.
+    fn copies(&self, device: &DeviceSnapshot, owner: &Owner) -> Vec<LabelText> {
+        if !self.labelling.pods.virtual_gpus {
+            return vec![self.pod_labels(device, Some(owner))];
+        }
+        let holds = |allocation: &&Allocation| {
+            (&allocation.namespace, &allocation.pod) == (&owner.namespace, &owner.pod)
+                && (owner.container.is_empty() || allocation.container == owner.container)
+        };
+        let held = device.allocations.iter().filter(holds);
+        let copies: Vec<LabelText> = held.flat_map(|allocation| self.replicas(device, allocation)).collect();
+        if copies.is_empty() { vec![self.pod_labels(device, Some(owner))] } else { copies }
+    }
+
+    /// One label set for each replica of an allocation, one in all for a whole device.
+    fn replicas(&self, device: &DeviceSnapshot, allocation: &Allocation) -> Vec<LabelText> {
+        let owner = Owner {
+            namespace: allocation.namespace.clone(),
+            pod: allocation.pod.clone(),
+            container: allocation.container.clone(),
+        };
+        let labels = self.pod_labels(device, Some(&owner));
+        match &allocation.replicas[..] {
+            [] => vec![labels],
+            replicas => replicas.iter().map(|replica| labels.clone().with("vgpu", replica)).collect(),
+        }
+    }
+
+    /// What DCGM's families say of a pod.
+    fn pod_labels(&self, device: &DeviceSnapshot, owner: Option<&Owner>) -> LabelText {
+        let Some(owner) = owner else { return LabelText::default() };
+        let mut labels = self.labelling.names.owner(owner);
+        if self.labelling.pods.uid {
+            labels.push("pod_uid", device.pod_uid(owner).unwrap_or_default());
+        }
+        if let Some(known) = &self.labelling.pods.labels {
+            for (name, value) in known.of(&owner.namespace, &owner.pod).iter() {
+                labels.push(name, value);
+            }
+        }
+        labels
+    }
+}
+
+fn by_xid(page: &mut PageWriter, labels: &LabelText, counts: &BTreeMap<u64, u64>) {
+    for (xid, count) in counts {
+        page.sample(&labels.clone().with("xid", &xid.to_string()), Value::U64(*count));
+    }
+}
+
+fn by_reason(page: &mut PageWriter, labels: &LabelText, counts: &[u64; REASONS.len()]) {
+    for (reason, count) in REASONS.into_iter().zip(counts).filter(|(_, count)| **count > 0) {
+        page.sample(&labels.clone().with("clock_event", reason), Value::U64(*count));
     }
 }
 
@@ -131,21 +400,12 @@ fn allocations(page: &mut PageWriter, device: &DeviceSnapshot, labels: &Labels) 
     }
 }
 
-fn owner_labels(owner: &Owner) -> LabelText {
-    LabelText::default()
-        .with("container", &owner.container)
-        .with("namespace", &owner.namespace)
-        .with("pod", &owner.pod)
+fn owner_labels(owner: Option<&Owner>) -> LabelText {
+    owner.map(|owner| LabelNames::CURRENT.owner(owner)).unwrap_or_default()
 }
 
-fn with_xid(labels: &LabelText, value: Value) -> LabelText {
-    let code = if let Value::U64(code) = value { code } else { 0 };
-    labels.clone().with("err_code", &code.to_string()).with("err_msg", xid::message(code))
-}
-
-/// Hundredths of a percent are more than the driver resolves; more digits only lengthen the page.
 fn percent(value: f64) -> Value {
-    Value::F64((value * 100.0).round() / 100.0)
+    Value::F64((value * PER_PERCENT).round() / PER_PERCENT)
 }
 
 /// Slots are whole microseconds.

@@ -1,13 +1,15 @@
 //! Owns the HTTP surface: `/`, `/metrics`, `/health`, `/ready`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::{HeaderValue, StatusCode, header};
 use podgauge_common::exposition::CONTENT_TYPE;
 use podgauge_common::http::{Request, Response, gzip, respond};
-use podgauge_common::readiness::Readiness;
+use podgauge_common::readiness::{Condition, Readiness};
 
+use crate::gpu::account;
 use crate::page::Page;
 
 const INDEX: &str = "<!DOCTYPE html>\n<html lang=\"en\">\n<head><title>GPU Exporter</title></head>\n<body>\n\
@@ -19,6 +21,16 @@ const INDEX: &str = "<!DOCTYPE html>\n<html lang=\"en\">\n<head><title>GPU Expor
 pub(crate) struct Routes {
     pub(crate) page: Arc<ArcSwap<Page>>,
     pub(crate) readiness: Readiness,
+    pub(crate) health: Health,
+}
+
+/// When the process is no longer well.
+#[derive(Debug, Clone)]
+pub(crate) struct Health {
+    /// `--stuck-limit`.
+    pub(crate) stuck_limit: Duration,
+    /// With `--health-require-gpus`: what must hold besides.
+    pub(crate) gpus: Option<Condition>,
 }
 
 impl Routes {
@@ -26,7 +38,10 @@ impl Routes {
     pub(crate) fn answer(&self, request: &Request) -> Response {
         match request.uri().path() {
             "/metrics" => self.metrics(request),
-            "/health" => respond::text(StatusCode::OK, "OK"),
+            "/health" => match self.health.check() {
+                Ok(()) => respond::text(StatusCode::OK, "OK"),
+                Err(reason) => respond::text(StatusCode::SERVICE_UNAVAILABLE, reason),
+            },
             "/ready" => match self.readiness.check() {
                 Ok(()) => respond::text(StatusCode::OK, "OK"),
                 Err(reasons) => respond::text(StatusCode::SERVICE_UNAVAILABLE, reasons),
@@ -50,5 +65,26 @@ impl Routes {
             headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         }
         response
+    }
+}
+
+// === impl Health ===
+
+impl Health {
+    /// `Err`: why the process had better be started anew. A node without a driver is no reason:
+    /// that is what `/ready` is for.
+    fn check(&self) -> Result<(), String> {
+        let unseen = account::unseen();
+        if unseen >= self.stuck_limit {
+            return Err(format!(
+                "an NVML call has not returned for {} s, the limit is {:?} (--stuck-limit)",
+                unseen.as_secs(),
+                self.stuck_limit
+            ));
+        }
+        match self.gpus.as_ref().and_then(Condition::reason) {
+            Some(reason) => Err(format!("no GPU values (--health-require-gpus): {reason}")),
+            None => Ok(()),
+        }
     }
 }

@@ -1,25 +1,32 @@
 //! Wires the parts: NVML thread and kubelet poller in, pages out, HTTP between.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 use arc_swap::ArcSwap;
-use podgauge_common::http::serve;
+use podgauge_common::http::{Request, serve};
 use podgauge_common::readiness::{Condition, Readiness};
 use podgauge_common::shutdown;
-use tokio::sync::{mpsc, watch};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::args::Args;
 use crate::attribution::Knowledge;
 use crate::attribution::kubelet::Poller;
+use crate::attribution::pod_labels::{self, AllowList, PodLabels, WatchError};
+use crate::attribution::pod_names::PodNames;
+use crate::attribution::process_table::ProcessTable;
 use crate::counters::{self, Counters};
-use crate::gpu::{self, CallTimes, Message, Plan, Report};
+use crate::gpu::{self, CallTimes, Message, Plan, ProcessWatch, Report};
 use crate::page::Page;
-use crate::render::Renderer;
-use crate::routes::Routes;
+use crate::render::{LabelNames, Labelling, PodLabelling, Renderer};
+use crate::routes::{Health, Routes};
 use crate::self_metrics::SelfMetrics;
 use crate::snapshot::{Node, STALE};
+use crate::source::{CountersText, Source};
+use crate::web::Web;
 
 /// Messages that may wait for the renderer: it needs a millisecond, they come once a second.
 const QUEUE: usize = 16;
@@ -30,32 +37,72 @@ const RENDER_AT_LEAST: Duration = Duration::from_millis(1500);
 /// Runs until a signal. An error is a configuration that cannot work, or a driver that only a new
 /// container can reach.
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
-    let (counters, source) = counters::load(args.collectors.as_deref())?;
+    let source = counters_source(&args).await?;
+    let text = source.read().await?;
+    let counters = counters::parse(&text.text, &text.name)?;
+    let (web, web_files) = Web::open(args.web_config_file.as_deref())?;
     if let Some(path) = &args.nvml_library {
         gpu::check_library(path)?;
     }
     let listener = serve::listen(&args.address).map_err(|message| anyhow!(message))?;
     let mut shutdown = shutdown::on_signals()?;
+    let hang_ups = on_hang_up()?;
 
-    report_unserved(&counters, &source);
+    for warning in args.unused.warnings() {
+        tracing::warn!("{warning}");
+    }
+    if args.devices.names_instances() {
+        tracing::warn!(
+            "--devices: this version serves no MIG instances alone; what is selected of GPUs is served"
+        );
+    }
+    report_unserved(&counters, &text.name);
     let readiness = Readiness::default();
     let metrics = SelfMetrics::new();
     let times = Arc::new(CallTimes::default());
     let (messages, inbox) = mpsc::channel(QUEUE);
-    let plan = Plan::new(counters.served.iter().map(|counter| counter.metric).collect(), args.interval());
+    let plan = Arc::new(ArcSwap::from_pointee(plan_of(&counters, 0, &args)));
     let nvml = readiness.condition("nvml", "not loaded yet");
-    gpu::start(args.nvml_library.clone(), plan, messages, Arc::clone(&times))?;
+    let unknown_pid = Arc::new(Notify::new());
+    let knowledge = start_kubelet(&args, &readiness, &metrics, &unknown_pid);
+    let processes = args.kubernetes.then(|| {
+        let names = PodNames::new(args.path_pod_logs.clone(), args.path_container_logs.clone());
+        let table = ProcessTable::new(args.path_procfs.clone(), names);
+        ProcessWatch::new(knowledge.clone(), table, unknown_pid)
+    });
+    gpu::start(
+        args.nvml_library.clone(),
+        args.devices.clone(),
+        Arc::clone(&plan),
+        processes,
+        messages,
+        Arc::clone(&times),
+    )?;
+    let (sets, new_sets) = mpsc::channel(1);
+    let counters_name = text.name.clone();
+    tokio::spawn(source.follow(text, hang_ups.clone(), sets));
+    tokio::spawn(web.clone().follow(web_files, hang_ups));
 
-    let knowledge = start_kubelet(&args, &readiness, &metrics);
+    let labelling = Labelling {
+        names: if args.use_old_namespace { LabelNames::OLD } else { LabelNames::CURRENT },
+        hostname: args.hostname_labels(),
+        replace_blanks: args.replace_blanks_in_model_name,
+        pods: pod_labelling(&args).await?,
+    };
     let page = Arc::new(ArcSwap::from_pointee(Page::default()));
     let pages = Pages {
         node: Node::new(args.window()),
-        renderer: Renderer::new(counters, args.hostname_labels()),
+        renderer: Renderer::new(counters, labelling, args.event_windows()),
+        plan,
+        // The parts of a plan besides the counters.
+        args: args.clone(),
+        generation: 0,
+        next: BTreeMap::new(),
         metrics: metrics.clone(),
         print_self_metrics: args.enable_exporter_metrics,
         times,
         page: Arc::clone(&page),
-        nvml,
+        nvml: nvml.clone(),
         stale: false,
         report: None,
     };
@@ -63,16 +110,24 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     // The address that was got: port 0 asks for any free one.
     let address = listener.local_addr()?;
     tracing::info!(
-        "podgauge-exporter {}: serving on {address}, counters from {source}",
-        env!("CARGO_PKG_VERSION")
+        "podgauge-exporter {}: serving on {address}, {}, counters {counters_name}",
+        env!("CARGO_PKG_VERSION"),
+        web.scheme()
     );
-    let routes = Routes { page, readiness };
-    let handler = move |request, _peer| {
-        let answer = routes.answer(&request);
-        async move { answer }
+    let health = Health { stuck_limit: args.stuck_limit, gpus: args.health_require_gpus.then_some(nvml) };
+    let routes = Arc::new(Routes { page, readiness, health });
+    let limits = serve::Limits {
+        head: args.web_read_timeout,
+        write: args.web_write_timeout,
+        ..serve::Limits::default()
     };
-    let http = serve::serve(listener, None, serve::Limits::default(), handler, shutdown.clone());
-    let rendering = pages.run(inbox, knowledge);
+    let tls = web.tls();
+    let handler = move |request: Request, _peer| {
+        let (routes, web) = (Arc::clone(&routes), web.clone());
+        async move { web.answer(request.headers(), || routes.answer(&request)).await }
+    };
+    let http = serve::serve(listener, tls, limits, handler, shutdown.clone());
+    let rendering = pages.run(inbox, knowledge, new_sets);
     tokio::pin!(http);
     tokio::select! {
         () = &mut http => Ok(()),
@@ -84,7 +139,56 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     }
 }
 
-fn start_kubelet(args: &Args, readiness: &Readiness, metrics: &SelfMetrics) -> watch::Receiver<Knowledge> {
+async fn counters_source(args: &Args) -> anyhow::Result<Source> {
+    Ok(match args.config_map().map_err(|message| anyhow!(message))? {
+        Some(name) => Source::config_map(name, args.kubeconfig.clone()).await?,
+        None => Source::File(args.collectors.clone()),
+    })
+}
+
+fn plan_of(counters: &Counters, generation: u64, args: &Args) -> Plan {
+    Plan::new(generation, counters.metrics(), counters.texts(), args.interval(), args.event_windows())
+}
+
+/// Counts the SIGHUPs.
+fn on_hang_up() -> std::io::Result<watch::Receiver<u64>> {
+    let mut hang_up = signal(SignalKind::hangup())?;
+    let (sender, receiver) = watch::channel(0);
+    tokio::spawn(async move {
+        while hang_up.recv().await.is_some() {
+            tracing::info!("SIGHUP: reading counters and web configuration again");
+            sender.send_modify(|count| *count += 1);
+        }
+    });
+    Ok(receiver)
+}
+
+/// What the flags say of pods, and the watch of their labels started if it is needed.
+async fn pod_labelling(args: &Args) -> Result<PodLabelling, WatchError> {
+    let mut pods = PodLabelling {
+        virtual_gpus: args.kubernetes_virtual_gpus,
+        uid: args.kubernetes_enable_pod_uid,
+        labels: None,
+    };
+    if args.kubernetes && args.kubernetes_enable_pod_labels {
+        let node = args.node_name.clone().filter(|node| !node.is_empty()).ok_or(WatchError::NoNode)?;
+        // Refused only if one is installed already, which is then used.
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let client = pod_labels::connect(args.kubeconfig.as_deref()).await?;
+        let allowed = AllowList::new(&args.kubernetes_pod_label_allowlist_regex);
+        let labels = PodLabels::default();
+        tokio::spawn(labels.clone().watch(client, node, allowed));
+        pods.labels = Some(labels);
+    }
+    Ok(pods)
+}
+
+fn start_kubelet(
+    args: &Args,
+    readiness: &Readiness,
+    metrics: &SelfMetrics,
+    unknown_pid: &Arc<Notify>,
+) -> watch::Receiver<Knowledge> {
     if !args.kubernetes {
         return watch::channel(Knowledge::NotAsked).1;
     }
@@ -93,6 +197,7 @@ fn start_kubelet(args: &Args, readiness: &Readiness, metrics: &SelfMetrics) -> w
         args.pod_resources_kubelet_socket.clone(),
         args.nvidia_resource_names.clone(),
         args.path_pod_logs.clone(),
+        Arc::clone(unknown_pid),
         metrics.clone(),
     );
     tokio::spawn(poller.run(sender, readiness.condition("kubelet", "not asked yet")));
@@ -104,12 +209,12 @@ fn report_unserved(counters: &Counters, source: &str) {
         tracing::warn!(
             "counters file {source}: this version does not serve {}; the other {} fields are served",
             counters.unserved.join(", "),
-            counters.served.len()
+            counters.served.len() + counters.labels.len()
         );
     }
     if !counters.repeated.is_empty() {
         tracing::warn!(
-            "counters file {source}: more than one line for {}; the first counts",
+            "counters file {source}: more than one line for the field of {}; the first counts",
             counters.repeated.join(", ")
         );
     }
@@ -121,6 +226,13 @@ struct Pages {
     renderer: Renderer,
     metrics: SelfMetrics,
     print_self_metrics: bool,
+    plan: Arc<ArcSwap<Plan>>,
+    args: Args,
+    /// Of the newest plan.
+    generation: u64,
+    /// By generation: printed from the first readings on that were taken by its plan. Until then
+    /// the page stays as it is.
+    next: BTreeMap<u64, Counters>,
     times: Arc<CallTimes>,
     page: Arc<ArcSwap<Page>>,
     nvml: Condition,
@@ -137,6 +249,7 @@ impl Pages {
         mut self,
         mut inbox: mpsc::Receiver<Message>,
         mut knowledge: watch::Receiver<Knowledge>,
+        mut new_sets: mpsc::Receiver<(CountersText, Counters)>,
     ) -> String {
         // Without Kubernetes nobody sends knowledge.
         let mut knowledge_open = true;
@@ -145,17 +258,37 @@ impl Pages {
                 message = inbox.recv() => match message {
                     Some(Message::Readings(readings)) => {
                         self.node.learn(readings, &knowledge.borrow_and_update(), Instant::now());
+                        self.turn_over();
                     }
                     Some(Message::Report(Report::GiveUp(reason))) => {
                         return format!("{reason}: the driver was replaced; ending so that a new container gets the new library");
                     }
+                    Some(Message::Report(Report::Refused(reason))) => return reason,
                     Some(Message::Report(report)) => self.reported(report),
                     None => return "the NVML thread ended".to_owned(),
                 },
                 changed = knowledge.changed(), if knowledge_open => knowledge_open = changed.is_ok(),
+                Some((text, counters)) = new_sets.recv() => self.replan(&text, counters),
                 () = tokio::time::sleep(RENDER_AT_LEAST) => {}
             }
             self.publish(&knowledge.borrow());
+        }
+    }
+
+    /// Reads by another set from the next tick on.
+    fn replan(&mut self, text: &CountersText, counters: Counters) {
+        report_unserved(&counters, &text.name);
+        tracing::info!("counters {}: read again, {} fields are served", text.name, counters.served.len());
+        self.generation += 1;
+        self.plan.store(Arc::new(plan_of(&counters, self.generation, &self.args)));
+        self.next.insert(self.generation, counters);
+    }
+
+    fn turn_over(&mut self) {
+        let Some(generation) = self.node.generation() else { return };
+        if let Some(counters) = self.next.remove(&generation) {
+            self.renderer.set_counters(counters);
+            self.next = self.next.split_off(&generation);
         }
     }
 
@@ -163,8 +296,11 @@ impl Pages {
         let started = Instant::now();
         self.watch_age(started);
         let snapshot = self.node.snapshot(knowledge, started);
-        let mut text = self.renderer.render(&snapshot);
-        self.metrics.rendered(text.len(), started.elapsed(), &self.times);
+        let rendered = self.renderer.render(&snapshot);
+        self.metrics.rendered(&rendered, started.elapsed(), &self.times);
+        self.metrics.covered(&snapshot);
+        self.metrics.aged(self.node.age(started));
+        let mut text = rendered.text;
         if self.print_self_metrics {
             text.push_str(&self.metrics.text());
         }
@@ -182,7 +318,7 @@ impl Pages {
                 self.node.forget_values();
                 self.nvml.unmet(reason.clone());
             }
-            Report::GiveUp(_) => {}
+            Report::GiveUp(_) | Report::Refused(_) => {}
         }
         self.report = Some(report);
     }

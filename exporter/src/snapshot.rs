@@ -7,25 +7,37 @@ use std::time::{Duration, Instant};
 use podgauge_common::exposition::write::Value;
 
 use crate::attribution::allocations::Allocation;
-use crate::attribution::{Knowledge, Owner, Unavailable, attribute};
-use crate::gpu::{DeviceReading, Identity, Readings};
-use crate::integrals::{Account, DeviceLedger};
+use crate::attribution::doubt::Doubt;
+use crate::attribution::{
+    Attribution, Charge, Division, Knowledge, Owner, Unavailable, Whose, attribute, charge,
+};
+use crate::gpu::{Credit, DeviceReading, EventCounts, Identity, Readings, Slot};
+use crate::integrals::{Account, DeviceLedger, Share};
 
 /// After this long without a new reading GPU values are dropped: they are no measurement any more.
 pub(crate) const STALE: Duration = Duration::from_secs(5);
+
+/// Bytes of the unit of memory families.
+const MIB: f64 = 1024.0 * 1024.0;
 
 /// Everything accumulated, from which a [`Snapshot`] is taken at any time.
 #[derive(Debug)]
 pub(crate) struct Node {
     window: Duration,
-    ledgers: HashMap<String, DeviceLedger>,
+    devices: HashMap<String, Device>,
     latest: Option<Readings>,
+}
+
+/// What is remembered of one device.
+#[derive(Debug)]
+struct Device {
+    ledger: DeviceLedger,
+    doubt: Doubt,
 }
 
 /// What one page says.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
-    pub(crate) driver_version: Option<String>,
     pub(crate) devices: Vec<DeviceSnapshot>,
 }
 
@@ -36,33 +48,62 @@ pub(crate) struct DeviceSnapshot {
     pub(crate) up: bool,
     /// In the order of the plan's metrics, without utilization.
     pub(crate) values: Vec<Option<Value>>,
+    /// In the order of the plan's texts.
+    pub(crate) texts: Arc<[Option<String>]>,
+    pub(crate) events: EventCounts,
+    /// Sent and received.
+    pub(crate) nvlink_bytes: Option<[u64; 2]>,
     pub(crate) gpu_utilization: Option<f64>,
     pub(crate) memory_utilization: Option<f64>,
     pub(crate) active_s: f64,
-    /// The printed owner's account.
-    pub(crate) account: Account,
+    /// The one allocated pod, whose labels the families carry that cannot be divided.
     pub(crate) owner: Option<Arc<Owner>>,
-    /// Whether owners are known at all.
+    pub(crate) utilization: Divided,
+    pub(crate) memory: Divided,
+    /// Whose series there are, `None` without labels, and their seconds.
+    pub(crate) accounts: Vec<(Option<Arc<Owner>>, Account)>,
+    /// `None`: owners are not known.
     pub(crate) owners: Option<usize>,
     pub(crate) allocations: Vec<Allocation>,
-    pub(crate) unavailable: Option<Unavailable>,
+    pub(crate) unavailable: Vec<Unavailable>,
+    /// UIDs of pods with processes on it.
+    uids: Vec<(Arc<Owner>, String)>,
+}
+
+/// How a device's value is printed.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Divided {
+    /// As it is, with the owner's labels or none.
+    Whole(Option<Arc<Owner>>),
+    /// Each owner's part, in the unit of the family: percent or MiB.
+    Parts(Vec<(Arc<Owner>, f64)>),
+}
+
+// === impl DeviceSnapshot ===
+
+impl DeviceSnapshot {
+    /// The UID of an owner's pod, if it is known.
+    pub(crate) fn pod_uid(&self, owner: &Owner) -> Option<&str> {
+        let same = |namespace: &str, pod: &str| namespace == owner.namespace && pod == owner.pod;
+        let live = self.uids.iter().find(|(live, _)| same(&live.namespace, &live.pod)).map(|(_, uid)| uid);
+        let held = || self.allocations.iter().find(|a| same(&a.namespace, &a.pod))?.pod_uid.as_ref();
+        live.or_else(held).map(String::as_str)
+    }
 }
 
 // === impl Node ===
 
 impl Node {
     pub(crate) fn new(window: Duration) -> Self {
-        Self { window, ledgers: HashMap::new(), latest: None }
+        Self { window, devices: HashMap::new(), latest: None }
     }
 
     /// Takes new readings: each slot is credited once, to whom the device belongs now.
     pub(crate) fn learn(&mut self, readings: Readings, knowledge: &Knowledge, now: Instant) {
-        for device in &readings.devices {
-            let owner = attribute(knowledge, &device.identity.uuid, device.identity.index).owner;
-            let ledger =
-                self.ledgers.entry(device.identity.uuid.clone()).or_insert_with(|| DeviceLedger::new(now));
-            ledger.credit(&device.gpu_slots, owner.as_ref(), self.window, now);
-            ledger.add_memory(&device.memory_slots, self.window, now);
+        for reading in &readings.devices {
+            let device =
+                self.devices.entry(reading.identity.uuid.clone()).or_insert_with(|| Device::new(now));
+            device.learn(reading, knowledge, self.window, now);
         }
         let devices = readings
             .devices
@@ -77,6 +118,11 @@ impl Node {
         self.latest = None;
     }
 
+    /// By which plan the newest readings were taken.
+    pub(crate) fn generation(&self) -> Option<u64> {
+        self.latest.as_ref().map(|readings| readings.generation)
+    }
+
     /// How old the newest readings are.
     pub(crate) fn age(&self, now: Instant) -> Option<Duration> {
         self.latest.as_ref().map(|readings| now.saturating_duration_since(readings.taken_at))
@@ -85,7 +131,7 @@ impl Node {
     /// What a page made now says. No devices while nothing is known of them, or not yet whose they
     /// are: a series that begins without its labels would be another series.
     pub(crate) fn snapshot(&mut self, knowledge: &Knowledge, now: Instant) -> Snapshot {
-        let nothing = Snapshot { driver_version: None, devices: Vec::new() };
+        let nothing = Snapshot { devices: Vec::new() };
         let Some(readings) = &self.latest else { return nothing };
         if matches!(knowledge, Knowledge::Waiting)
             || now.saturating_duration_since(readings.taken_at) >= STALE
@@ -96,27 +142,113 @@ impl Node {
         let devices = readings
             .devices
             .iter()
-            .filter_map(|device| {
-                let attribution = attribute(knowledge, &device.identity.uuid, device.identity.index);
-                let ledger = self.ledgers.get_mut(&device.identity.uuid)?;
-                // The owner may have changed since the readings: its account begins at 0 now.
-                ledger.credit(&[], attribution.owner.as_ref(), window, now);
-                let up = device.lost.is_none();
-                Some(DeviceSnapshot {
-                    up,
-                    values: device.values.clone(),
-                    gpu_utilization: ledger.gpu.mean(window, now).filter(|_| up),
-                    memory_utilization: ledger.memory.mean(window, now).filter(|_| up),
-                    active_s: ledger.active_s,
-                    account: ledger.account(attribution.owner.as_ref())?,
-                    owner: attribution.owner,
-                    owners: matches!(knowledge, Knowledge::Known(_)).then_some(attribution.allocations.len()),
-                    allocations: attribution.allocations.into_iter().cloned().collect(),
-                    unavailable: attribution.unavailable,
-                    identity: Arc::clone(&device.identity),
-                })
+            .filter_map(|reading| {
+                let device = self.devices.get_mut(&reading.identity.uuid)?;
+                Some(device.snapshot(reading, knowledge, window, now))
             })
             .collect();
-        Snapshot { driver_version: readings.driver_version.clone(), devices }
+        Snapshot { devices }
     }
 }
+
+// === impl Device ===
+
+impl Device {
+    fn new(now: Instant) -> Self {
+        Self { ledger: DeviceLedger::new(now), doubt: Doubt::default() }
+    }
+
+    /// Takes what a tick learned.
+    fn learn(&mut self, reading: &DeviceReading, knowledge: &Knowledge, window: Duration, now: Instant) {
+        for (slot, credit) in &reading.gpu_slots {
+            if let Credit::Of(whose) = credit {
+                self.doubt.learn(slot.end, slot.active_seconds(), whose);
+            }
+        }
+        let division = self.attribute(reading, knowledge, now).utilization;
+        let slots = reading.gpu_slots.iter().map(|(slot, credit)| (*slot, share(slot, credit, knowledge)));
+        self.ledger.credit(slots, &division, window, now);
+        self.ledger.add_memory(&reading.memory_slots, window, now);
+    }
+
+    fn attribute(&mut self, reading: &DeviceReading, knowledge: &Knowledge, now: Instant) -> Attribution {
+        let identity = &reading.identity;
+        let doubt = self.doubt.verdict(now);
+        attribute(knowledge, (&identity.uuid, identity.index), &reading.processes, doubt)
+    }
+
+    fn snapshot(
+        &mut self,
+        reading: &DeviceReading,
+        knowledge: &Knowledge,
+        window: Duration,
+        now: Instant,
+    ) -> DeviceSnapshot {
+        let attribution = self.attribute(reading, knowledge, now);
+        let ledger = &mut self.ledger;
+        // The owners may have changed since the readings: their accounts begin at 0 now.
+        ledger.credit([], &attribution.utilization, window, now);
+        let up = reading.lost.is_none();
+        let utilization = match &attribution.utilization {
+            Division::Whole(owner) => Divided::Whole(owner.clone()),
+            Division::Among(owners) => match ledger.parts(owners, window, now) {
+                Some(parts) => Divided::Parts(owners.iter().cloned().zip(parts).collect()),
+                None => Divided::Whole(None),
+            },
+        };
+        let memory = match &attribution.memory {
+            Division::Whole(owner) => Divided::Whole(owner.clone()),
+            Division::Among(owners) => {
+                let held = reading.processes.memory.as_deref().unwrap_or_default();
+                Divided::Parts(memory_of(owners, held, knowledge))
+            }
+        };
+        DeviceSnapshot {
+            up,
+            values: reading.values.clone(),
+            texts: Arc::clone(&reading.texts),
+            events: reading.events.clone(),
+            nvlink_bytes: reading.nvlink_bytes,
+            gpu_utilization: ledger.gpu.mean(window, now).filter(|_| up),
+            memory_utilization: ledger.memory.mean(window, now).filter(|_| up),
+            active_s: ledger.active_s,
+            accounts: ledger.accounts(&attribution.utilization),
+            owner: attribution.owner,
+            utilization,
+            memory,
+            owners: attribution.owners,
+            allocations: attribution.allocations,
+            unavailable: attribution.unavailable,
+            uids: reading.processes.live().map(|(owner, uid)| (Arc::clone(owner), uid.to_owned())).collect(),
+            identity: Arc::clone(&reading.identity),
+        }
+    }
+}
+
+fn share(slot: &Slot, credit: &Credit, knowledge: &Knowledge) -> Share {
+    match credit {
+        _ if slot.percent <= 0.0 => Share::Idle,
+        Credit::Of(whose) => match charge(knowledge, whose) {
+            Charge::To(owner) => Share::Of(Some(owner)),
+            Charge::Rest => Share::Of(None),
+            Charge::Unknown => Share::Unknown,
+        },
+        Credit::Idle | Credit::Unsampled | Credit::Missed => Share::Unknown,
+    }
+}
+
+/// MiB that each owner's processes hold.
+fn memory_of(owners: &[Arc<Owner>], held: &[(Whose, u64)], knowledge: &Knowledge) -> Vec<(Arc<Owner>, f64)> {
+    let mut bytes = vec![0u64; owners.len()];
+    for (whose, of_process) in held {
+        if let Charge::To(owner) = charge(knowledge, whose)
+            && let Some(at) = owners.iter().position(|known| *known == owner)
+        {
+            bytes[at] = bytes[at].saturating_add(*of_process);
+        }
+    }
+    owners.iter().cloned().zip(bytes.into_iter().map(|bytes| bytes as f64 / MIB)).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -226,6 +226,14 @@ impl ApiServerHandle {
         self.state.store.replace(Kind::ConfigMap, "authentication", object.into_iter().collect());
     }
 
+    /// A ConfigMap, from now on; without data it is deleted.
+    pub fn set_config_map(&self, namespace: &str, name: &str, data: Option<BTreeMap<String, String>>) {
+        let object = data.map(|data| objects::config_map(namespace, name, &data, self.state.started));
+        self.state.add_namespaces([namespace.to_owned()].into_iter());
+        let source = format!("{namespace}/{name}");
+        self.state.store.replace(Kind::ConfigMap, &source, object.into_iter().collect());
+    }
+
     /// Sends requests for an aggregated server's groups to it, and checks its availability now
     /// and every 30 s. Replaces an earlier one.
     ///

@@ -71,12 +71,3 @@ fn wrong_usage_exits_with_2() {
     refused(&["-c", "soon"], 2, &["soon", "--collect-interval"]);
     refused(&["--kubernetes=perhaps"], 2, &["perhaps", "--kubernetes"]);
 }
-
-#[tokio::test]
-async fn fields_that_cannot_be_served_are_one_warning() {
-    let node = podgauge_tests::node::Node::new("gpus: [{load: {constant: 10}}]");
-    let exporter = node.exporter().await;
-    exporter.ready(200).await;
-    assert_eq!(exporter.program.count_logged("WARN"), 1, "{}", exporter.program.log());
-    assert_eq!(exporter.program.count_logged("does not serve DCGM_FI_PROF_GR_ENGINE_ACTIVE"), 1);
-}

@@ -15,7 +15,7 @@ async fn the_demo_is_right_about_every_pod() {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{table}{errors}");
     assert!(table.lines().next().unwrap().contains("simulated"), "{table}");
-    for pod in ["demo/chat-0", "demo/wave-0", "demo/train-0", "demo/idle-0", "demo/share-a"] {
+    for pod in ["demo/chat-0", "demo/wave-0", "demo/train-0", "demo/idle-0", "demo/share-a", "demo/mps-a"] {
         assert!(table.contains(pod), "no {pod} in\n{table}");
     }
 }

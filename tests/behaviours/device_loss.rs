@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use podgauge_tests::node::Node;
 
 #[tokio::test]
-async fn a_lost_gpu_leaves_the_others_alone_and_comes_back() {
+async fn d3_a_lost_gpu_leaves_the_others_alone_and_comes_back() {
     let healthy = "gpus: [{load: {constant: 30}}, {load: {constant: 40}}]";
     let node = Node::new(healthy);
     let exporter = node.exporter().await;

@@ -6,11 +6,11 @@ use podgauge_tests::node::Node;
 use podgauge_tests::page::Sample;
 
 const NODE: &str = "
-gpus: [{load: {constant: 10}}, {load: {constant: 20}}, {load: {constant: 30}}, {replicas: 4, load: {constant: 40}}, {}]
+gpus: [{load: {constant: 10}}, {load: {constant: 20}}, {load: {constant: 30}}, {replicas: 4}, {}]
 pods:
   - {namespace: ml, name: single, containers: [{name: main, devices: [\"0\"]}]}
   - {namespace: ml, name: pair, containers: [{name: main, devices: [\"1\", \"2\"]}]}
-  - {namespace: ml, name: shared-a, containers: [{name: main, devices: [\"3::0\"]}]}
+  - {namespace: ml, name: shared-a, containers: [{name: main, devices: [\"3::0\"], processes: [{pid: 4100001, gpu: 3, load: {constant: 10}}]}]}
   - {namespace: ml, name: shared-b, containers: [{name: main, devices: [\"3::1\", \"3::2\"]}]}
   - {namespace: kube-system, name: no-gpu, containers: [{name: main}]}
 ";
@@ -27,7 +27,7 @@ async fn samples_carry_the_pod_that_holds_the_gpu() {
     let page = exporter
         .until("labels", |page| page.want("DCGM_FI_DEV_GPU_UTIL", &[("pod", "single")]).map(|_| page.clone()))
         .await;
-    for family in ["DCGM_FI_DEV_GPU_TEMP", "DCGM_FI_DEV_FB_USED", "podgauge_gpu_active_seconds_total"] {
+    for family in ["DCGM_FI_DEV_GPU_TEMP", "DCGM_FI_DEV_FB_FREE", "DCGM_FI_DEV_MEM_COPY_UTIL"] {
         let owner = |gpu: &str| {
             let sample = page.all(family, &[("gpu", gpu)]);
             assert_eq!(sample.len(), 1, "{family} of gpu {gpu}");
@@ -40,9 +40,10 @@ async fn samples_carry_the_pod_that_holds_the_gpu() {
         assert_eq!(owner("3"), ["", "", ""], "{family}");
         assert_eq!(owner("4"), ["", "", ""], "{family}");
     }
-    // Whose a shared device's use is, is not guessed, and that is said.
-    assert_eq!(page.value("podgauge_attribution_unavailable", &[("gpu", "3")]), Some(1.0));
-    assert_eq!(page.all("podgauge_attribution_unavailable", &[]).len(), 1);
+    // What can be divided is, and nothing is lacking.
+    let used = |pod| page.value("DCGM_FI_DEV_FB_USED", &[("gpu", "3"), ("pod", pod)]);
+    assert_eq!([used("shared-a"), used("shared-b"), used("")], [Some(512.0), Some(0.0), Some(0.0)]);
+    assert_eq!(page.all("podgauge_attribution_unavailable", &[]).len(), 0, "{}", page.text);
     let owners = |gpu| page.value("podgauge_gpu_owners", &[("gpu", gpu)]);
     assert_eq!([owners("0"), owners("3"), owners("4")], [Some(1.0), Some(2.0), Some(0.0)]);
     let part = |pod| page.value("podgauge_gpu_allocation", &[("gpu", "3"), ("pod", pod)]);
@@ -58,7 +59,7 @@ async fn samples_carry_the_pod_that_holds_the_gpu() {
 }
 
 #[tokio::test]
-async fn labels_follow_pods_that_come_and_go() {
+async fn c4_labels_follow_pods_that_come_and_go() {
     let node =
         Node::new("gpus: [{load: {constant: 50}}]\npods: [{name: first, containers: [{devices: [\"0\"]}]}]");
     let _kubelet = node.kubelet().await;
@@ -84,7 +85,7 @@ async fn labels_follow_pods_that_come_and_go() {
 
 /// The kubelet answers an empty list for a second after its restart, on a socket of another inode.
 #[tokio::test]
-async fn a_restarted_kubelet_takes_no_label_away() {
+async fn c3_a_restarted_kubelet_takes_no_label_away() {
     let node =
         Node::new("gpus: [{load: {constant: 50}}]\npods: [{name: a, containers: [{devices: [\"0\"]}]}]");
     let kubelet = node.kubelet().await;
@@ -109,7 +110,7 @@ async fn a_restarted_kubelet_takes_no_label_away() {
 }
 
 #[tokio::test]
-async fn without_a_kubelet_samples_have_no_pod_and_the_reason_is_said() {
+async fn c3_without_a_kubelet_samples_have_no_pod_and_the_reason_is_said() {
     let node =
         Node::new("gpus: [{load: {constant: 50}}]\npods: [{name: a, containers: [{devices: [\"0\"]}]}]");
     let exporter = node.exporter_in_kubernetes().await;

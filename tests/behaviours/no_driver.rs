@@ -4,7 +4,7 @@ use podgauge_tests::node::Node;
 use podgauge_tests::nvml_library;
 
 #[tokio::test]
-async fn a_missing_library_is_waited_for() {
+async fn d4_a_missing_library_is_waited_for() {
     let node = Node::new("gpus: [{load: {constant: 30}}]");
     let library = node.path().join("driver/libnvidia-ml.so.1");
     let exporter = podgauge_tests::program::Exporter::start(|command| {
@@ -27,7 +27,7 @@ async fn a_missing_library_is_waited_for() {
 }
 
 #[tokio::test]
-async fn no_gpu_and_no_driver_have_their_reasons_and_gpus_may_come() {
+async fn d4_no_gpu_and_no_driver_have_their_reasons_and_gpus_may_come() {
     let node = Node::new("gpus: []");
     let exporter = node.exporter().await;
     assert!(exporter.ready(503).await.contains("no GPU"));

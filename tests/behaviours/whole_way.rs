@@ -7,14 +7,16 @@ use podgauge_tests::wait::until;
 use serde_json::Value;
 
 const NODE: &str = "
-gpus: [{load: {constant: 85}}, {load: {constant: 71}}, {load: {square: {low: 20, high: 60, period_s: 2}}}, {load: {constant: 90}}, {load: {constant: 40}}, {replicas: 2, load: {constant: 45}}, {}]
+gpus: [{load: {constant: 85}}, {load: {constant: 71}}, {load: {square: {low: 20, high: 60, period_s: 2}}}, {load: {constant: 90}}, {load: {constant: 40}}, {replicas: 2}, {}, {replicas: 2, mps_server: 4100010}]
 pods:
   - {name: chat-0, labels: {app: chat}, containers: [{devices: [\"0\"]}]}
   - {name: chat-1, labels: {app: chat}, containers: [{devices: [\"1\"]}]}
   - {name: wave-0, labels: {app: wave}, containers: [{devices: [\"2\"]}]}
   - {name: pair-0, labels: {app: pair}, containers: [{devices: [\"3\", \"4\"]}]}
-  - {name: share-a, labels: {app: share}, containers: [{devices: [\"5::0\"]}]}
-  - {name: share-b, labels: {app: share}, containers: [{devices: [\"5::1\"]}]}
+  - {name: share-a, labels: {app: share}, containers: [{devices: [\"5::0\"], processes: [{pid: 4100001, gpu: 5, load: {constant: 30}, memory_mib: 12000}]}]}
+  - {name: share-b, labels: {app: share}, containers: [{devices: [\"5::1\"], processes: [{pid: 4100002, gpu: 5, load: {constant: 15}, memory_mib: 8000}]}]}
+  - {name: mps-a, labels: {app: mps}, containers: [{devices: [\"7::0\"], processes: [{pid: 4100011, gpu: 7, load: {constant: 40}, memory_mib: 6000}]}]}
+  - {name: mps-b, labels: {app: mps}, containers: [{devices: [\"7::1\"], processes: [{pid: 4100012, gpu: 7, load: {constant: 20}, memory_mib: 4000}]}]}
   - {name: idle-0, labels: {app: idle}, containers: [{devices: [\"6\"]}]}
   - {name: web-0, labels: {app: web}, containers: [{}]}
 ";
@@ -40,6 +42,23 @@ async fn an_hpa_reads_the_scenarios_truth() {
     let page = cluster.exporter.as_ref().unwrap().page().await;
     assert_eq!(memory, page.value("DCGM_FI_DEV_FB_USED", &[("gpu", "0")]).unwrap() * 1024.0 * 1024.0);
 
+    // Of a shared GPU: 30 and 15 % of it are 60 and 30 % of the halves that the pods hold.
+    for (pod, truth) in [("share-a", 60.0), ("share-b", 30.0)] {
+        until("the share", || async {
+            let value = cluster.value(&aggregator, pod, "gpu_utilization").await;
+            if (value - truth).abs() <= 4.0 { Ok(()) } else { Err(format!("{pod}: {value}, {truth} true")) }
+        })
+        .await;
+    }
+    let share = cluster.value(&aggregator, "share-a", "gpu_utilization_share").await;
+    assert!((share - 30.0).abs() <= 2.5, "{share}");
+    assert_eq!(
+        cluster.value(&aggregator, "share-a", "gpu_memory_used_bytes").await,
+        12000.0 * 1024.0 * 1024.0
+    );
+    // Under MPS memory is told apart, though use is not.
+    assert_eq!(cluster.value(&aggregator, "mps-b", "gpu_memory_used_bytes").await, 4000.0 * 1024.0 * 1024.0);
+
     // The HPA's own request, and what it makes of the answer: 78 against 60 on two pods is three.
     let answer = aggregator.hpa_request("demo", "app=chat", "gpu_utilization").await.unwrap();
     assert_eq!(answer.status, 200, "{}", answer.text());
@@ -54,11 +73,16 @@ async fn an_hpa_reads_the_scenarios_truth() {
 async fn what_is_unknown_is_left_out_and_the_text_says_why() {
     let cluster = Cluster::start(NODE).await;
     let aggregator = cluster.aggregator();
-    cluster.value(&aggregator, "chat-0", "gpu_utilization").await;
-    cluster.value(&aggregator, "chat-1", "gpu_utilization").await;
+    for pod in ["chat-0", "chat-1"] {
+        cluster.value(&aggregator, pod, "gpu_utilization").await;
+    }
     let ask =
         async |selector: &str| aggregator.hpa_request("demo", selector, "gpu_utilization").await.unwrap();
-    let answer = ask("app=share").await;
+    let answer = until("the reason", || async {
+        let answer = ask("app=mps").await;
+        if answer.text().contains("mps_server") { Ok(answer) } else { Err(answer.text()) }
+    })
+    .await;
     assert_eq!(answer.status, 404, "{}", answer.text());
     let message = answer.json().unwrap()["message"].as_str().unwrap().to_owned();
     assert!(message.contains("2 pods match, none has a value") && message.contains("shared"), "{message}");
@@ -71,7 +95,7 @@ async fn what_is_unknown_is_left_out_and_the_text_says_why() {
     let unknown = aggregator.hpa_request("demo", "app=chat", "gpu_nonsense").await.unwrap();
     assert_eq!(unknown.status, 404);
     // One of the matching pods has a value: it alone is in the list.
-    let mixed = ask("app in (chat,share)").await.json().unwrap();
+    let mixed = ask("app in (chat,mps)").await.json().unwrap();
     let names: Vec<&str> = mixed["items"]
         .as_array()
         .unwrap()

@@ -18,3 +18,23 @@ pub async fn get(address: &str, path: &str, headers: &HeaderMap) -> std::io::Res
     let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
     Ok(Response::from_parts(parts, body))
 }
+
+/// As [`get`], over TLS. The error is the handshake's or HTTP's.
+pub async fn get_tls(
+    address: &str,
+    config: rustls::ClientConfig,
+    path: &str,
+    headers: &HeaderMap,
+) -> std::io::Result<Response<Bytes>> {
+    let stream = TcpStream::connect(address).await?;
+    let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
+    let stream = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config)).connect(name, stream).await?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;
+    tokio::spawn(connection);
+    let mut request = Request::get(path).header("host", address).body(Empty::<Bytes>::new()).unwrap();
+    request.headers_mut().extend(headers.clone());
+    let (parts, body) = sender.send_request(request).await.map_err(std::io::Error::other)?.into_parts();
+    let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
+    Ok(Response::from_parts(parts, body))
+}

@@ -28,7 +28,7 @@ impl Node {
     /// Plays another text from now on. The file is replaced whole: no reader sees half of it.
     pub fn play(&self, yaml: &str) {
         let scenario = Scenario::parse(yaml).unwrap_or_else(|error| panic!("{error}\n{yaml}"));
-        trees::write(&self.folder.path().join("trees"), &scenario).unwrap();
+        trees::write(&self.trees(), &scenario).unwrap();
         let next = self.folder.path().join("next.yaml");
         std::fs::write(&next, yaml).unwrap();
         std::fs::rename(next, self.scenario()).unwrap();
@@ -40,6 +40,11 @@ impl Node {
 
     pub fn scenario(&self) -> PathBuf {
         self.folder.path().join("scenario.yaml")
+    }
+
+    /// The file trees of the node: proc, pod-logs and container-logs.
+    pub fn trees(&self) -> PathBuf {
+        self.folder.path().join("trees")
     }
 
     pub fn socket(&self) -> PathBuf {
@@ -64,7 +69,13 @@ impl Node {
     /// Adds the arguments that Kubernetes takes.
     pub fn in_kubernetes(&self, command: &mut Command) {
         command.arg("-k").arg("--pod-resources-kubelet-socket").arg(self.socket());
-        command.arg("--path.pod-logs").arg(self.folder.path().join("trees/pod-logs"));
+        for (flag, tree) in [
+            ("--path.procfs", "proc"),
+            ("--path.pod-logs", "pod-logs"),
+            ("--path.container-logs", "container-logs"),
+        ] {
+            command.arg(flag).arg(self.trees().join(tree));
+        }
     }
 
     /// Starts the exporter on this node.

@@ -10,17 +10,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use podgauge_common::contents::Contents;
 use podgauge_common::http::serve::Tls;
+use podgauge_common::http::tls::{FileError, PossessionVerifier, pair_error, read_pair};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
-use rustls::client::danger::HandshakeSignatureValid;
-use rustls::crypto::WebPkiSupportedAlgorithms;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
+use rustls::ServerConfig;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tracing::{info, warn};
 
 /// Time between two looks at certificate files. Projected volumes change by a symlink, which no
@@ -32,10 +30,8 @@ const OWN_CA_YEARS: i16 = 10;
 
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    #[error("{}: {reason}", path.display())]
-    File { path: PathBuf, reason: String },
-    #[error("{} and {}: {reason}", certificate.display(), key.display())]
-    Pair { certificate: PathBuf, key: PathBuf, reason: String },
+    #[error(transparent)]
+    Files(#[from] FileError),
     #[error("cannot make a certificate for {name}: {reason}")]
     Own { name: String, reason: String },
 }
@@ -60,43 +56,17 @@ pub struct OwnCa {
 impl Files {
     /// Reads both. The error names the file.
     pub fn load(&self) -> Result<ServerConfig, TlsError> {
-        self.config(&read(&self.certificate)?, &read(&self.key)?)
-    }
-
-    fn config(&self, certificate: &[u8], key: &[u8]) -> Result<ServerConfig, TlsError> {
-        let wrong = |path: &Path, reason: String| TlsError::File { path: path.to_owned(), reason };
-        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(certificate).collect();
-        let chain = chain.map_err(|error| wrong(&self.certificate, error.to_string()))?;
-        if chain.is_empty() {
-            return Err(wrong(&self.certificate, "it has no certificate in PEM form".to_owned()));
-        }
-        let key = PrivateKeyDer::from_pem_slice(key)
-            .map_err(|_| wrong(&self.key, "it has no private key in PEM form".to_owned()))?;
-        config(chain, key).map_err(|error| TlsError::Pair {
-            certificate: self.certificate.clone(),
-            key: self.key.clone(),
-            reason: match error {
-                rustls::Error::InconsistentKeys(_) => "the key is not the certificate's".to_owned(),
-                other => other.to_string(),
-            },
-        })
+        let (chain, key) = read_pair(&self.certificate, &self.key)?;
+        config(chain, key).map_err(|error| pair_error(&self.certificate, &self.key, &error).into())
     }
 
     /// Serves with what the files hold whenever that changes. A pair that cannot be used is said
     /// once, and the last good one stays. Never returns.
     pub async fn follow(self, serving: Tls) {
-        let contents = || Some((read(&self.certificate).ok()?, read(&self.key).ok()?));
-        let mut known = contents();
-        let mut ticks = tokio::time::interval(REREAD);
+        let mut contents = Contents::of([self.certificate.clone(), self.key.clone()]);
         loop {
-            ticks.tick().await;
-            let now = contents();
-            if now == known || now.is_none() {
-                continue;
-            }
-            known = now;
-            let Some((certificate, key)) = &known else { continue };
-            match self.config(certificate, key) {
+            contents.change(REREAD).await;
+            match self.load() {
                 Ok(config) => {
                     serving.store(Arc::new(config));
                     info!("{} changed: serving with it from now on", self.certificate.display());
@@ -105,10 +75,6 @@ impl Files {
             }
         }
     }
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    std::fs::read(path).map_err(|error| TlsError::File { path: path.to_owned(), reason: error.to_string() })
 }
 
 /// A CA and a certificate of it for `<service>.<namespace>.svc` and this host.
@@ -152,9 +118,11 @@ pub fn own_ca(service: &str, namespace: &str) -> Result<OwnCa, TlsError> {
 
 /// Writes the CA's certificate so that a reader never sees half of it.
 pub fn write_ca(path: &Path, pem: &str) -> Result<(), TlsError> {
-    let wrong = |error: std::io::Error| TlsError::File {
-        path: path.to_owned(),
-        reason: format!("cannot be written: {error}"),
+    let wrong = |error: std::io::Error| {
+        TlsError::Files(FileError::File {
+            path: path.to_owned(),
+            reason: format!("cannot be written: {error}"),
+        })
     };
     let mut partial = path.as_os_str().to_owned();
     partial.push(".partial");
@@ -171,58 +139,9 @@ fn config(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
 ) -> Result<ServerConfig, rustls::Error> {
-    let verifier = Arc::new(PossessionVerifier {
-        algorithms: rustls::crypto::ring::default_provider().signature_verification_algorithms,
-    });
+    let verifier = Arc::new(PossessionVerifier::new(false));
     let mut config =
         ServerConfig::builder().with_client_cert_verifier(verifier).with_single_cert(chain, key)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
-}
-
-/// Asks for a client certificate, takes any, and verifies only that the client has its key.
-#[derive(Debug)]
-struct PossessionVerifier {
-    algorithms: WebPkiSupportedAlgorithms,
-}
-
-impl ClientCertVerifier for PossessionVerifier {
-    fn client_auth_mandatory(&self) -> bool {
-        false
-    }
-
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn verify_client_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _now: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
-        Ok(ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, &self.algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
 }

@@ -5,12 +5,12 @@
 //! watch of EndpointSlices ─► endpoints ─► source
 //! ```
 
-pub mod client;
 pub mod endpoints;
 pub mod pods;
 pub mod selector;
 pub mod slim;
 pub mod watch;
 
+pub use podgauge_common::cluster as client;
 pub use pods::{PodIndex, PodRecord};
 pub use selector::Selector;

@@ -638,3 +638,29 @@ proptest::proptest! {
         }
     }
 }
+
+/// Under MPS the exporter tells memory apart and not use: memory has its first answer after 15 s of
+/// its own, and use the reason, also while it is still being collected.
+#[test]
+fn use_that_cannot_be_attributed_is_the_reason_and_memory_goes_on() {
+    let mut scene = Scene::new();
+    let page = |reason: &str| {
+        let device = "gpu=\"0\",UUID=\"GPU-0\",modelName=\"H100\"";
+        let owner = format!("{device},namespace=\"demo\",pod=\"p\",container=\"c\"");
+        format!(
+            "podgauge_gpu_owners{{{device}}} 2\npodgauge_gpu_allocation{{{owner},pod_uid=\"u1\"}} 0.5\n\
+             podgauge_attribution_unavailable{{{device},reason=\"{reason}\"}} 1\nDCGM_FI_DEV_FB_USED{{{owner}}} 4000\n"
+        )
+    };
+    for scrape in 0..5 {
+        scene.seconds = 5.0 * f64::from(scrape);
+        scene.page(&page("mps_server"));
+        assert!(scene.reason().contains("mps_server"), "{}", scene.reason());
+        let memory = scene.ask("gpu_memory_used_bytes");
+        assert_eq!(memory.is_ok(), scene.seconds >= 15.0, "{memory:?} after {} s", scene.seconds);
+    }
+    assert_eq!(scene.ask("gpu_memory_used_bytes"), Ok(4000.0 * 1024.0 * 1024.0));
+    // A reason that speaks of memory is none for use.
+    scene.page(&page("no_process_memory"));
+    assert!(!scene.reason().contains("no_process_memory"), "{}", scene.reason());
+}

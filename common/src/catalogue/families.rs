@@ -1,61 +1,6 @@
-//! The table itself: the DCGM metrics that are served ([`SERVED`]) and podgauge's own ([`OWN`]).
+//! Owns the table of podgauge's own families ([`OWN`]).
 
-use super::{Clock, Codec, Engine, Kind, Memory, Metric, Reading, Scope};
-
-macro_rules! metrics {
-    ($($name:literal $field:literal $kind:ident $scope:ident $unit:literal $reading:expr => $help:literal)*) => {
-        &[$(Metric {
-            name: $name, field: $field, kind: Kind::$kind, scope: Scope::$scope,
-            unit: $unit, reading: $reading, help: $help,
-        }),*]
-    };
-}
-
-/// DCGM's metrics that this version reads from NVML, by field id.
-pub const SERVED: &[Metric] = metrics! {
-    "DCGM_FI_DRIVER_VERSION" 1 Label Node "" Reading::DriverVersion
-        => "Version of the NVIDIA driver."
-    "DCGM_FI_DEV_SM_CLOCK" 100 Gauge Gpu "MHz" Reading::Clock(Clock::Sm)
-        => "Clock of the streaming multiprocessors (in MHz)."
-    "DCGM_FI_DEV_MEM_CLOCK" 101 Gauge Gpu "MHz" Reading::Clock(Clock::Memory)
-        => "Clock of the device memory (in MHz)."
-    "DCGM_FI_DEV_MEMORY_TEMP" 140 Gauge Gpu "°C" Reading::Field { id: 82, max: 200 }
-        => "Temperature of the device memory (in °C)."
-    "DCGM_FI_DEV_GPU_TEMP" 150 Gauge Gpu "°C" Reading::GpuTemperature
-        => "Temperature of the GPU (in °C)."
-    "DCGM_FI_DEV_POWER_USAGE" 155 Gauge Gpu "W" Reading::PowerUsage
-        => "Power drawn by the board (in W)."
-    "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION" 156 Counter Gpu "mJ" Reading::Field { id: 83, max: u64::MAX }
-        => "Energy used since the driver was loaded (in mJ)."
-    "DCGM_FI_DEV_PCIE_REPLAY_COUNTER" 202 Counter Gpu "" Reading::PcieReplays
-        => "PCIe packets sent again."
-    "DCGM_FI_DEV_GPU_UTIL" 203 Gauge Instance "%" Reading::Utilization(Engine::Gpu)
-        => "Time with at least one kernel running, mean over the utilization window (in %)."
-    "DCGM_FI_DEV_MEM_COPY_UTIL" 204 Gauge Gpu "%" Reading::Utilization(Engine::Memory)
-        => "Time in which device memory was read or written, mean over the utilization window (in %)."
-    "DCGM_FI_DEV_ENC_UTIL" 206 Gauge Gpu "%" Reading::Codec(Codec::Encoder)
-        => "Use of the video encoders (in %)."
-    "DCGM_FI_DEV_DEC_UTIL" 207 Gauge Gpu "%" Reading::Codec(Codec::Decoder)
-        => "Use of the video decoders (in %)."
-    "DCGM_FI_DEV_XID_ERRORS" 230 Gauge Instance "" Reading::Xid
-        => "Last XID error since the exporter started, 0 if none."
-    "DCGM_FI_DEV_FB_FREE" 251 Gauge Instance "MiB" Reading::Memory(Memory::Free)
-        => "Device memory that is free (in MiB)."
-    "DCGM_FI_DEV_FB_USED" 252 Gauge Instance "MiB" Reading::Memory(Memory::Used)
-        => "Device memory that is used, without the driver's reserve (in MiB)."
-    "DCGM_FI_DEV_FB_RESERVED" 253 Gauge Instance "MiB" Reading::Memory(Memory::Reserved)
-        => "Device memory that driver and firmware reserve (in MiB)."
-    "DCGM_FI_DEV_UNCORRECTABLE_REMAPPED_ROWS" 393 Counter Gpu "" Reading::Field { id: 143, max: u64::MAX }
-        => "Memory rows remapped because of uncorrectable errors."
-    "DCGM_FI_DEV_CORRECTABLE_REMAPPED_ROWS" 394 Counter Gpu "" Reading::Field { id: 142, max: u64::MAX }
-        => "Memory rows remapped because of correctable errors."
-    "DCGM_FI_DEV_ROW_REMAP_FAILURE" 395 Gauge Gpu "" Reading::Field { id: 145, max: u64::MAX }
-        => "1 if remapping a memory row has failed."
-    "DCGM_FI_DEV_NVLINK_BANDWIDTH_TOTAL" 449 Gauge Gpu "MB/s" Reading::NvlinkBandwidth
-        => "Data over all NVLinks, both directions (in MB/s)."
-    "DCGM_FI_DEV_VGPU_LICENSE_STATUS" 526 Gauge Gpu "" Reading::VgpuLicense
-        => "1 if a vGPU feature is licensed."
-};
+use super::Kind;
 
 /// One of podgauge's own families.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +21,8 @@ pub const OWN: &[Own] = &[
     own::OWNERS,
     own::ALLOCATION,
     own::ATTRIBUTION_UNAVAILABLE,
+    own::NVLINK_BYTES,
+    own::XID_ERRORS,
 ];
 
 /// podgauge's own families.
@@ -130,25 +77,23 @@ pub mod own {
         unit: "",
         help: "1 while the device's use cannot be attributed to pods, for the reason in the label.",
     };
+    pub const NVLINK_BYTES: Own = Own {
+        name: "podgauge_gpu_nvlink_bytes_total",
+        kind: Kind::Counter,
+        unit: "B",
+        help: "Data over all NVLinks of the GPU since the driver was loaded, by direction.",
+    };
+    pub const XID_ERRORS: Own = Own {
+        name: "podgauge_gpu_xid_errors_total",
+        kind: Kind::Counter,
+        unit: "",
+        help: "XID errors of the GPU since the exporter started, by number.",
+    };
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalogue::known;
-
-    #[test]
-    fn served_metrics_have_dcgms_names_and_ids_in_order() {
-        for metric in SERVED {
-            assert_eq!(
-                known(metric.name).and_then(|known| known.field),
-                Some(metric.field),
-                "{}",
-                metric.name
-            );
-        }
-        assert!(SERVED.is_sorted_by_key(|metric| metric.field));
-    }
 
     #[test]
     fn own_families_have_our_prefix_and_counters_end_in_total() {

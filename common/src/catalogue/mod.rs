@@ -1,14 +1,27 @@
 //! Owns the catalogue: of every metric its name, type, help, unit, scope and how NVML is read.
 //!
 //! The exporter renders by it and checks counters files against it; the adapter takes its metric
-//! names from it. Names are DCGM's where DCGM has one, `podgauge_…` otherwise.
+//! names from it; docs/METRICS.md is written from it. Names are DCGM's where DCGM has one,
+//! `podgauge_…` otherwise.
 
+pub mod clock_event;
+mod device;
 mod families;
+mod links;
+pub mod markdown;
 mod names;
+mod profiling;
+mod reading;
+mod served;
 pub mod xid;
 
-pub use families::{OWN, Own, SERVED, own};
+pub use families::{OWN, Own, own};
 pub use names::{Known, known};
+pub use reading::{
+    Clock, Codec, Direction, Engine, GpmUnit, LinkError, Memory, MemoryPlace, Pace, PcieLink, PowerLimit,
+    Reading, RemapBanks, Text, Threshold,
+};
+pub use served::{SERVED, served};
 
 /// A Prometheus metric type, or DCGM's `label`, which is printed as a label of every sample.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,69 +42,13 @@ pub enum Scope {
     Node,
 }
 
-/// How a value is read from NVML, with the conversion to the unit it is exported in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reading {
-    /// `nvmlSystemGetDriverVersion`.
-    DriverVersion,
-    /// `nvmlDeviceGetClockInfo`, MHz.
-    Clock(Clock),
-    /// `nvmlDeviceGetTemperature` of the GPU, °C; above 200 is no measurement.
-    GpuTemperature,
-    /// `nvmlDeviceGetPowerUsage`, mW ÷ 1000.
-    PowerUsage,
-    /// `nvmlDeviceGetPcieReplayCounter`.
-    PcieReplays,
-    /// The mean of the drained sample rings over the utilization window, percent.
-    Utilization(Engine),
-    /// `nvmlDeviceGetEncoderUtilization` or `…Decoder…`, percent.
-    Codec(Codec),
-    /// Last XID that the event set delivered; 0 until the first.
-    Xid,
-    /// `nvmlDeviceGetMemoryInfo_v2`, bytes ÷ 1048576, truncated.
-    Memory(Memory),
-    /// One field of `nvmlDeviceGetFieldValues`, printed as it is.
-    Field { id: u32, max: u64 },
-    /// Fields 138 + 139 over all links, KiB: difference ÷ seconds ÷ 1000, truncated.
-    NvlinkBandwidth,
-    /// `nvmlDeviceGetGridLicensableFeatures_v4`: 1 if a feature is licensed, 0 if none is or the
-    /// GPU has no licensable features.
-    VgpuLicense,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Clock {
-    Sm,
-    Memory,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Engine {
-    /// Time with at least one kernel running.
-    Gpu,
-    /// Time in which device memory was read or written.
-    Memory,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Codec {
-    Encoder,
-    Decoder,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Memory {
-    Free,
-    Used,
-    Reserved,
-}
-
 /// One metric that a counters file can ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Metric {
+    /// DCGM's classic name. A counters file may use another name of the same field.
     pub name: &'static str,
-    /// DCGM's field id.
-    pub field: u16,
+    /// DCGM's field id; `None` for the families that dcgm-exporter itself adds.
+    pub field: Option<u16>,
     pub kind: Kind,
     /// In our words; a counters file's own help text is printed in its place.
     pub help: &'static str,
@@ -109,9 +66,4 @@ impl Kind {
             Self::Label => "label",
         }
     }
-}
-
-/// The metric of that exact name, if this version serves it.
-pub fn served(name: &str) -> Option<&'static Metric> {
-    SERVED.iter().find(|metric| metric.name == name)
 }

@@ -47,6 +47,12 @@ pub fn known(name: &str) -> Option<Known> {
     (ours || base_unit).then_some(Known { field: None })
 }
 
+/// Every name with a field id, in no order.
+#[cfg(test)]
+pub(super) fn all() -> impl Iterator<Item = &'static str> {
+    NAMES.keys().copied()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,7 +63,7 @@ mod tests {
             let (id, name) = line.split_once(' ').unwrap();
             assert!(id.parse::<u16>().is_ok() && !name.is_empty(), "{line}");
         }
-        assert_eq!(LINES.lines().count(), 596);
+        assert_eq!(LINES.lines().count(), 598);
     }
 
     #[test]

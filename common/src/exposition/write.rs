@@ -17,6 +17,7 @@ pub struct PageWriter {
     pending: String,
     family: String,
     samples: usize,
+    dropped: usize,
 }
 
 /// A sample's value. Integers print as integers, floats in the shortest form without an exponent.
@@ -25,6 +26,14 @@ pub enum Value {
     U64(u64),
     I64(i64),
     F64(f64),
+}
+
+impl std::fmt::Display for Value {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut text = String::new();
+        push_value(&mut text, *self);
+        f.write_str(&text)
+    }
 }
 
 // === impl LabelText ===
@@ -112,6 +121,7 @@ impl PageWriter {
         if let Value::F64(float) = value
             && !float.is_finite()
         {
+            self.dropped += 1;
             return;
         }
         if !self.pending.is_empty() {
@@ -133,6 +143,11 @@ impl PageWriter {
     /// Appends text that another encoder wrote. The caller keeps family names distinct.
     pub fn append(&mut self, page: &str) {
         self.text.push_str(page);
+    }
+
+    /// How many samples were left out because they were no numbers.
+    pub fn dropped(&self) -> usize {
+        self.dropped
     }
 
     /// How many samples were written.

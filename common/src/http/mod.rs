@@ -1,10 +1,12 @@
 //! Owns HTTP serving: the accept loop with its limits and drain ([`serve`](mod@serve)), answers
-//! ([`respond`]), compression ([`gzip`]).
+//! ([`respond`]), compression ([`gzip`]), certificate files ([`tls`]).
 
 pub mod gzip;
 mod idle;
 pub mod respond;
 pub mod serve;
+mod stall;
+pub mod tls;
 
 use bytes::Bytes;
 use http_body_util::Full;

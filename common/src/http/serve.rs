@@ -14,12 +14,13 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
 use super::idle::{Activity, Peers};
+use super::stall::StallLimit;
 use super::{Request, Response};
 use crate::shutdown::Shutdown;
 
@@ -27,6 +28,13 @@ use crate::shutdown::Shutdown;
 const H2_WINDOW: u32 = 65_535;
 /// Time for a connection to end after it was told to.
 const CLOSING: Duration = Duration::from_secs(5);
+/// The answer to a request in clear on a TLS port.
+const PLAIN_HTTP_ANSWER: &[u8] = b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n\
+Connection: close\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
+/// Bytes of such a request that are read before the connection is closed.
+const PLAIN_HTTP_READ: usize = 64 * 1024;
+/// Time for all of that.
+const PLAIN_HTTP_TIME: Duration = Duration::from_secs(2);
 
 /// What a client may take of the server.
 #[derive(Debug, Clone)]
@@ -47,6 +55,8 @@ pub struct Limits {
     pub headers: usize,
     /// HTTP/2 streams of a connection at once.
     pub streams: u32,
+    /// Time that a write may stand still because the client does not read.
+    pub write: Duration,
     /// Time for open requests to finish once the program is to end.
     pub drain: Duration,
 }
@@ -75,6 +85,7 @@ impl Default for Limits {
             head_bytes: 64 * 1024,
             headers: 100,
             streams: 100,
+            write: Duration::from_secs(30),
             drain: Duration::from_secs(5),
         }
     }
@@ -156,23 +167,26 @@ pub async fn serve<H, F>(
             continue;
         };
         let tls = tls.as_ref().map(|config| TlsAcceptor::from(config.load_full()));
-        let (server, handler, handshake) = (Arc::clone(&server), handler.clone(), limits.handshake);
+        let (server, handler) = (Arc::clone(&server), handler.clone());
+        let (handshake, write) = (limits.handshake, limits.write);
         let watcher = Patience { head: limits.head, idle: limits.idle, ending: ending.subscribe() };
         tokio::spawn(async move {
             let _held = (slot, place);
             match tls {
                 None => {
                     let peer = Peer { address, certificates: Vec::new() };
-                    drive(&server, stream, handler, peer, watcher).await;
+                    drive(&server, StallLimit::new(stream, write), handler, peer, watcher).await;
                 }
                 Some(acceptor) => {
+                    let Some(stream) = refuse_plain_http(stream, handshake).await else { return };
                     let Some(stream) = shake_hands(&acceptor, stream, address, handshake).await else {
                         return;
                     };
                     let presented = stream.get_ref().1.peer_certificates().unwrap_or_default();
                     let certificates =
                         presented.iter().map(|certificate| certificate.clone().into_owned()).collect();
-                    drive(&server, stream, handler, Peer { address, certificates }, watcher).await;
+                    let peer = Peer { address, certificates };
+                    drive(&server, StallLimit::new(stream, write), handler, peer, watcher).await;
                 }
             }
         });
@@ -224,6 +238,36 @@ async fn accept(
             None
         }
     }
+}
+
+/// Tells a client that speaks HTTP where TLS is spoken, as Go's servers do, and gives the stream
+/// back if it speaks anything else. A handshake begins with byte 22, a request with a letter.
+async fn refuse_plain_http(mut stream: TcpStream, limit: Duration) -> Option<TcpStream> {
+    let mut first = [0];
+    let peeked = tokio::time::timeout(limit, stream.peek(&mut first)).await;
+    if !matches!(peeked, Ok(Ok(1))) {
+        return None;
+    }
+    if !first[0].is_ascii_uppercase() {
+        return Some(stream);
+    }
+    let answered = async {
+        stream.write_all(PLAIN_HTTP_ANSWER).await?;
+        stream.shutdown().await?;
+        // Closing with the request unread would reset the connection under the answer.
+        let mut request = [0; 1024];
+        let mut left = PLAIN_HTTP_READ;
+        while left > 0 {
+            match stream.read(&mut request).await? {
+                0 => break,
+                read => left = left.saturating_sub(read),
+            }
+        }
+        io::Result::Ok(())
+    };
+    // However it ends, the connection is over.
+    let _ = tokio::time::timeout(PLAIN_HTTP_TIME, answered).await;
+    None
 }
 
 async fn shake_hands(
@@ -334,7 +378,6 @@ mod tests {
     use crate::http::respond::text;
     use crate::shutdown::{Trigger, channel};
     use http::StatusCode;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     /// A server with these limits, and what ends it.
     async fn server(limits: Limits) -> (SocketAddr, Trigger) {

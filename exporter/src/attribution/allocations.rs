@@ -1,6 +1,7 @@
 //! Owns allocations: which container the kubelet gave which device, and how much of it.
 
 use std::collections::HashMap;
+use std::time::SystemTime;
 
 use super::device_id::{Device, DeviceId};
 use super::kubelet::api::{ContainerDevices, PodResources};
@@ -12,12 +13,14 @@ pub(crate) struct Allocation {
     pub(crate) pod: String,
     pub(crate) container: String,
     pub(crate) device: Device,
-    /// Held replicas; 0 means the whole device, which has none.
-    pub(crate) replicas_held: u32,
+    /// Held replicas, as the plugin numbers them; none means the whole device, which has none.
+    pub(crate) replicas: Vec<String>,
     /// 1, or the replicas held ÷ the device's; `None` if those were never seen.
     pub(crate) part: Option<f64>,
-    /// From the pod's logs; `None` if it cannot be told.
+    /// From the pod's processes, else its logs; `None` if it cannot be told.
     pub(crate) pod_uid: Option<String>,
+    /// When its log folder was written to; tells the newest of pods.
+    pub(crate) started: Option<SystemTime>,
 }
 
 /// Every allocation of the node.
@@ -47,17 +50,20 @@ impl Allocations {
                 let first_of_container = all.len();
                 let gpus = container.devices.iter().filter(|d| is_gpu_resource(&d.resource_name, resources));
                 for id in gpus.flat_map(|devices| &devices.device_ids).map(|id| DeviceId::parse(id)) {
-                    let held = u32::from(id.replica.is_some());
                     match all[first_of_container..].iter_mut().find(|other| other.device == id.device) {
-                        Some(allocation) => allocation.replicas_held += held,
+                        Some(allocation) => {
+                            let new = id.replica.filter(|replica| !allocation.replicas.contains(replica));
+                            allocation.replicas.extend(new);
+                        }
                         None => all.push(Allocation {
                             namespace: pod.namespace.clone(),
                             pod: pod.name.clone(),
                             container: container.name.clone(),
                             device: id.device,
-                            replicas_held: held,
+                            replicas: id.replica.into_iter().collect(),
                             part: None,
                             pod_uid: None,
+                            started: None,
                         }),
                     }
                 }
@@ -71,29 +77,63 @@ impl Allocations {
     pub(crate) fn completed(
         mut self,
         counts: &ReplicaCounts,
-        uid: impl Fn(&str, &str) -> Option<String>,
+        pod: impl Fn(&str, &str) -> Option<(String, SystemTime)>,
     ) -> Self {
         for allocation in &mut self.all {
-            allocation.part = match allocation.replicas_held {
+            allocation.part = match allocation.replicas.len() {
                 0 => Some(1.0),
-                held => counts.0.get(&allocation.device).map(|count| f64::from(held) / f64::from(*count)),
+                held => counts.0.get(&allocation.device).map(|count| held as f64 / f64::from(*count)),
             };
-            allocation.pod_uid = uid(&allocation.namespace, &allocation.pod);
+            (allocation.pod_uid, allocation.started) = pod(&allocation.namespace, &allocation.pod).unzip();
         }
         self
     }
 
     /// Whether a replica is held of a device whose replicas were never counted.
     pub(crate) fn has_uncounted(&self, counts: &ReplicaCounts) -> bool {
-        self.all.iter().any(|a| a.replicas_held > 0 && !counts.0.contains_key(&a.device))
+        self.all.iter().any(|a| !a.replicas.is_empty() && !counts.0.contains_key(&a.device))
     }
 
-    /// The allocations of one whole GPU or replicas of it.
-    pub(crate) fn of_device(&self, uuid: &str, index: u32) -> Vec<&Allocation> {
-        self.all
+    /// The container of a pod that has allocations, if it is one alone.
+    pub(crate) fn only_container(&self, namespace: &str, pod: &str) -> Option<&str> {
+        let mut containers = self
+            .all
             .iter()
-            .filter(|a| DeviceId { device: a.device.clone(), replica: None }.is_of(uuid, index))
-            .collect()
+            .filter(|a| a.namespace == namespace && a.pod == pod)
+            .map(|a| a.container.as_str());
+        let first = containers.next()?;
+        containers.all(|other| other == first).then_some(first)
+    }
+
+    /// The allocations of one whole GPU or replicas of it, one for each container: a plugin may
+    /// have written the GPU in two forms.
+    pub(crate) fn of_device(&self, uuid: &str, index: u32) -> Vec<Allocation> {
+        let mut of_device: Vec<Allocation> = Vec::new();
+        let is_of = |device: &Device| DeviceId { device: device.clone(), replica: None }.is_of(uuid, index);
+        for allocation in self.all.iter().filter(|a| is_of(&a.device)) {
+            let key = |a: &Allocation| (a.namespace.clone(), a.pod.clone(), a.container.clone());
+            match of_device.iter_mut().find(|known| key(known) == key(allocation)) {
+                Some(known) => known.merge(allocation),
+                None => of_device.push(allocation.clone()),
+            }
+        }
+        of_device
+    }
+}
+
+// === impl Allocation ===
+
+impl Allocation {
+    fn merge(&mut self, other: &Self) {
+        for replica in &other.replicas {
+            if !self.replicas.contains(replica) {
+                self.replicas.push(replica.clone());
+            }
+        }
+        self.part = match (self.part, other.part) {
+            (Some(part), Some(more)) => Some((part + more).min(1.0)),
+            (part, more) => part.or(more),
+        };
     }
 }
 
@@ -154,7 +194,7 @@ mod tests {
             &[],
         );
         counts.learn(&[], &[]);
-        let completed = list.completed(&counts, |_, _| Some("uid".into()));
+        let completed = list.completed(&counts, |_, _| Some(("uid".into(), SystemTime::UNIX_EPOCH)));
         assert_eq!(part(&completed, "GPU-a"), Some(0.5));
         assert_eq!(part(&completed, "GPU-b"), Some(1.0));
         assert_eq!(completed.of_device("GPU-b", 9)[0].pod_uid.as_deref(), Some("uid"));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use podgauge_common::readiness::Condition;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tonic::transport::{Channel, Endpoint};
 
 use super::Knowledge;
@@ -24,6 +24,8 @@ use api::pod_resources_lister_client::PodResourcesListerClient;
 
 /// How often pods are listed.
 const LIST_EVERY: Duration = Duration::from_secs(2);
+/// A new process on a GPU has the pods listed at once, but not more often than this.
+const LIST_AT_MOST_EVERY: Duration = Duration::from_millis(250);
 /// How soon it is asked again after a failure: right after a restart it is back within seconds.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// How often the replicas of devices are counted, unless an uncounted one is seen.
@@ -61,7 +63,29 @@ pub(crate) struct Poller {
     answered_at: Instant,
     answered: bool,
     failing: bool,
+    /// A process showed up that was not there: its pod may be new.
+    unknown_pid: Arc<Notify>,
+    count_failing: bool,
     metrics: SelfMetrics,
+}
+
+// === impl PollError ===
+
+impl PollError {
+    /// One word, for a metric.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Connect(_) => "connect",
+            Self::Empty => "empty",
+            Self::Call { status, .. } => match status.code() {
+                tonic::Code::Cancelled | tonic::Code::DeadlineExceeded => "timeout",
+                tonic::Code::ResourceExhausted => "resource_exhausted",
+                tonic::Code::Unavailable => "unavailable",
+                tonic::Code::PermissionDenied => "permission_denied",
+                _ => "other",
+            },
+        }
+    }
 }
 
 // === impl Poller ===
@@ -71,6 +95,7 @@ impl Poller {
         socket: PathBuf,
         resources: Vec<String>,
         pod_logs: PathBuf,
+        unknown_pid: Arc<Notify>,
         metrics: SelfMetrics,
     ) -> Self {
         Self {
@@ -83,14 +108,17 @@ impl Poller {
             answered_at: Instant::now(),
             answered: false,
             failing: false,
+            unknown_pid,
+            count_failing: false,
             metrics,
         }
     }
 
     pub(crate) async fn run(mut self, knowledge: watch::Sender<Knowledge>, ready: Condition) {
         loop {
+            let asked = Instant::now();
             let polled = self.poll().await;
-            self.metrics.kubelet_polled(polled.is_ok());
+            self.metrics.kubelet_polled(asked.elapsed(), polled.as_ref().err().map(PollError::kind));
             match polled {
                 Ok(allocations) => {
                     if std::mem::replace(&mut self.failing, false) {
@@ -106,7 +134,15 @@ impl Poller {
             if knowledge.is_closed() {
                 return;
             }
-            tokio::time::sleep(if self.failing { RETRY_AFTER } else { LIST_EVERY }).await;
+            if self.failing {
+                tokio::time::sleep(RETRY_AFTER).await;
+                continue;
+            }
+            tokio::time::sleep(LIST_AT_MOST_EVERY).await;
+            tokio::select! {
+                () = tokio::time::sleep(LIST_EVERY - LIST_AT_MOST_EVERY) => {}
+                () = self.unknown_pid.notified() => {}
+            }
         }
     }
 
@@ -149,7 +185,17 @@ impl Poller {
         let allocations = Allocations::from_list(&list.pod_resources, &self.resources);
         let count_due = self.counted_at.is_none_or(|at| at.elapsed() >= COUNT_EVERY);
         if count_due || allocations.has_uncounted(&self.counts) {
-            self.count().await?;
+            // The list is worth having without: only parts of shared devices stay unknown.
+            match self.count().await {
+                Ok(()) => self.count_failing = false,
+                Err(error) if !std::mem::replace(&mut self.count_failing, true) => {
+                    tracing::warn!(
+                        "kubelet {}: {error}; parts of shared devices are left out until it answers",
+                        self.socket.display()
+                    );
+                }
+                Err(_) => {}
+            }
         }
         self.uids.refresh();
         Ok(allocations.completed(&self.counts, |namespace, pod| self.uids.get(namespace, pod)))

@@ -1,24 +1,34 @@
-//! Owns whose a device is: allocations from the kubelet, turned into owners.
+//! Owns whose a device is: allocations from the kubelet and processes from NVML, turned into owners.
 //!
 //! ```text
-//! kubelet poll ─► Allocations ─► attribute(device) ─► Attribution { printed owner, allocations, why not }
+//! kubelet poll ─► Allocations ─────────────────────┐
+//! process lists ─► ProcessTable ─► Processes ──────┼─► attribute(device) ─► Attribution
+//! (NVML thread)    (cgroups, log folders' names)   │
+//! credited slots ─► Doubt ─────────────────────────┘
 //! ```
 
 pub(crate) mod allocations;
+pub(crate) mod cgroup;
 pub(crate) mod device_id;
+pub(crate) mod doubt;
 pub(crate) mod kubelet;
+pub(crate) mod pod_labels;
+pub(crate) mod pod_names;
 pub(crate) mod pod_uid;
+pub(crate) mod process_table;
+pub(crate) mod processes;
 
 use std::sync::Arc;
 
 use allocations::{Allocation, Allocations};
+pub(crate) use processes::{Processes, Whose};
 
 /// A container that owns a device or a part of it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Owner {
     pub(crate) namespace: String,
     pub(crate) pod: String,
-    /// Empty if several containers of the pod hold the device: then none of them can be named.
+    /// Empty if it cannot be told which container of the pod it is.
     pub(crate) container: String,
 }
 
@@ -27,18 +37,49 @@ pub(crate) struct Owner {
 pub(crate) enum Unavailable {
     /// The kubelet has not answered for so long that its last answer no longer counts.
     Kubelet,
-    /// Several pods hold the device, and this version does not tell their processes apart.
-    SharedDevice,
+    /// This process is not in the host's PID namespace: NVML hides processes from it.
+    NoHostPidNamespace,
+    /// Processes run on the device whose pods cannot be read off `/proc`.
+    ProcessesUnreadable,
+    /// NVML does not say what each process uses.
+    NoProcessUtilization,
+    /// NVML credits the MPS server with what its clients use.
+    MpsServer,
+    /// NVML does not say how much memory each process uses: of memory alone.
+    NoProcessMemory,
+}
+
+/// How a family that can be divided is divided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Division {
+    /// The device's value, with this owner's labels or none.
+    Whole(Option<Arc<Owner>>),
+    /// A part for each of these, and one without labels for the rest.
+    Among(Vec<Arc<Owner>>),
+}
+
+/// Whom a use of a device is charged to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Charge {
+    To(Arc<Owner>),
+    /// Nobody that has labels.
+    Rest,
+    /// It cannot be told.
+    Unknown,
 }
 
 /// What is known of a device's owners.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Attribution<'a> {
-    /// The one owner whose labels the device's samples carry.
+pub(crate) struct Attribution {
+    /// The one allocated pod, whose labels the families carry that cannot be divided.
     pub(crate) owner: Option<Arc<Owner>>,
+    pub(crate) utilization: Division,
+    pub(crate) memory: Division,
+    /// How many own the device, processes outside any pod counting as one; `None`: not known.
+    pub(crate) owners: Option<usize>,
     /// Every container that holds the device or a part of it.
-    pub(crate) allocations: Vec<&'a Allocation>,
-    pub(crate) unavailable: Option<Unavailable>,
+    pub(crate) allocations: Vec<Allocation>,
+    pub(crate) unavailable: Vec<Unavailable>,
 }
 
 /// What is known of the node's allocations.
@@ -59,36 +100,174 @@ impl Unavailable {
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Kubelet => "kubelet_unavailable",
-            Self::SharedDevice => "shared_device_not_divided",
+            Self::NoHostPidNamespace => "no_host_pid_namespace",
+            Self::ProcessesUnreadable => "processes_unreadable",
+            Self::NoProcessUtilization => "no_process_utilization",
+            Self::MpsServer => "mps_server",
+            Self::NoProcessMemory => "no_process_memory",
         }
     }
 }
 
-/// Whose the device with this UUID is.
+impl Default for Division {
+    fn default() -> Self {
+        Self::Whole(None)
+    }
+}
+
+/// Whose the device of this UUID and index is.
 ///
-/// Exactly one allocated pod gives its labels. With several, nothing is guessed: the samples have
-/// no pod labels, and the reason is said.
-pub(crate) fn attribute<'a>(knowledge: &'a Knowledge, uuid: &str, index: u32) -> Attribution<'a> {
-    let allocations = match knowledge {
+/// What cannot be divided is the one allocated pod's, whatever processes do. What can is divided
+/// among all owners; where processes cannot tell how, a device of one allocated pod keeps its
+/// labels, and one of several has none: nothing is guessed, and the reason is said.
+pub(crate) fn attribute(
+    knowledge: &Knowledge,
+    (uuid, index): (&str, u32),
+    processes: &Processes,
+    doubt: Option<Unavailable>,
+) -> Attribution {
+    let all = match knowledge {
         Knowledge::NotAsked | Knowledge::Waiting => return Attribution::default(),
         Knowledge::Lost => {
-            return Attribution { unavailable: Some(Unavailable::Kubelet), ..Attribution::default() };
+            return Attribution { unavailable: vec![Unavailable::Kubelet], ..Attribution::default() };
         }
-        Knowledge::Known(allocations) => allocations.of_device(uuid, index),
+        Knowledge::Known(all) => all,
     };
-    let Some(first) = allocations.first() else { return Attribution::default() };
-    if allocations.iter().any(|other| (&other.namespace, &other.pod) != (&first.namespace, &first.pod)) {
-        return Attribution { owner: None, unavailable: Some(Unavailable::SharedDevice), allocations };
+    let allocations = allocations_of(all, (uuid, index), processes);
+    let (owners, outside) = owners(all, &allocations, processes);
+    let count = owners.len() + usize::from(outside);
+    let pods = distinct_pods(&allocations);
+    let owner = match (allocations.first(), pods) {
+        (Some(first), 1) => Some(Arc::new(Owner {
+            namespace: first.namespace.clone(),
+            pod: first.pod.clone(),
+            container: if allocations.len() == 1 { first.container.clone() } else { String::new() },
+        })),
+        _ => None,
+    };
+    let mut attribution = Attribution { owner, owners: Some(count), allocations, ..Attribution::default() };
+    if count <= 1 {
+        let sole = Division::Whole(owners.into_iter().next());
+        (attribution.utilization, attribution.memory) = (sole.clone(), sole);
+        return attribution;
     }
-    let container = if allocations.len() == 1 { first.container.clone() } else { String::new() };
-    let owner = Owner { namespace: first.namespace.clone(), pod: first.pod.clone(), container };
-    Attribution { owner: Some(Arc::new(owner)), allocations, unavailable: None }
+    let no_utilization = processes
+        .unavailable
+        .or(doubt)
+        .or(processes.no_utilization.then_some(Unavailable::NoProcessUtilization));
+    let no_memory =
+        processes.unavailable.or(processes.memory.is_none().then_some(Unavailable::NoProcessMemory));
+    let divided = |reason: Option<Unavailable>| match reason {
+        None => Division::Among(owners.clone()),
+        Some(_) => Division::Whole(attribution.owner.clone()),
+    };
+    (attribution.utilization, attribution.memory) = (divided(no_utilization), divided(no_memory));
+    // One allocated pod keeps its labels, and nothing is lacking.
+    if pods != 1 {
+        attribution.unavailable = no_memory.into_iter().chain(no_utilization).collect();
+        attribution.unavailable.dedup();
+    }
+    attribution
+}
+
+/// Whom what a process uses is charged to.
+pub(crate) fn charge(knowledge: &Knowledge, whose: &Whose) -> Charge {
+    match (whose, knowledge) {
+        (Whose::Pod { owner, .. }, Knowledge::Known(all)) => Charge::To(with_container(all, owner)),
+        (Whose::Pod { owner, .. }, _) => Charge::To(Arc::clone(owner)),
+        (Whose::Outside, _) => Charge::Rest,
+        (Whose::MpsServer | Whose::Unknown, _) => Charge::Unknown,
+    }
+}
+
+/// How many own the device: from the second on its processes' use is asked for.
+pub(crate) fn count_owners(knowledge: &Knowledge, device: (&str, u32), processes: &Processes) -> usize {
+    let Knowledge::Known(all) = knowledge else { return 0 };
+    let (owners, outside) = owners(all, &allocations_of(all, device, processes), processes);
+    owners.len() + usize::from(outside)
+}
+
+/// The device's allocations. Where a kubelet lists a whole device for two pods, because one of
+/// them has finished, that one has it which has processes on it, else the newest.
+fn allocations_of(all: &Allocations, (uuid, index): (&str, u32), processes: &Processes) -> Vec<Allocation> {
+    let mut allocations = all.of_device(uuid, index);
+    let is_whole = |allocation: &Allocation| allocation.replicas.is_empty();
+    if allocations.iter().all(is_whole) && distinct_pods(&allocations) > 1 {
+        let is_live = |allocation: &Allocation| {
+            processes
+                .live()
+                .any(|(owner, _)| (&owner.namespace, &owner.pod) == (&allocation.namespace, &allocation.pod))
+        };
+        if allocations.iter().any(is_live) {
+            allocations.retain(is_live);
+        } else {
+            let newest = allocations.iter().enumerate().max_by_key(|(at, a)| (a.started, *at));
+            let newest = newest.map(|(_, a)| (a.namespace.clone(), a.pod.clone()));
+            allocations.retain(|a| Some((&a.namespace, &a.pod)) == newest.as_ref().map(|(n, p)| (n, p)));
+        }
+    }
+    // Of two pods that had one name the living process knows which it is.
+    for allocation in &mut allocations {
+        let live = processes
+            .live()
+            .find(|(owner, _)| (&owner.namespace, &owner.pod) == (&allocation.namespace, &allocation.pod));
+        if let Some((_, uid)) = live {
+            allocation.pod_uid = Some(uid.to_owned());
+        }
+    }
+    allocations
+}
+
+/// Containers that own the device, each once, and whether processes outside any pod do.
+fn owners(all: &Allocations, allocations: &[Allocation], processes: &Processes) -> (Vec<Arc<Owner>>, bool) {
+    let mut owners: Vec<Arc<Owner>> = allocations
+        .iter()
+        .map(|allocation| {
+            Arc::new(Owner {
+                namespace: allocation.namespace.clone(),
+                pod: allocation.pod.clone(),
+                container: allocation.container.clone(),
+            })
+        })
+        .collect();
+    let mut outside = false;
+    if processes.unavailable.is_none() {
+        for holder in &processes.holders {
+            match &holder.whose {
+                Whose::Pod { owner, .. } => owners.push(with_container(all, owner)),
+                Whose::Outside => outside = true,
+                Whose::MpsServer | Whose::Unknown => {}
+            }
+        }
+    }
+    owners.sort_unstable();
+    owners.dedup();
+    (owners, outside)
+}
+
+/// A process's container that nothing tells is the pod's only allocated one.
+fn with_container(all: &Allocations, owner: &Arc<Owner>) -> Arc<Owner> {
+    if !owner.container.is_empty() {
+        return Arc::clone(owner);
+    }
+    match all.only_container(&owner.namespace, &owner.pod) {
+        Some(container) => Arc::new(Owner { container: container.to_owned(), ..Owner::clone(owner) }),
+        None => Arc::clone(owner),
+    }
+}
+
+fn distinct_pods(allocations: &[Allocation]) -> usize {
+    let mut pods: Vec<_> = allocations.iter().map(|a| (&a.namespace, &a.pod)).collect();
+    pods.sort_unstable();
+    pods.dedup();
+    pods.len()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::attribution::kubelet::api::{ContainerDevices, ContainerResources, PodResources};
+    use crate::attribution::processes::Holder;
 
     fn pod(name: &str, containers: &[(&str, &[&str])]) -> PodResources {
         PodResources {
@@ -112,30 +291,105 @@ mod tests {
         Knowledge::Known(Arc::new(Allocations::from_list(pods, &[])))
     }
 
+    fn owner(pod: &str, container: &str) -> Arc<Owner> {
+        Arc::new(Owner { namespace: "ml".into(), pod: pod.into(), container: container.into() })
+    }
+
+    fn process(pod: &str, container: &str) -> Holder {
+        Holder { whose: Whose::Pod { owner: owner(pod, container), uid: "u".into() }, live: true }
+    }
+
+    fn running(holders: &[Holder]) -> Processes {
+        Processes { holders: holders.to_vec(), memory: Some(Vec::new()), ..Processes::default() }
+    }
+
+    fn on(knowledge: &Knowledge, uuid: &str, processes: &Processes) -> Attribution {
+        attribute(knowledge, (uuid, 0), processes, None)
+    }
+
     #[test]
     fn one_pod_gives_its_labels() {
         let knowledge =
             known(&[pod("a", &[("main", &["GPU-1", "GPU-2"])]), pod("b", &[("main", &["GPU-3"])])]);
-        let owner = attribute(&knowledge, "GPU-2", 1).owner.unwrap();
-        assert_eq!((owner.pod.as_str(), owner.container.as_str()), ("a", "main"));
-        assert!(attribute(&knowledge, "GPU-9", 9).owner.is_none());
-        assert_eq!(attribute(&knowledge, "GPU-9", 9).unavailable, None);
+        let attribution = on(&knowledge, "GPU-2", &running(&[process("a", "")]));
+        assert_eq!(attribution.owner, Some(owner("a", "main")));
+        assert_eq!(attribution.utilization, Division::Whole(Some(owner("a", "main"))));
+        assert_eq!((attribution.owners, attribution.unavailable.len()), (Some(1), 0));
+        let free = on(&knowledge, "GPU-9", &running(&[]));
+        assert_eq!((free.owner, free.utilization, free.owners), (None, Division::Whole(None), Some(0)));
     }
 
     #[test]
-    fn two_pods_of_one_device_are_not_guessed_between() {
+    fn two_pods_of_one_device_divide_it() {
         let knowledge = known(&[pod("a", &[("main", &["GPU-1::0"])]), pod("b", &[("main", &["GPU-1::1"])])]);
-        let attribution = attribute(&knowledge, "GPU-1", 0);
+        let both = Division::Among(vec![owner("a", "main"), owner("b", "main")]);
+        let attribution = on(&knowledge, "GPU-1", &running(&[]));
+        assert_eq!((&attribution.utilization, &attribution.memory), (&both, &both));
         assert_eq!(attribution.owner, None);
-        assert_eq!(attribution.unavailable, Some(Unavailable::SharedDevice));
-        assert_eq!(attribution.allocations.len(), 2);
+        assert_eq!((attribution.unavailable.len(), attribution.allocations.len()), (0, 2));
+
+        // Where processes say nothing, neither do the samples, and the reason is there.
+        let blind = Processes { unavailable: Some(Unavailable::NoHostPidNamespace), ..Processes::default() };
+        let attribution = on(&knowledge, "GPU-1", &blind);
+        assert_eq!(attribution.utilization, Division::Whole(None));
+        assert_eq!(attribution.unavailable, [Unavailable::NoHostPidNamespace]);
+
+        // Under MPS memory is divided, utilization is not.
+        let mps = attribute(&knowledge, ("GPU-1", 0), &running(&[]), Some(Unavailable::MpsServer));
+        assert_eq!((mps.utilization, mps.memory), (Division::Whole(None), both.clone()));
+        assert_eq!(mps.unavailable, [Unavailable::MpsServer]);
+        let no_memory = Processes { memory: None, ..running(&[]) };
+        let attribution = on(&knowledge, "GPU-1", &no_memory);
+        assert_eq!((attribution.utilization, attribution.memory), (both, Division::Whole(None)));
+        assert_eq!(attribution.unavailable, [Unavailable::NoProcessMemory]);
     }
 
     #[test]
-    fn two_containers_of_one_pod_share_its_labels_without_a_container() {
+    fn a_device_of_one_pod_keeps_its_labels_whatever_happens_to_processes() {
+        let knowledge = known(&[pod("a", &[("main", &["GPU-1"])])]);
+        let sole = Division::Whole(Some(owner("a", "main")));
+        let outside = Holder { whose: Whose::Outside, live: true };
+        let mut processes = running(&[process("a", ""), outside]);
+        let attribution = on(&knowledge, "GPU-1", &processes);
+        assert_eq!(attribution.utilization, Division::Among(vec![owner("a", "main")]));
+        assert_eq!((attribution.owner, attribution.owners), (Some(owner("a", "main")), Some(2)));
+        for reason in [Unavailable::MpsServer, Unavailable::ProcessesUnreadable] {
+            let attribution = attribute(&knowledge, ("GPU-1", 0), &processes, Some(reason));
+            assert_eq!((attribution.utilization, attribution.unavailable.len()), (sole.clone(), 0));
+        }
+        processes.unavailable = Some(Unavailable::NoHostPidNamespace);
+        let attribution = on(&knowledge, "GPU-1", &processes);
+        assert_eq!((attribution.utilization, attribution.memory), (sole.clone(), sole));
+        assert_eq!((attribution.unavailable.len(), attribution.owners), (0, Some(1)));
+    }
+
+    #[test]
+    fn two_containers_of_one_pod_share_its_labels() {
         let knowledge = known(&[pod("a", &[("x", &["GPU-1::0"]), ("y", &["GPU-1::1"])])]);
-        let attribution = attribute(&knowledge, "GPU-1", 0);
-        assert_eq!(attribution.owner.unwrap().container, "");
-        assert_eq!(attribution.unavailable, None);
+        let attribution = on(&knowledge, "GPU-1", &running(&[process("a", "y")]));
+        assert_eq!(attribution.owner, Some(owner("a", "")));
+        assert_eq!(attribution.utilization, Division::Among(vec![owner("a", "x"), owner("a", "y")]));
+    }
+
+    #[test]
+    fn a_pod_that_bypasses_the_device_plugin_owns_what_it_uses() {
+        let knowledge = known(&[pod("a", &[("main", &["GPU-1"])])]);
+        let bypass = running(&[process("b", "c")]);
+        let attribution = on(&knowledge, "GPU-2", &bypass);
+        assert_eq!(attribution.utilization, Division::Whole(Some(owner("b", "c"))));
+        assert_eq!(attribution.owner, None, "what cannot be divided follows allocations alone");
+        let attribution = on(&knowledge, "GPU-1", &bypass);
+        assert_eq!(attribution.utilization, Division::Among(vec![owner("a", "main"), owner("b", "c")]));
+        assert_eq!(attribution.owner, Some(owner("a", "main")));
+    }
+
+    #[test]
+    fn a_whole_device_of_two_pods_is_the_living_ones_else_the_newest() {
+        let knowledge = known(&[pod("done", &[("main", &["GPU-1"])]), pod("new", &[("main", &["GPU-1"])])]);
+        let sole = |pod: &str| Division::Whole(Some(owner(pod, "main")));
+        assert_eq!(on(&knowledge, "GPU-1", &running(&[])).utilization, sole("new"));
+        let living = on(&knowledge, "GPU-1", &running(&[process("done", "main")]));
+        assert_eq!((living.utilization, living.allocations.len()), (sole("done"), 1));
+        assert_eq!(living.allocations[0].pod_uid.as_deref(), Some("u"));
     }
 }

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 #[derive(Debug)]
 pub(crate) struct PodUids {
     folder: PathBuf,
-    uids: HashMap<(String, String), String>,
+    uids: HashMap<(String, String), (String, SystemTime)>,
     failing: bool,
 }
 
@@ -44,10 +44,11 @@ impl PodUids {
                 *known = (modified, uid.to_owned());
             }
         }
-        self.uids = newest.into_iter().map(|(key, (_, uid))| (key, uid)).collect();
+        self.uids = newest.into_iter().map(|(key, (modified, uid))| (key, (uid, modified))).collect();
     }
 
-    pub(crate) fn get(&self, namespace: &str, pod: &str) -> Option<String> {
+    /// The pod's UID, and when its folder was last written to.
+    pub(crate) fn get(&self, namespace: &str, pod: &str) -> Option<(String, SystemTime)> {
         self.uids.get(&(namespace.to_owned(), pod.to_owned())).cloned()
     }
 }
@@ -81,7 +82,7 @@ mod tests {
         make("ml_train-0_older", 200);
         make("not-a-pod", 1);
         uids.refresh();
-        assert_eq!(uids.get("ml", "train-0").as_deref(), Some("new"));
+        assert_eq!(uids.get("ml", "train-0").map(|(uid, _)| uid).as_deref(), Some("new"));
         assert_eq!(uids.get("ml", "other"), None);
     }
 }

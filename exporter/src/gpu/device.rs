@@ -9,14 +9,16 @@ use nvml_wrapper_sys::bindings::{
     nvmlSamplingType_enum_NVML_GPU_UTILIZATION_SAMPLES as GPU_SAMPLES,
     nvmlSamplingType_enum_NVML_MEMORY_UTILIZATION_SAMPLES as MEMORY_SAMPLES,
 };
-use podgauge_common::catalogue::Reading;
 use podgauge_common::exposition::write::Value;
 
+use super::account::timed;
+use super::events::EventLog;
 use super::fields::{Fault, Memo};
+use super::gpm::Gpm;
+use super::processes::{DeviceProcesses, ProcessWatch};
 use super::ring::{RingClock, Slot};
 use super::sampler::Plan;
-use super::xid::XidLog;
-use super::{DeviceReading, Identity, raw};
+use super::{Credit, DeviceReading, Identity, calls, direct, raw};
 
 /// A ring that gives nothing new for so long is replaced by the rates.
 const DRY_AFTER: Duration = Duration::from_secs(1);
@@ -49,8 +51,16 @@ pub(super) struct SampledDevice<'nvml> {
     device: Device<'nvml>,
     pub(super) identity: Arc<Identity>,
     pub(super) rings: Rings,
+    processes: DeviceProcesses,
+    /// New slots with their owners, until they are taken.
+    credited: Vec<(Slot, Credit)>,
     memo: Memo,
+    gpm: Gpm<'nvml>,
+    /// Of the plan that `memo`, `values` and `texts` are in the order of.
+    generation: u64,
     values: Vec<Option<Value>>,
+    /// In the order of the plan's texts, read once.
+    texts: Option<Arc<[Option<String>]>>,
     values_at: Option<Instant>,
     lost: Option<Lost>,
     ticks: u32,
@@ -66,7 +76,7 @@ struct Lost {
 
 impl<'nvml> SampledDevice<'nvml> {
     pub(super) fn open(nvml: &'nvml Nvml, index: u32) -> Result<Self, NvmlError> {
-        let device = nvml.device_by_index(index)?;
+        let device = timed("nvmlDeviceGetHandleByIndex_v2", || nvml.device_by_index(index))?;
         let identity = Identity {
             index,
             uuid: device.uuid()?,
@@ -77,8 +87,13 @@ impl<'nvml> SampledDevice<'nvml> {
             device,
             identity: Arc::new(identity),
             rings: Rings::default(),
+            processes: DeviceProcesses::default(),
+            credited: Vec::new(),
             memo: Memo::default(),
+            gpm: Gpm::default(),
+            generation: 0,
             values: Vec::new(),
+            texts: None,
             values_at: None,
             lost: None,
             ticks: 0,
@@ -86,20 +101,25 @@ impl<'nvml> SampledDevice<'nvml> {
     }
 
     /// Drains the rings and, if they are due, reads the other values. An error asks for a reload.
-    pub(super) fn tick(&mut self, plan: &Plan, xids: &XidLog) -> Result<(), NvmlError> {
+    pub(super) fn tick(
+        &mut self,
+        plan: &Plan,
+        events: &EventLog,
+        watch: Option<&mut ProcessWatch>,
+    ) -> Result<(), NvmlError> {
         if let Some(lost) = &mut self.lost {
             let now = Instant::now();
             if now.saturating_duration_since(lost.asked_at) < LOST_RETRY {
                 return Ok(());
             }
             lost.asked_at = now;
-            if self.device.uuid().is_err() {
+            if timed("nvmlDeviceGetUUID", || self.device.uuid()).is_err() {
                 return Ok(());
             }
             tracing::info!("GPU {} ({}) answers again", self.identity.index, self.identity.uuid);
             self.lost = None;
         }
-        let read = self.read_all(plan, xids);
+        let read = self.read_all(plan, events, watch);
         self.keep_or_lose(read)
     }
 
@@ -112,6 +132,20 @@ impl<'nvml> SampledDevice<'nvml> {
         self.keep_or_lose(read)
     }
 
+    /// Reads what processes used since the last time, if the GPU is shared.
+    pub(super) fn poll_processes(&mut self, watch: &mut ProcessWatch) -> Result<(), NvmlError> {
+        if !self.is_shared() {
+            return Ok(());
+        }
+        let read = self.processes.poll(&self.device, watch);
+        self.keep_or_lose(read)
+    }
+
+    /// Whether what processes use is polled.
+    pub(super) fn is_shared(&self) -> bool {
+        self.lost.is_none() && self.processes.is_sampled()
+    }
+
     /// Whether a ring that the plan needs gives nothing.
     pub(super) fn is_dry(&self, plan: &Plan) -> bool {
         let now = Instant::now();
@@ -119,19 +153,50 @@ impl<'nvml> SampledDevice<'nvml> {
             && (self.rings.gpu.is_dry(now) || (plan.memory_utilization && self.rings.memory.is_dry(now)))
     }
 
+    /// Whether profiling counters were asked for and the GPU has none.
+    pub(super) fn lacks_gpm(&self) -> bool {
+        self.gpm.is_unsupported()
+    }
+
     /// What was learned since the last time, taken out.
-    pub(super) fn take_reading(&mut self) -> DeviceReading {
+    pub(super) fn take_reading(&mut self, events: &EventLog) -> DeviceReading {
         DeviceReading {
+            texts: self.texts.clone().unwrap_or_default(),
+            events: events.counts(&self.identity.uuid, Instant::now()),
+            nvlink_bytes: self.memo.nvlink_bytes.filter(|_| self.lost.is_none()),
             identity: Arc::clone(&self.identity),
             lost: self.lost.as_ref().map(|lost| lost.reason.clone()),
             values: if self.lost.is_some() { vec![None; self.values.len()] } else { self.values.clone() },
-            gpu_slots: std::mem::take(&mut self.rings.gpu.slots),
+            gpu_slots: std::mem::take(&mut self.credited),
+            processes: self.processes.known(),
             memory_slots: std::mem::take(&mut self.rings.memory.slots),
         }
     }
 
-    fn read_all(&mut self, plan: &Plan, xids: &XidLog) -> Result<(), NvmlError> {
+    fn read_all(
+        &mut self,
+        plan: &Plan,
+        events: &EventLog,
+        watch: Option<&mut ProcessWatch>,
+    ) -> Result<(), NvmlError> {
+        if std::mem::replace(&mut self.generation, plan.generation) != plan.generation {
+            // Another plan has other values at these places, and wants them with this tick.
+            self.memo = Memo::default();
+            self.gpm = Gpm::default();
+            self.values.clear();
+            self.texts = None;
+            self.values_at = None;
+        }
         self.rings.gpu.drain(&self.device, GPU_SAMPLES)?;
+        let slots = std::mem::take(&mut self.rings.gpu.slots);
+        match watch {
+            // Right after the ring: a process's sample is gone 200 ms after its slot at the earliest.
+            Some(watch) => {
+                let now = Instant::now();
+                self.credited.extend(self.processes.tick(&self.device, &self.identity, slots, watch, now)?);
+            }
+            None => self.credited.extend(slots.into_iter().map(|slot| (slot, Credit::Unsampled))),
+        }
         if plan.memory_utilization && self.ticks.is_multiple_of(MEMORY_EVERY) {
             self.rings.memory.drain(&self.device, MEMORY_SAMPLES)?;
         }
@@ -146,19 +211,32 @@ impl<'nvml> SampledDevice<'nvml> {
             .is_none_or(|at| now.saturating_duration_since(at) + Duration::from_millis(500) > plan.interval);
         self.values.resize(plan.metrics.len(), None);
         if due {
-            plan.fields.read(&self.device, &plan.metrics, &mut self.memo, &mut self.values)?;
+            self.read_values(plan, events)?;
             self.values_at = Some(now);
         }
-        for (value, metric) in self.values.iter_mut().zip(&plan.metrics) {
-            if metric.reading == Reading::Xid {
-                *value = xids.last(self.identity.index).map(Value::U64);
+        Ok(())
+    }
+
+    fn read_values(&mut self, plan: &Plan, events: &EventLog) -> Result<(), NvmlError> {
+        if self.texts.is_none() {
+            let texts = plan.texts.iter().map(|text| direct::text(&self.device, *text));
+            self.texts = Some(texts.collect::<Result<_, _>>()?);
+        }
+        self.gpm.read(&self.device, &plan.gpm, &mut self.values)?;
+        let by_gpm = self.gpm.is_sampling();
+        plan.fields.read(&self.device, &plan.metrics, &mut self.memo, by_gpm, &mut self.values)?;
+        if plan.clock_events {
+            match calls::clock_event_reasons(&self.device) {
+                Ok(bits) => events.clock_reasons(&self.identity.uuid, bits, Instant::now()),
+                Err(error) if matches!(Fault::of(&error), Fault::Lost | Fault::Reload) => return Err(error),
+                Err(_) => {}
             }
         }
         Ok(())
     }
 
     fn read_rates(&mut self, plan: &Plan) -> Result<(), NvmlError> {
-        match self.device.utilization_rates() {
+        match timed("nvmlDeviceGetUtilizationRates", || self.device.utilization_rates()) {
             Ok(rates) => {
                 let now = Instant::now();
                 self.rings.gpu.read(rates.gpu, now);
@@ -192,6 +270,10 @@ impl<'nvml> SampledDevice<'nvml> {
         );
         self.lost = Some(Lost { reason: error.to_string(), asked_at: Instant::now() });
         self.values_at = None;
+        // It may come back from a reset, in which counters and GPM samples are lost.
+        self.memo = Memo::default();
+        self.gpm = Gpm::default();
+        self.values.fill(None);
         Ok(())
     }
 }

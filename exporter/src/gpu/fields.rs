@@ -1,36 +1,57 @@
-//! Reads the values of one GPU that a plan asks for, everything but utilization.
+//! Reads the values of one GPU that a plan asks for: field values in one driver call, memory in
+//! another, the rest one by one.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nvml_wrapper::Device;
-use nvml_wrapper::enum_wrappers::device::{Clock as NvmlClock, TemperatureSensor};
 use nvml_wrapper::error::NvmlError;
-use podgauge_common::catalogue::{Clock, Codec, Memory, Metric, Reading};
+use podgauge_common::catalogue::{Direction, Memory, Metric, Pace, Reading};
 use podgauge_common::exposition::write::Value;
 
-use super::raw;
+use super::account::timed;
+use super::{calls, direct, raw};
 
 const MIB: u64 = 1024 * 1024;
-/// Above this a temperature is no measurement, as DCGM has it.
-const HOTTEST: u32 = 200;
+/// How often values are read that are expensive and hardly ever change.
+const SLOW: Duration = Duration::from_secs(30);
 /// `NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_TX` and `…_RX`: KiB since the driver was loaded.
 const NVLINK_DATA: [u32; 2] = [138, 139];
+/// `NVML_FI_DEV_PCIE_COUNT_TX_BYTES` and `…_RX_BYTES`: 32 bits that wrap.
+const PCIE_BYTES: [u32; 2] = [197, 198];
+/// `NVML_FI_DEV_ECC_CURRENT`.
+const ECC_CURRENT: u32 = 1;
+/// From this driver on the slowdown times have their new ids.
+const RENUMBERED: (u32, u32) = (580, 82);
 
-/// Which driver calls a list of metrics takes: field values share one.
+/// Which driver calls a list of metrics takes.
 #[derive(Debug, Default)]
 pub(super) struct FieldPlan {
-    /// `(field id, scope)` of the one call.
-    fields: Vec<(u32, u32)>,
+    /// `(field id, scope)` of the one call for field values, each once.
+    requests: Vec<(u32, u32)>,
+    /// By metric: the requests it is made from.
+    parts: Vec<[Option<usize>; 2]>,
+    /// The requests for sent and received KiB over all NVLinks.
+    nvlink: [usize; 2],
+    /// The request that says whether ECC is on.
+    ecc: Option<usize>,
     needs_memory: bool,
+    needs_bar1: bool,
 }
 
 /// What must be remembered of a GPU from one reading to the next.
 #[derive(Debug, Default)]
 pub(super) struct Memo {
-    /// The sum of both directions, KiB, and when it was read.
-    nvlink: Option<(Instant, u64)>,
-    /// By position in the metric list: the driver does not support it; do not ask again.
+    /// By position in the metric list: the counter's last value and when it was read.
+    previous: Vec<Option<(Instant, u64)>>,
+    /// By position in the metric list: do not ask again, the driver has it not or it is static.
+    settled: Vec<bool>,
+    /// By request: the driver does not support the field.
     unsupported: Vec<bool>,
+    slow_at: Option<Instant>,
+    /// Major and minor, asked once.
+    driver: Option<(u32, u32)>,
+    /// Bytes over all NVLinks since the driver was loaded, sent and received.
+    pub(super) nvlink_bytes: Option<[u64; 2]>,
 }
 
 /// What an NVML error means for what is read.
@@ -67,129 +88,254 @@ impl Fault {
     }
 }
 
+/// Parts of a memory, bytes.
+struct MemoryParts {
+    total: u64,
+    free: u64,
+    used: u64,
+    /// `None`: the driver is too old to tell, and counts it as used.
+    reserved: Option<u64>,
+}
+
 // === impl FieldPlan ===
 
 impl FieldPlan {
     pub(super) fn new(metrics: &[&'static Metric]) -> Self {
         let mut plan = Self::default();
+        plan.nvlink = NVLINK_DATA.map(|id| plan.request(id, raw::ALL_LINKS));
         for metric in metrics {
-            match metric.reading {
-                Reading::Field { id, .. } => plan.fields.push((id, 0)),
-                Reading::NvlinkBandwidth => {
-                    plan.fields.extend(NVLINK_DATA.map(|id| (id, raw::ALL_LINKS)));
-                }
-                Reading::Memory(_) => plan.needs_memory = true,
-                _ => {}
-            }
+            let parts = plan.parts_of(metric.reading);
+            plan.parts.push(parts);
         }
         plan
     }
 
-    /// Reads every metric but utilization and XIDs, which come from elsewhere. An error is one that
-    /// speaks of the whole GPU or library; what merely has no value is `None`.
+    fn parts_of(&mut self, reading: Reading) -> [Option<usize>; 2] {
+        match reading {
+            Reading::Field { id, .. } | Reading::FieldWatts(id) => [Some(self.request(id, 0)), None],
+            Reading::LinksField(id) | Reading::LinksErrorRate(id) => {
+                [Some(self.request(id, raw::ALL_LINKS)), None]
+            }
+            Reading::SlowdownTime { id, before } => [id, before].map(|id| Some(self.request(id, 0))),
+            Reading::EccTotal(id) => {
+                self.ecc = Some(self.request(ECC_CURRENT, 0));
+                [Some(self.request(id, 0)), None]
+            }
+            Reading::NvlinkRate { link, direction } => {
+                let scope = link.map_or(raw::ALL_LINKS, u32::from);
+                let [tx, rx] = NVLINK_DATA.map(|id| (id, scope));
+                match direction {
+                    None => [tx, rx].map(|(id, scope)| Some(self.request(id, scope))),
+                    Some(Direction::Tx) => [Some(self.request(tx.0, tx.1)), None],
+                    Some(Direction::Rx) => [Some(self.request(rx.0, rx.1)), None],
+                }
+            }
+            Reading::PcieRate(direction) => [Some(self.request(PCIE_BYTES[direction as usize], 0)), None],
+            Reading::Memory(_) => {
+                self.needs_memory = true;
+                [None; 2]
+            }
+            Reading::Bar1(_) => {
+                self.needs_bar1 = true;
+                [None; 2]
+            }
+            _ => [None; 2],
+        }
+    }
+
+    fn request(&mut self, id: u32, scope: u32) -> usize {
+        let known = self.requests.iter().position(|request| *request == (id, scope));
+        known.unwrap_or_else(|| {
+            self.requests.push((id, scope));
+            self.requests.len() - 1
+        })
+    }
+
+    /// Reads every metric but what comes from rings, events and GPM. `gpm` says that GPM tells PCIe
+    /// rates. An error is one that speaks of the whole GPU or library; what merely has no value is
+    /// `None`.
     pub(super) fn read(
         &self,
         device: &Device<'_>,
         metrics: &[&'static Metric],
         memo: &mut Memo,
+        gpm: bool,
         values: &mut [Option<Value>],
     ) -> Result<(), NvmlError> {
-        memo.unsupported.resize(metrics.len(), false);
-        let mut fields = self.field_values(device)?.into_iter();
-        let memory = if self.needs_memory { Some(device.memory_info()) } else { None };
+        memo.settled.resize(metrics.len(), false);
+        memo.previous.resize(metrics.len(), None);
+        let driver = *memo.driver.get_or_insert_with(|| driver_version(device));
+        let started = Instant::now();
+        let slow = memo.slow_at.is_none_or(|at| started.saturating_duration_since(at) >= SLOW);
+        let fields = self.field_values(device, memo, gpm)?;
+        let field = |part: Option<usize>| part.and_then(|request| fields[request]);
+        let at = Instant::now();
+        let memory = if self.needs_memory { memory(device)? } else { None };
+        let bar1 = if self.needs_bar1 { bar1(device)? } else { None };
+        let ecc_is_on = field(self.ecc) == Some(1);
+        let [tx, rx] = self.nvlink.map(|request| fields[request]);
+        memo.nvlink_bytes = tx.zip(rx).map(|(tx, rx)| [tx * 1024, rx * 1024]);
         for (position, metric) in metrics.iter().enumerate() {
-            let value = match metric.reading {
-                Reading::Utilization(_) | Reading::Xid | Reading::DriverVersion => continue,
-                Reading::Field { max, .. } => {
-                    next_field(&mut fields).map(|value| (value <= max).then_some(Value::U64(value)))
+            let [first, second] = self.parts[position];
+            values[position] = match metric.reading {
+                Reading::Field { max, .. } => field(first).filter(|value| *value <= max).map(Value::U64),
+                Reading::FieldWatts(_) => {
+                    field(first).map(|milliwatts| Value::F64(milliwatts as f64 / 1000.0))
                 }
-                Reading::NvlinkBandwidth => {
-                    // Both are taken off the list, whatever the first one says.
-                    let (tx, rx) = (next_field(&mut fields), next_field(&mut fields));
-                    let now = Instant::now();
-                    tx.and_then(|tx| Ok(tx + rx?))
-                        .map(|kib| Some(Value::U64(nvlink_rate(memo.nvlink.replace((now, kib)), now, kib))))
+                Reading::LinksField(_) => field(first).map(Value::U64),
+                Reading::LinksErrorRate(_) => field(first).map(|word| Value::F64(error_rate(word))),
+                Reading::SlowdownTime { .. } => {
+                    field(if driver >= RENUMBERED { first } else { second }).map(Value::U64)
                 }
-                Reading::Memory(part) => match &memory {
-                    Some(Ok(info)) => Ok(Some(Value::U64(
-                        match part {
-                            Memory::Free => info.free,
-                            Memory::Used => info.used,
-                            Memory::Reserved => info.reserved,
-                        } / MIB,
-                    ))),
-                    Some(Err(error)) => Err(copy(error)),
-                    None => Ok(None),
-                },
-                _ if memo.unsupported[position] => Ok(None),
-                reading => direct(device, reading),
-            };
-            values[position] = match value {
-                Ok(value) => value,
-                Err(error) => match Fault::of(&error) {
-                    Fault::Unsupported => {
-                        memo.unsupported[position] = true;
-                        None
+                Reading::EccTotal(_) => field(first).filter(|_| ecc_is_on).map(Value::U64),
+                Reading::NvlinkRate { direction, .. } => {
+                    let kib = match direction {
+                        None => field(first).zip(field(second)).map(|(tx, rx)| tx + rx),
+                        Some(_) => field(first),
+                    };
+                    let previous = &mut memo.previous[position];
+                    let rate = kib.map(|kib| nvlink_rate(*previous, at, kib));
+                    *previous = kib.map(|kib| (at, kib));
+                    rate.map(Value::U64)
+                }
+                Reading::PcieRate(_) if gpm => continue,
+                Reading::PcieRate(_) => {
+                    let previous = &mut memo.previous[position];
+                    let rate = field(first).and_then(|bytes| pcie_rate(*previous, at, bytes));
+                    *previous = field(first).map(|bytes| (at, bytes));
+                    rate.map(Value::U64)
+                }
+                Reading::Memory(part) => memory.as_ref().and_then(|memory| memory.part(part)),
+                Reading::Bar1(part) => bar1.as_ref().and_then(|memory| memory.part(part)),
+                Reading::Utilization(_) | Reading::Text(_) | Reading::Gpm { .. } => continue,
+                reading if reading.is_event() => continue,
+                _ if memo.settled[position] => continue,
+                reading if reading.pace() == Pace::Slow && !slow => continue,
+                reading => match direct::value(device, reading) {
+                    Ok(value) => {
+                        memo.settled[position] = reading.pace() == Pace::Once;
+                        value
                     }
-                    Fault::NoValue => None,
-                    Fault::Lost | Fault::Reload => return Err(error),
+                    Err(error) => match Fault::of(&error) {
+                        Fault::Unsupported => {
+                            memo.settled[position] = true;
+                            None
+                        }
+                        Fault::NoValue => None,
+                        Fault::Lost | Fault::Reload => return Err(error),
+                    },
                 },
             };
+        }
+        if slow {
+            memo.slow_at = Some(started);
         }
         Ok(())
     }
 
-    /// One driver call for all field values. A driver without the call has none of them.
-    fn field_values(&self, device: &Device<'_>) -> Result<Vec<Result<u64, NvmlError>>, NvmlError> {
-        match raw::field_values(device, &self.fields) {
-            Ok(values) => Ok(values),
+    /// One driver call for all field values that the driver has; by request.
+    fn field_values(
+        &self,
+        device: &Device<'_>,
+        memo: &mut Memo,
+        gpm: bool,
+    ) -> Result<Vec<Option<u64>>, NvmlError> {
+        memo.unsupported.resize(self.requests.len(), false);
+        let mut values = vec![None; self.requests.len()];
+        let asked: Vec<usize> = (0..self.requests.len())
+            .filter(|request| !memo.unsupported[*request])
+            .filter(|request| !(gpm && PCIE_BYTES.contains(&self.requests[*request].0)))
+            .collect();
+        let requests: Vec<(u32, u32)> = asked.iter().map(|request| self.requests[*request]).collect();
+        let answers = match raw::field_values(device, &requests) {
+            Ok(answers) => answers,
             Err(error) => match Fault::of(&error) {
-                Fault::Lost | Fault::Reload => Err(error),
-                Fault::Unsupported | Fault::NoValue => {
-                    Ok(self.fields.iter().map(|_| Err(copy(&error))).collect())
-                }
+                Fault::Lost | Fault::Reload => return Err(error),
+                // A driver without the call has none of them.
+                Fault::Unsupported | Fault::NoValue => return Ok(values),
             },
+        };
+        for (request, answer) in asked.into_iter().zip(answers) {
+            match answer {
+                Ok(value) => values[request] = Some(value),
+                Err(error) => match Fault::of(&error) {
+                    Fault::Lost | Fault::Reload => return Err(error),
+                    Fault::Unsupported => memo.unsupported[request] = true,
+                    Fault::NoValue => {}
+                },
+            }
+        }
+        Ok(values)
+    }
+}
+
+// === impl MemoryParts ===
+
+impl MemoryParts {
+    fn part(&self, part: Memory) -> Option<Value> {
+        let mib = |bytes: u64| Some(Value::U64(bytes / MIB));
+        match part {
+            Memory::Total => mib(self.total),
+            Memory::Free => mib(self.free),
+            Memory::Used => mib(self.used),
+            Memory::Reserved => self.reserved.and_then(mib),
+            Memory::UsedRatio => {
+                let usable = self.total.checked_sub(self.reserved.unwrap_or(0)).filter(|bytes| *bytes > 0)?;
+                let ratio = self.used as f64 / usable as f64;
+                Some(Value::F64((ratio * 1e6).round() / 1e6))
+            }
         }
     }
 }
 
-fn next_field(fields: &mut impl Iterator<Item = Result<u64, NvmlError>>) -> Result<u64, NvmlError> {
-    fields.next().unwrap_or(Err(NvmlError::NotFound))
+fn memory(device: &Device<'_>) -> Result<Option<MemoryParts>, NvmlError> {
+    let read = match timed("nvmlDeviceGetMemoryInfo_v2", || device.memory_info()) {
+        Ok(info) => Ok(MemoryParts {
+            total: info.total,
+            free: info.free,
+            used: info.used,
+            reserved: Some(info.reserved),
+        }),
+        // Drivers before 510.
+        Err(error) if Fault::of(&error) == Fault::Unsupported => calls::memory_v1(device)
+            .map(|info| MemoryParts { total: info.total, free: info.free, used: info.used, reserved: None }),
+        Err(error) => Err(error),
+    };
+    unless_fatal(read)
 }
 
-/// Readings of one call each.
-fn direct(device: &Device<'_>, reading: Reading) -> Result<Option<Value>, NvmlError> {
-    let integer = |value: u32| Some(Value::U64(value.into()));
-    Ok(match reading {
-        Reading::Clock(Clock::Sm) => integer(device.clock_info(NvmlClock::SM)?),
-        Reading::Clock(Clock::Memory) => integer(device.clock_info(NvmlClock::Memory)?),
-        Reading::GpuTemperature => {
-            let celsius = device.temperature(TemperatureSensor::Gpu)?;
-            (celsius <= HOTTEST).then_some(Value::U64(celsius.into()))
-        }
-        Reading::PowerUsage => Some(Value::F64(f64::from(device.power_usage()?) / 1000.0)),
-        Reading::PcieReplays => integer(device.pcie_replay_counter()?),
-        Reading::Codec(Codec::Encoder) => integer(device.encoder_utilization()?.utilization),
-        Reading::Codec(Codec::Decoder) => integer(device.decoder_utilization()?.utilization),
-        Reading::VgpuLicense => match raw::vgpu_licensed(device) {
-            Ok(licensed) => integer(licensed.unwrap_or(false).into()),
-            // A GPU outside a vGPU guest has nothing to license, and DCGM says 0 there.
-            Err(error) if Fault::of(&error) == Fault::Unsupported => integer(0),
-            Err(error) => return Err(error),
+fn bar1(device: &Device<'_>) -> Result<Option<MemoryParts>, NvmlError> {
+    unless_fatal(device.bar1_memory_info().map(|info| MemoryParts {
+        total: info.total,
+        free: info.free,
+        used: info.used,
+        reserved: None,
+    }))
+}
+
+fn unless_fatal<T>(read: Result<T, NvmlError>) -> Result<Option<T>, NvmlError> {
+    match read {
+        Ok(value) => Ok(Some(value)),
+        Err(error) => match Fault::of(&error) {
+            Fault::Lost | Fault::Reload => Err(error),
+            Fault::Unsupported | Fault::NoValue => Ok(None),
         },
-        Reading::DriverVersion
-        | Reading::Utilization(_)
-        | Reading::Xid
-        | Reading::Memory(_)
-        | Reading::Field { .. }
-        | Reading::NvlinkBandwidth => None,
-    })
+    }
 }
 
-/// DCGM's unit: KiB per second ÷ 1000, truncated; 0 until there are two readings, and after the
-/// counter fell because the driver was reloaded.
-fn nvlink_rate(before: Option<(Instant, u64)>, now: Instant, kib: u64) -> u64 {
-    let Some((then, kib_then)) = before else { return 0 };
+/// Major and minor of the driver's version; a version that cannot be read counts as a new one.
+fn driver_version(device: &Device<'_>) -> (u32, u32) {
+    let text = device.nvml().sys_driver_version().unwrap_or_default();
+    let mut numbers = text.split('.').map(|number| number.parse().ok());
+    match (numbers.next().flatten(), numbers.next().flatten()) {
+        (Some(major), minor) => (major, minor.unwrap_or(0)),
+        (None, _) => (u32::MAX, 0),
+    }
+}
+
+/// DCGM's figure for NVLink: KiB per second ÷ 1000, truncated, which it calls MB/s; 0 at first.
+fn nvlink_rate(previous: Option<(Instant, u64)>, now: Instant, kib: u64) -> u64 {
+    let Some((then, kib_then)) = previous else { return 0 };
     let seconds = now.saturating_duration_since(then).as_secs_f64();
     if seconds <= 0.0 || kib < kib_then {
         return 0;
@@ -197,26 +343,28 @@ fn nvlink_rate(before: Option<(Instant, u64)>, now: Instant, kib: u64) -> u64 {
     ((kib - kib_then) as f64 / seconds / 1000.0) as u64
 }
 
-/// NvmlError has no Clone; these are all whose meaning is asked for here.
-fn copy(error: &NvmlError) -> NvmlError {
-    match error {
-        NvmlError::NotSupported | NvmlError::FunctionNotFound | NvmlError::FailedToLoadSymbol(_) => {
-            NvmlError::NotSupported
-        }
-        NvmlError::GpuLost => NvmlError::GpuLost,
-        NvmlError::ResetRequired => NvmlError::ResetRequired,
-        NvmlError::Uninitialized => NvmlError::Uninitialized,
-        NvmlError::DriverNotLoaded => NvmlError::DriverNotLoaded,
-        NvmlError::LibRmVersionMismatch => NvmlError::LibRmVersionMismatch,
-        NvmlError::UnexpectedVariant(code) => NvmlError::UnexpectedVariant(*code),
-        _ => NvmlError::Unknown,
-    }
+/// KiB per second. The counter has 32 bits on drivers of today, and starts anew when it is full.
+fn pcie_rate(previous: Option<(Instant, u64)>, now: Instant, bytes: u64) -> Option<u64> {
+    let (then, bytes_then) = previous?;
+    let seconds = now.saturating_duration_since(then).as_secs_f64();
+    let full = u64::from(u32::MAX);
+    let moved = match bytes.checked_sub(bytes_then) {
+        Some(moved) => moved,
+        None if bytes_then <= full => bytes + full + 1 - bytes_then,
+        None => return None,
+    };
+    (seconds > 0.0).then(|| (moved as f64 / seconds / 1024.0) as u64)
+}
+
+/// Mantissa × 10^-exponent.
+fn error_rate(word: u64) -> f64 {
+    let (mantissa, exponent) = (word >> 8 & 0xf, word & 0xff);
+    mantissa as f64 * 10f64.powi(-(exponent as i32))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn nvlink_bandwidth_is_dcgms_rate() {
@@ -225,6 +373,33 @@ mod tests {
         assert_eq!(nvlink_rate(None, now, 5_000_000), 0);
         assert_eq!(nvlink_rate(Some((then, 1_000_000)), now, 5_000_999), 2000);
         assert_eq!(nvlink_rate(Some((then, 5_000_000)), now, 1_000), 0);
+    }
+
+    #[test]
+    fn pcie_bytes_wrap_at_32_bits_and_have_no_rate_at_first() {
+        let then = Instant::now();
+        let now = then + Duration::from_secs(2);
+        assert_eq!(pcie_rate(None, now, 5), None);
+        assert_eq!(pcie_rate(Some((then, 0)), now, 4096), Some(2));
+        assert_eq!(pcie_rate(Some((then, (1 << 32) - 2048)), now, 2048), Some(2));
+        // A counter of more bits that fell: the driver was loaded anew.
+        assert_eq!(pcie_rate(Some((then, 1 << 40)), now, 2048), None);
+    }
+
+    #[test]
+    fn error_rates_are_decoded() {
+        assert_eq!(error_rate(0), 0.0);
+        assert!((error_rate(0x50f) - 5e-15).abs() < 1e-20);
+    }
+
+    #[test]
+    fn a_memory_of_an_old_driver_has_no_reserve() {
+        let old = MemoryParts { total: 4 * MIB, free: MIB, used: 3 * MIB, reserved: None };
+        assert_eq!(old.part(Memory::Reserved), None);
+        assert_eq!(old.part(Memory::UsedRatio), Some(Value::F64(0.75)));
+        let new = MemoryParts { total: 4 * MIB + 1, free: MIB, used: MIB, reserved: Some(2 * MIB + 1) };
+        assert_eq!(new.part(Memory::UsedRatio), Some(Value::F64(0.5)));
+        assert_eq!(new.part(Memory::Total), Some(Value::U64(4)));
     }
 
     #[test]

@@ -3,16 +3,23 @@
 //!
 //! ```text
 //! supervise ─ load library ─► session ─┬─ sampler ── Readings ──► channel
-//!     ▲                                └─ xid thread ─► XidLog ───► (read by the sampler)
+//!     ▲                                └─ xid thread ─► EventLog ─► (read by the sampler)
 //!     └──────── lost driver, changed GPUs ◄─┘
 //! ```
 
+pub(crate) mod account;
+mod calls;
 mod device;
+mod direct;
+mod events;
 mod fields;
+mod gpm;
 mod library;
+mod processes;
 mod raw;
 mod ring;
 mod sampler;
+mod selection;
 mod xid;
 
 use std::sync::Arc;
@@ -20,9 +27,14 @@ use std::time::{Duration, Instant};
 
 use podgauge_common::exposition::write::Value;
 
+use crate::attribution::{Processes, Whose};
+
+pub(crate) use events::{EventCounts, EventWindows};
 pub(crate) use library::check as check_library;
+pub(crate) use processes::ProcessWatch;
 pub(crate) use ring::Slot;
 pub(crate) use sampler::{Plan, start};
+pub(crate) use selection::DeviceSelection;
 
 /// What does not change about a GPU while the driver is loaded.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -43,17 +55,36 @@ pub(crate) struct DeviceReading {
     pub(crate) lost: Option<String>,
     /// In the order of the plan's metrics; `None` is not known.
     pub(crate) values: Vec<Option<Value>>,
-    /// New stretches of known GPU utilization.
-    pub(crate) gpu_slots: Vec<Slot>,
+    /// In the order of the plan's texts; `None` is not known.
+    pub(crate) texts: Arc<[Option<String>]>,
+    pub(crate) events: EventCounts,
+    /// Bytes over all NVLinks since the driver was loaded, sent and received.
+    pub(crate) nvlink_bytes: Option<[u64; 2]>,
+    /// New stretches of known GPU utilization, and whose they are.
+    pub(crate) gpu_slots: Vec<(Slot, Credit)>,
     /// New stretches of known memory utilization.
     pub(crate) memory_slots: Vec<Slot>,
+    pub(crate) processes: Processes,
+}
+
+/// Whose a slot is, by the processes on the GPU.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Credit {
+    /// Processes were not sampled in it: the GPU had one owner at most.
+    Unsampled,
+    /// Nobody used the GPU in it, which is known of everybody.
+    Idle,
+    Of(Whose),
+    /// It was used, and the process's sample was not seen.
+    Missed,
 }
 
 /// What one tick learned.
 #[derive(Debug, Clone)]
 pub(crate) struct Readings {
+    /// [`Plan::generation`] of the plan by which values were read.
+    pub(crate) generation: u64,
     pub(crate) taken_at: Instant,
-    pub(crate) driver_version: Option<String>,
     pub(crate) devices: Vec<DeviceReading>,
 }
 
@@ -66,6 +97,8 @@ pub(crate) enum Report {
     Failing(String),
     /// The driver was replaced under the process for so long that only a new container helps.
     GiveUp(String),
+    /// What was asked for cannot be served on this node.
+    Refused(String),
 }
 
 /// What the GPU side sends.

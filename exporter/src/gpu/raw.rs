@@ -9,9 +9,12 @@ use std::mem;
 use nvml_wrapper::error::{NvmlError, nvml_sym, nvml_try};
 use nvml_wrapper::{Device, EventSet, Nvml};
 use nvml_wrapper_sys::bindings::{
-    nvmlEventData_t, nvmlFieldValue_t, nvmlGridLicensableFeatures_t,
-    nvmlReturn_enum_NVML_ERROR_INSUFFICIENT_SIZE, nvmlSample_t, nvmlSamplingType_t, nvmlValueType_t,
+    nvmlDevice_t, nvmlEventData_t, nvmlFieldValue_t, nvmlGridLicensableFeatures_t, nvmlProcessInfo_t,
+    nvmlProcessUtilizationSample_t, nvmlReturn_enum_NVML_ERROR_INSUFFICIENT_SIZE, nvmlReturn_t, nvmlSample_t,
+    nvmlSamplingType_t, nvmlValueType_t,
 };
+
+use super::account::timed;
 
 /// Scope of a field value that means all links together.
 pub(crate) const ALL_LINKS: u32 = u32::MAX;
@@ -24,15 +27,70 @@ pub(crate) struct RingSample {
     pub(crate) value: u32,
 }
 
+/// Most processes of one GPU that are looked at: the driver lists 950 at most.
+const MAX_PROCESSES: usize = 1024;
+
+/// A list of running processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Running {
+    Compute,
+    Graphics,
+    MpsClients,
+}
+
+/// A process that runs on a GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RunningProcess {
+    pub(crate) pid: u32,
+    /// Bytes of device memory; `None` where the driver cannot tell.
+    pub(crate) memory: Option<u64>,
+}
+
+/// What one process used in one slot of a GPU's ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ProcessSample {
+    pub(crate) pid: u32,
+    /// End of the slot in the driver's clock, µs.
+    pub(crate) timestamp_us: u64,
+    /// Percent of the GPU.
+    pub(crate) percent: u32,
+}
+
+/// Room for what `nvmlDeviceGetProcessUtilization` answers, used again at every call.
+#[derive(Debug)]
+pub(crate) struct ProcessSamples {
+    places: Vec<nvmlProcessUtilizationSample_t>,
+}
+
 /// An event of an event set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Event {
-    /// Index of the device.
-    pub(crate) device: u32,
+    /// The device's [`handle`].
+    pub(crate) device: usize,
     pub(crate) kind: u64,
     /// For a critical error: its XID.
     pub(crate) data: u64,
+    /// Where it happened, if the GPU is divided and the driver says so.
+    pub(crate) instance: Option<InstanceIds>,
 }
+
+/// A MIG instance of a GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct InstanceIds {
+    pub(crate) gpu: u32,
+    /// `None`: the whole GPU instance.
+    pub(crate) compute: Option<u32>,
+}
+
+impl std::fmt::Display for InstanceIds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.gpu)?;
+        self.compute.map_or(Ok(()), |compute| write!(f, "/{compute}"))
+    }
+}
+
+/// What NVML says in place of an instance id where there is none.
+const NO_INSTANCE: u32 = u32::MAX;
 
 /// The samples of a ring newer than `last_seen_us`, oldest first as the driver gives them. One
 /// driver call of about 2 ms, where asking for the size first would be two.
@@ -51,16 +109,27 @@ pub(crate) fn samples(
         let mut buffer: Vec<nvmlSample_t> = vec![unsafe { mem::zeroed() }; capacity];
         let mut value_type: nvmlValueType_t = 0;
         let mut count = capacity as u32;
-        // SAFETY: the handle is of this library; the driver writes at most `count` samples, for
-        // which the buffer has room.
-        let code = unsafe {
-            sym(device.handle(), kind, last_seen_us, &raw mut value_type, &raw mut count, buffer.as_mut_ptr())
-        };
-        if code == nvmlReturn_enum_NVML_ERROR_INSUFFICIENT_SIZE {
-            capacity = (count as usize).clamp(capacity * 2, 4096);
-            continue;
+        let read = timed("nvmlDeviceGetSamples", || {
+            // SAFETY: the handle is of this library; the driver writes at most `count` samples, for
+            // which the buffer has room.
+            nvml_try(unsafe {
+                sym(
+                    device.handle(),
+                    kind,
+                    last_seen_us,
+                    &raw mut value_type,
+                    &raw mut count,
+                    buffer.as_mut_ptr(),
+                )
+            })
+        });
+        match read {
+            Err(NvmlError::InsufficientSize(_)) => {
+                capacity = (count as usize).clamp(capacity * 2, 4096);
+                continue;
+            }
+            read => read?,
         }
-        nvml_try(code)?;
         // The driver fills in how many it wrote; the rest of the buffer is not samples.
         buffer.truncate(count as usize);
         return Ok(buffer
@@ -73,6 +142,70 @@ pub(crate) fn samples(
             .collect());
     }
     Err(NvmlError::InsufficientSize(None))
+}
+
+/// The processes of one list. One driver call of a few µs.
+pub(crate) fn running(device: &Device<'_>, list: Running) -> Result<Vec<RunningProcess>, NvmlError> {
+    type Call = unsafe extern "C" fn(nvmlDevice_t, *mut u32, *mut nvmlProcessInfo_t) -> nvmlReturn_t;
+    let lib = device.nvml().lib();
+    let sym: &Call = match list {
+        Running::Compute => nvml_sym(lib.nvmlDeviceGetComputeRunningProcesses_v3.as_ref())?,
+        Running::Graphics => nvml_sym(lib.nvmlDeviceGetGraphicsRunningProcesses_v3.as_ref())?,
+        Running::MpsClients => nvml_sym(lib.nvmlDeviceGetMPSComputeRunningProcesses_v3.as_ref())?,
+    };
+    let mut capacity = 64;
+    loop {
+        // SAFETY: a process's entry is plain data for which all zeros is valid.
+        let mut places: Vec<nvmlProcessInfo_t> = vec![unsafe { mem::zeroed() }; capacity];
+        let mut count = capacity as u32;
+        // SAFETY: the handle is of this library; the driver writes at most `count` entries, for
+        // which there is room.
+        let code = unsafe { sym(device.handle(), &raw mut count, places.as_mut_ptr()) };
+        if code == nvmlReturn_enum_NVML_ERROR_INSUFFICIENT_SIZE && capacity < MAX_PROCESSES {
+            capacity = MAX_PROCESSES;
+            continue;
+        }
+        nvml_try(code)?;
+        places.truncate(count as usize);
+        return Ok(places
+            .iter()
+            .filter(|place| place.pid != 0)
+            .map(|place| RunningProcess {
+                pid: place.pid,
+                // The driver writes all ones for what it cannot tell.
+                memory: (place.usedGpuMemory != u64::MAX).then_some(place.usedGpuMemory),
+            })
+            .collect());
+    }
+}
+
+// === impl ProcessSamples ===
+
+impl ProcessSamples {
+    pub(crate) fn new() -> Self {
+        // SAFETY: a sample is plain data for which all zeros is valid.
+        Self { places: vec![unsafe { mem::zeroed() }; MAX_PROCESSES] }
+    }
+
+    /// Each process's newest slot after `last_seen_us`. One driver call of about 2 ms. Rows that
+    /// cannot be measurements are left out. `NotFound` means nobody used the GPU since.
+    pub(crate) fn read(
+        &mut self,
+        device: &Device<'_>,
+        last_seen_us: u64,
+    ) -> Result<impl Iterator<Item = ProcessSample>, NvmlError> {
+        let sym = nvml_sym(device.nvml().lib().nvmlDeviceGetProcessUtilization.as_ref())?;
+        let mut count = self.places.len() as u32;
+        // SAFETY: the handle is of this library; the driver writes at most `count` samples, for
+        // which there is room.
+        nvml_try(unsafe { sym(device.handle(), self.places.as_mut_ptr(), &raw mut count, last_seen_us) })?;
+        Ok(self
+            .places
+            .iter()
+            .take(count as usize)
+            .filter(move |row| row.timeStamp > last_seen_us && row.smUtil <= 100 && row.pid != 0)
+            .map(|row| ProcessSample { pid: row.pid, timestamp_us: row.timeStamp, percent: row.smUtil }))
+    }
 }
 
 /// Field values with their scopes: `(field id, scope)`, results in the same order.
@@ -95,8 +228,10 @@ pub(crate) fn field_values(
             value
         })
         .collect();
-    // SAFETY: the handle is of this library, and `values` has as many entries as is said.
-    nvml_try(unsafe { sym(device.handle(), values.len() as i32, values.as_mut_ptr()) })?;
+    timed("nvmlDeviceGetFieldValues", || {
+        // SAFETY: the handle is of this library, and `values` has as many entries as is said.
+        nvml_try(unsafe { sym(device.handle(), values.len() as i32, values.as_mut_ptr()) })
+    })?;
     Ok(values
         .iter()
         .map(|value| {
@@ -136,9 +271,17 @@ pub(crate) fn wait_event(
         Err(NvmlError::Timeout) => return Ok(None),
         Err(error) => return Err(error),
     }
-    // SAFETY: the handle came from this library with the event.
-    let device = unsafe { Device::new(data.device, nvml) };
-    Ok(Some(Event { device: device.index()?, kind: data.eventType, data: data.eventData }))
+    let instance = (data.gpuInstanceId != NO_INSTANCE).then_some(InstanceIds {
+        gpu: data.gpuInstanceId,
+        compute: (data.computeInstanceId != NO_INSTANCE).then_some(data.computeInstanceId),
+    });
+    Ok(Some(Event { device: data.device.addr(), kind: data.eventType, data: data.eventData, instance }))
+}
+
+/// What stands for a device in events.
+pub(crate) fn handle(device: &Device<'_>) -> usize {
+    // SAFETY: the handle is only compared.
+    unsafe { device.handle() }.addr()
 }
 
 /// Asks for events of a device. Unlike the wrapper's call, a device that refuses leaves the set as

@@ -18,6 +18,9 @@ const LONGEST_READING: Duration = Duration::from_secs(1);
 pub(crate) struct Slot {
     /// When it ended.
     pub(crate) end: Instant,
+    /// When it ended in the driver's clock, µs; `None` for a reading of the rates. What processes
+    /// used is told under the same time.
+    pub(crate) timestamp_us: Option<u64>,
     /// How long it lasted.
     pub(crate) length: Duration,
     /// Percent, 0 to 100.
@@ -95,6 +98,7 @@ impl RingClock {
             let Some(end) = now.checked_sub(age) else { continue };
             let slot = Slot {
                 end,
+                timestamp_us: Some(sample.timestamp_us),
                 length: Duration::from_micros(length_us),
                 percent: f64::from(sample.value),
                 history: end <= first_look,
@@ -114,7 +118,13 @@ impl RingClock {
         let Some(previous) = self.last_reading.replace(now) else { return };
         let length = now.saturating_duration_since(previous).min(LONGEST_READING);
         if percent <= 100 && !length.is_zero() {
-            self.pending.push(Slot { end: now, length, percent: f64::from(percent), history: false });
+            self.pending.push(Slot {
+                end: now,
+                timestamp_us: None,
+                length,
+                percent: f64::from(percent),
+                history: false,
+            });
         }
     }
 

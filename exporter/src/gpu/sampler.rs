@@ -7,21 +7,28 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use nvml_wrapper::Nvml;
 use nvml_wrapper::error::NvmlError;
-use podgauge_common::catalogue::{Engine, Metric, Reading};
+use podgauge_common::catalogue::{Engine, Metric, Reading, Text};
 use tokio::sync::mpsc::Sender;
 
+use super::account::{self, timed};
 use super::device::{Rings, SampledDevice};
+use super::events::{EventLog, EventWindows};
 use super::fields::FieldPlan;
+use super::gpm::GpmPlan;
 use super::library::{self, LibraryError};
-use super::xid::{self, XidLog};
-use super::{CallTimes, Message, Readings, Report};
+use super::processes::ProcessWatch;
+use super::xid;
+use super::{CallTimes, DeviceSelection, Message, Readings, Report};
 
 /// Rings are drained and the page is rendered this often.
 const TICK: Duration = Duration::from_secs(1);
 /// Utilization rates are read this often where a ring is dry.
 const RATES: Duration = Duration::from_millis(200);
+/// What processes use is read this often on a shared GPU: a slot of 200 ms must not be missed.
+const PROCESSES: Duration = Duration::from_millis(150);
 /// A ring holds 14 s: a tick that comes later than this starts a new rhythm.
 const LATE: Duration = Duration::from_secs(1);
 /// Pause before the library is loaded anew.
@@ -35,12 +42,20 @@ const GIVE_UP: Duration = Duration::from_secs(60);
 /// What to read.
 #[derive(Debug)]
 pub(crate) struct Plan {
+    /// Another number for every plan, so that values are told apart from those of an earlier one.
+    pub(crate) generation: u64,
     /// Values of a [`DeviceReading`](super::DeviceReading) are in this order.
     pub(crate) metrics: Vec<&'static Metric>,
+    /// Texts of a [`DeviceReading`](super::DeviceReading) are in this order.
+    pub(crate) texts: Vec<Text>,
+    pub(crate) windows: EventWindows,
     /// How often values other than utilization are read.
     pub(super) interval: Duration,
     pub(super) memory_utilization: bool,
     pub(super) fields: FieldPlan,
+    pub(super) gpm: GpmPlan,
+    /// Whether clock events are counted.
+    pub(super) clock_events: bool,
 }
 
 /// Why a session ended.
@@ -52,47 +67,91 @@ enum End {
     Mismatch(String),
     /// Only a new container helps.
     GiveUp(String),
+    /// What was asked for cannot be served here.
+    Refused(String),
 }
 
 impl Plan {
     /// `interval` is `-c`.
-    pub(crate) fn new(metrics: Vec<&'static Metric>, interval: Duration) -> Self {
+    pub(crate) fn new(
+        generation: u64,
+        metrics: Vec<&'static Metric>,
+        texts: Vec<Text>,
+        interval: Duration,
+        windows: EventWindows,
+    ) -> Self {
         let memory_utilization =
             metrics.iter().any(|metric| metric.reading == Reading::Utilization(Engine::Memory));
-        Self { fields: FieldPlan::new(&metrics), interval, memory_utilization, metrics }
+        let clock_events = metrics
+            .iter()
+            .any(|metric| matches!(metric.reading, Reading::ClockEventsInWindow | Reading::ClockEventsTotal));
+        Self {
+            generation,
+            fields: FieldPlan::new(&metrics),
+            gpm: GpmPlan::new(&metrics),
+            clock_events,
+            texts,
+            windows,
+            interval,
+            memory_utilization,
+            metrics,
+        }
     }
 }
 
-/// Starts the thread. It ends when the receiver is dropped.
+/// Starts the thread; `processes` are looked at if pods are asked for. It reads by the plan of the
+/// moment, and ends when the receiver is dropped.
 pub(crate) fn start(
     library: Option<PathBuf>,
-    plan: Plan,
+    selection: DeviceSelection,
+    plan: Arc<ArcSwap<Plan>>,
+    processes: Option<ProcessWatch>,
     messages: Sender<Message>,
     times: Arc<CallTimes>,
 ) -> std::io::Result<()> {
-    let supervisor = Supervisor { library, plan, messages, times, rings: HashMap::new() };
+    let supervisor = Supervisor {
+        library,
+        selection,
+        selection_checked: false,
+        plan,
+        processes,
+        messages,
+        times,
+        rings: HashMap::new(),
+        said_no_gpm: false,
+    };
     std::thread::Builder::new().name("nvml".into()).spawn(move || supervisor.run())?;
     Ok(())
 }
 
 struct Supervisor {
     library: Option<PathBuf>,
-    plan: Plan,
+    selection: DeviceSelection,
+    /// Only at the first look: a GPU that leaves later is a loss, no mistake.
+    selection_checked: bool,
+    plan: Arc<ArcSwap<Plan>>,
+    processes: Option<ProcessWatch>,
     messages: Sender<Message>,
     times: Arc<CallTimes>,
     /// By UUID, kept from session to session.
     rings: HashMap<String, Rings>,
+    /// Whether it was logged that GPUs have no profiling counters.
+    said_no_gpm: bool,
 }
 
 // === impl Supervisor ===
 
 impl Supervisor {
     fn run(mut self) {
-        let xids = XidLog::default();
+        let events = EventLog::new(self.plan.load().windows);
         let mut mismatch_since = None;
         loop {
-            let end = match library::load(self.library.as_deref()) {
-                Ok(nvml) => self.session(&nvml, &xids),
+            account::seen();
+            let loaded = library::load(self.library.as_deref());
+            account::seen();
+            let began = Instant::now();
+            let end = match loaded {
+                Ok(nvml) => self.session(&nvml, &events),
                 Err(error @ LibraryError::Init { source: NvmlError::LibRmVersionMismatch, .. }) => {
                     End::Mismatch(error.to_string())
                 }
@@ -105,10 +164,15 @@ impl Supervisor {
                     Report::Failing(reason)
                 }
                 End::Mismatch(reason) => {
+                    // A session that lasted has ended an earlier mismatch.
+                    if began.elapsed() >= RECOUNT {
+                        mismatch_since = None;
+                    }
                     let since = *mismatch_since.get_or_insert_with(Instant::now);
                     if since.elapsed() >= GIVE_UP { Report::GiveUp(reason) } else { Report::Failing(reason) }
                 }
                 End::GiveUp(reason) => Report::GiveUp(reason),
+                End::Refused(reason) => Report::Refused(reason),
             };
             if self.messages.blocking_send(Message::Report(report)).is_err() {
                 return;
@@ -117,14 +181,23 @@ impl Supervisor {
         }
     }
 
-    fn session(&mut self, nvml: &Nvml, xids: &XidLog) -> End {
-        let gpus = match nvml.device_count() {
+    fn session(&mut self, nvml: &Nvml, events: &EventLog) -> End {
+        let gpus = match timed("nvmlDeviceGetCount_v2", || nvml.device_count()) {
             Ok(0) => return End::Reload("NVML sees no GPU on this node".to_owned()),
             Ok(gpus) => gpus,
             Err(error) => return End::Reload(format!("nvmlDeviceGetCount: {error}")),
         };
+        if !std::mem::replace(&mut self.selection_checked, true)
+            && let Some(reason) = self.selection.unknown_gpu(gpus)
+        {
+            return End::Refused(reason);
+        }
+        let selected: Vec<u32> = (0..gpus).filter(|index| self.selection.serves_gpu(*index)).collect();
+        if selected.is_empty() {
+            return End::Reload(format!("--devices selects none of the {gpus} GPUs"));
+        }
         let mut devices = Vec::new();
-        for index in 0..gpus {
+        for index in selected {
             match SampledDevice::open(nvml, index) {
                 Ok(mut device) => {
                     device.rings = self.rings.remove(&device.identity.uuid).unwrap_or_default();
@@ -137,42 +210,68 @@ impl Supervisor {
             return End::Reload(format!("none of the {gpus} GPUs can be opened"));
         }
         let over = AtomicBool::new(false);
+        let xids = xid::listen(nvml, gpus, events);
+        let mut processes = self.processes.take();
         let end = std::thread::scope(|scope| {
-            scope.spawn(|| xid::watch(nvml, gpus, xids, &over));
-            let end = self.sample(nvml, gpus, &mut devices, xids);
+            if let Some(xids) = xids {
+                let over = &over;
+                scope.spawn(move || xid::watch(&xids, events, over));
+            }
+            let end = self.sample(nvml, gpus, &mut devices, events, processes.as_mut());
             over.store(true, Ordering::Relaxed);
             end
         });
+        self.processes = processes;
         self.rings.extend(devices.into_iter().map(|device| (device.identity.uuid.clone(), device.rings)));
         end
     }
 
-    fn sample(&self, nvml: &Nvml, gpus: u32, devices: &mut [SampledDevice<'_>], xids: &XidLog) -> End {
-        let driver_version = nvml.sys_driver_version().ok();
+    fn sample(
+        &mut self,
+        nvml: &Nvml,
+        gpus: u32,
+        devices: &mut [SampledDevice<'_>],
+        events: &EventLog,
+        mut processes: Option<&mut ProcessWatch>,
+    ) -> End {
         let opened = devices.len();
         if self.messages.blocking_send(Message::Report(Report::Serving { gpus: opened })).is_err() {
             return End::Done;
         }
         let mut next_tick = Instant::now();
+        let (mut next_rates, mut next_processes) = (next_tick, next_tick);
         let mut census = Census { gpus, counted_at: Instant::now(), unknown_since: None };
         loop {
+            account::seen();
+            let plan = self.plan.load_full();
             let started = Instant::now();
             let is_tick = started >= next_tick;
+            if is_tick && let Some(processes) = processes.as_deref_mut() {
+                processes.begin_tick(started);
+            }
             for device in devices.iter_mut() {
-                let read = if is_tick {
-                    device.tick(&self.plan, xids)
-                } else {
-                    device.read_rates_if_dry(&self.plan)
-                };
+                let mut read = Ok(());
+                if is_tick {
+                    read = device.tick(&plan, events, processes.as_deref_mut());
+                } else if started >= next_rates {
+                    read = device.read_rates_if_dry(&plan);
+                }
+                if !is_tick
+                    && started >= next_processes
+                    && read.is_ok()
+                    && let Some(processes) = processes.as_deref_mut()
+                {
+                    read = device.poll_processes(processes);
+                }
                 if let Err(error) = read {
                     self.times.add(started.elapsed());
                     return end_of(&device.identity.uuid, &error);
                 }
             }
             if is_tick {
-                let devices = devices.iter_mut().map(SampledDevice::take_reading).collect();
-                let readings =
-                    Readings { taken_at: Instant::now(), driver_version: driver_version.clone(), devices };
+                self.say_no_gpm(&plan, devices);
+                let devices = devices.iter_mut().map(|device| device.take_reading(events)).collect();
+                let readings = Readings { generation: plan.generation, taken_at: Instant::now(), devices };
                 self.times.add(started.elapsed());
                 if self.messages.blocking_send(Message::Readings(readings)).is_err() {
                     return End::Done;
@@ -184,9 +283,33 @@ impl Supervisor {
             } else {
                 self.times.add(started.elapsed());
             }
-            let rates_due = devices.iter().any(|device| device.is_dry(&self.plan)).then(|| started + RATES);
-            let wake = rates_due.map_or(next_tick, |rates| rates.min(next_tick));
+            if is_tick || started >= next_rates {
+                next_rates = started + RATES;
+            }
+            if is_tick || started >= next_processes {
+                next_processes = started + PROCESSES;
+            }
+            let rates = devices.iter().any(|device| device.is_dry(&plan)).then_some(next_rates);
+            let shared = devices.iter().any(SampledDevice::is_shared).then_some(next_processes);
+            let wake = rates.into_iter().chain(shared).fold(next_tick, Instant::min);
             std::thread::sleep(wake.saturating_duration_since(Instant::now()));
+        }
+    }
+}
+
+impl Supervisor {
+    fn say_no_gpm(&mut self, plan: &Plan, devices: &[SampledDevice<'_>]) {
+        let without: Vec<String> = devices
+            .iter()
+            .filter(|device| plan.gpm.is_asked_for && !self.said_no_gpm && device.lacks_gpm())
+            .map(|device| format!("{} ({})", device.identity.index, device.identity.model))
+            .collect();
+        if !without.is_empty() {
+            self.said_no_gpm = true;
+            tracing::warn!(
+                "DCGM_FI_PROF_… is left out for GPU {}: NVML has profiling counters (GPM) of Hopper and newer GPUs",
+                without.join(", ")
+            );
         }
     }
 }
@@ -207,7 +330,7 @@ impl Census {
             return None;
         }
         self.counted_at = Instant::now();
-        match nvml.device_count() {
+        match timed("nvmlDeviceGetCount_v2", || nvml.device_count()) {
             Ok(count) if count != self.gpus => {
                 Some(End::Reload(format!("the number of GPUs changed from {} to {count}", self.gpus)))
             }

@@ -1,14 +1,14 @@
-//! Owns XIDs: a thread waits for critical-error events and keeps the last XID of every GPU.
+//! Owns waiting for XIDs: a thread takes critical-error events off an event set and logs them.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use nvml_wrapper::Nvml;
 use nvml_wrapper::bitmasks::event::EventTypes;
 use nvml_wrapper::error::NvmlError;
-use parking_lot::Mutex;
+use nvml_wrapper::{EventSet, Nvml};
+use podgauge_common::catalogue::xid;
 
+use super::events::EventLog;
 use super::raw;
 
 /// How long one wait lasts: the thread looks that often whether the session is over.
@@ -16,47 +16,70 @@ const WAIT_MS: u32 = 1000;
 /// Pause after a failed wait, so that a broken driver does not make the thread spin.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The last XID of each GPU, by index. A GPU whose driver delivers no events has no entry.
-#[derive(Debug, Default)]
-pub(crate) struct XidLog(Mutex<HashMap<u32, u64>>);
+const CRITICAL: u64 = EventTypes::CRITICAL_XID_ERROR.bits();
 
-impl XidLog {
-    /// 0 until the first XID; `None` if XIDs of this GPU cannot be seen.
-    pub(crate) fn last(&self, device: u32) -> Option<u64> {
-        self.0.lock().get(&device).copied()
-    }
+/// A GPU whose events are delivered. Events name it by handle, and a GPU that fell off the bus
+/// answers no question about which one it is.
+struct Listened {
+    handle: usize,
+    index: u32,
+    uuid: String,
 }
 
-/// Waits for events until `over`.
-pub(crate) fn watch(nvml: &Nvml, gpus: u32, log: &XidLog, over: &AtomicBool) {
+/// An event set that the XIDs of these GPUs come to.
+pub(super) struct Xids<'nvml> {
+    nvml: &'nvml Nvml,
+    set: EventSet<'nvml>,
+    listened: Vec<Listened>,
+}
+
+/// Registers for the XIDs of every GPU. Done before the first reading, so that the first page has
+/// its 0. `None` if none can be seen.
+pub(super) fn listen<'nvml>(nvml: &'nvml Nvml, gpus: u32, log: &EventLog) -> Option<Xids<'nvml>> {
     let set = match nvml.create_event_set() {
         Ok(set) => set,
         Err(error) => {
             tracing::warn!("XIDs cannot be seen: nvmlEventSetCreate: {error}");
-            return;
+            return None;
         }
     };
-    let critical = EventTypes::CRITICAL_XID_ERROR.bits();
-    let mut listening = false;
+    let mut listened = Vec::new();
     for index in 0..gpus {
-        let registered =
-            nvml.device_by_index(index).and_then(|device| raw::register_events(&device, critical, &set));
+        let registered = nvml.device_by_index(index).and_then(|device| {
+            let uuid = device.uuid()?;
+            raw::register_events(&device, CRITICAL, &set)?;
+            Ok(Listened { handle: raw::handle(&device), index, uuid })
+        });
         match registered {
-            Ok(()) => {
-                listening = true;
-                log.0.lock().entry(index).or_insert(0);
+            Ok(gpu) => {
+                log.listens(&gpu.uuid);
+                listened.push(gpu);
             }
             Err(error) => {
                 tracing::warn!("XIDs of GPU {index} cannot be seen: nvmlDeviceRegisterEvents: {error}");
             }
         }
     }
+    (!listened.is_empty()).then_some(Xids { nvml, set, listened })
+}
+
+/// Waits for events until `over`.
+pub(super) fn watch(xids: &Xids<'_>, log: &EventLog, over: &AtomicBool) {
+    let Xids { nvml, set, listened } = xids;
     let mut failing = false;
-    while listening && !over.load(Ordering::Relaxed) {
-        match raw::wait_event(nvml, &set, WAIT_MS) {
-            Ok(Some(event)) if event.kind & critical != 0 => {
-                tracing::warn!("GPU {}: XID {}", event.device, event.data);
-                log.0.lock().insert(event.device, event.data);
+    while !over.load(Ordering::Relaxed) {
+        match raw::wait_event(nvml, set, WAIT_MS) {
+            Ok(Some(event)) if event.kind & CRITICAL != 0 => {
+                let Some(gpu) = listened.iter().find(|gpu| gpu.handle == event.device) else { continue };
+                let instance = event.instance.map(|ids| format!(", MIG instance {ids}")).unwrap_or_default();
+                tracing::warn!(
+                    "GPU {} ({}{instance}): XID {}: {}",
+                    gpu.index,
+                    gpu.uuid,
+                    event.data,
+                    xid::message(event.data)
+                );
+                log.xid(&gpu.uuid, event.data, Instant::now());
             }
             Ok(_) => failing = false,
             Err(error) => {

@@ -88,6 +88,21 @@ pub struct Gpu {
     /// as a caller in another PID namespace sees it.
     #[serde(default = "yes")]
     pub lists_processes: bool,
+    /// False: an older GPU, on which NVML has no profiling counters.
+    #[serde(default = "yes")]
+    pub gpm: bool,
+    /// False: ECC is off.
+    #[serde(default = "yes")]
+    pub ecc: bool,
+    /// NVML's number of the brand; 14 (NVIDIA) if absent.
+    pub brand: Option<u32>,
+    /// Serial number of the board. Made from the index if absent.
+    pub serial: Option<String>,
+    /// What some calls answer in place of what follows from the load: NVML function name to
+    /// number. `nvmlDeviceGetFieldValues:<id>` is one field, `nvmlGpmMetricsGet:<id>` one GPM
+    /// metric, in NVML's units.
+    #[serde(default)]
+    pub answers: BTreeMap<String, f64>,
     /// XIDs to deliver, each once, as soon as the file names them; to deliver another equal one,
     /// name it once more.
     #[serde(default)]
@@ -168,6 +183,9 @@ pub struct Container {
     /// Devices the kubelet gave it: a GPU's index, or `<index>::<replica>` of a shared one.
     #[serde(default)]
     pub devices: Vec<String>,
+    /// Further ids that the kubelet lists for it, as they stand here: forms of other device plugins.
+    #[serde(default)]
+    pub device_ids: Vec<String>,
     /// The extended resource those devices were asked under.
     #[serde(default = "default_resource")]
     pub resource: String,
@@ -276,9 +294,9 @@ impl Gpu {
         self.pci_bus_id.clone().unwrap_or_else(|| format!("00000000:{:02X}:00.0", 0x17 + index))
     }
 
-    /// Its serial number, made up from its index.
-    pub fn serial(index: usize) -> String {
-        format!("16500230{index:05}")
+    /// Its serial number, given its index.
+    pub fn serial(&self, index: usize) -> String {
+        self.serial.clone().unwrap_or_else(|| format!("16500230{index:05}"))
     }
 }
 
@@ -302,7 +320,8 @@ impl Container {
         self.id.clone().unwrap_or_else(|| made_hex(&format!("{}/{}", pod.uid(), self.name), 64))
     }
 
-    /// The ids that the kubelet lists for it: UUIDs, with `::<replica>` where the file says so.
+    /// The ids that the kubelet lists for it: UUIDs, with `::<replica>` where the file says so, and
+    /// those that the file gives as they are.
     pub fn device_ids(&self, scenario: &Scenario) -> Vec<String> {
         self.devices
             .iter()
@@ -318,6 +337,7 @@ impl Container {
                     None => uuid,
                 })
             })
+            .chain(self.device_ids.iter().cloned())
             .collect()
     }
 }

@@ -153,6 +153,23 @@ pub(crate) fn authentication_config_map(certificates: &Certificates, since: Time
     })
 }
 
+/// A ConfigMap with this data.
+pub(crate) fn config_map(
+    namespace: &str,
+    name: &str,
+    data: &std::collections::BTreeMap<String, String>,
+    since: Timestamp,
+) -> Value {
+    json!({
+        "kind": "ConfigMap", "apiVersion": "v1",
+        "metadata": {
+            "name": name, "namespace": namespace, "uid": format!("config-map-{namespace}-{name}"),
+            "creationTimestamp": rfc3339(since),
+        },
+        "data": data,
+    })
+}
+
 /// An APIService with its Available condition.
 pub(crate) fn api_service(
     availability: &Availability,

@@ -65,8 +65,12 @@ pub(super) fn exporter(
         .arg(kubelet)
         .arg("--nvml-library")
         .arg(&programs.library)
+        .arg("--path.procfs")
+        .arg(&trees.procfs)
         .arg("--path.pod-logs")
-        .arg(&trees.pod_logs);
+        .arg(&trees.pod_logs)
+        .arg("--path.container-logs")
+        .arg(&trees.container_logs);
     Child::start("podgauge-exporter", command, &programs.exporter, places.dir.join("exporter.log"))
 }
 

@@ -96,7 +96,12 @@ mod tests {
         let row = |pod: &str, shared, answer: Result<f64, String>, scaling| Row {
             namespace: "demo".into(),
             pod: pod.into(),
-            truth: Truth { devices: [(3, shared)].into(), device_load: Some(64.5), utilization: Some(64.5) },
+            truth: Truth {
+                devices: [(3, shared)].into(),
+                device_load: Some(64.5),
+                utilization: Some(64.5),
+                is_hidden: false,
+            },
             answer,
             scaling,
         };

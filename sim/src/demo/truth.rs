@@ -22,6 +22,8 @@ pub(super) struct Truth {
     pub(super) device_load: Option<f64>,
     /// What the adapter should answer if it can: its use in percent of what it was given.
     pub(super) utilization: Option<f64>,
+    /// An MPS server runs on a device that it shares: the driver does not tell whose the use is.
+    pub(super) is_hidden: bool,
 }
 
 // === impl Played ===
@@ -81,13 +83,11 @@ impl Truth {
         Self {
             device_load: mean(devices.keys().map(|index| device(*index))),
             utilization: mean(devices.iter().map(part)),
+            is_hidden: devices.iter().any(|(index, shared)| {
+                shared.is_some() && played.now().gpus.get(*index).is_some_and(|gpu| gpu.mps_server.is_some())
+            }),
             devices,
         }
-    }
-
-    /// Whether a device of the pod is another pod's too.
-    pub(super) fn is_shared(&self) -> bool {
-        self.devices.values().any(Option::is_some)
     }
 }
 
@@ -145,7 +145,7 @@ mod tests {
             .map(|pod| {
                 let truth = Truth::of(&played, pod, 1000.0, 1020.0);
                 let round = |value: Option<f64>| value.map(|v| (v * 10.0).round() / 10.0);
-                (pod.name.as_str(), round(truth.device_load), round(truth.utilization), truth.is_shared())
+                (pod.name.as_str(), round(truth.device_load), round(truth.utilization), truth.is_hidden)
             })
             .collect();
         assert_eq!(
@@ -156,8 +156,10 @@ mod tests {
                 ("wave-0", Some(40.0), Some(40.0), false),
                 ("train-0", Some(64.5), Some(64.5), false),
                 ("idle-0", Some(0.0), Some(0.0), false),
-                ("share-a", Some(45.0), Some(60.0), true),
-                ("share-b", Some(45.0), Some(30.0), true),
+                ("share-a", Some(45.0), Some(60.0), false),
+                ("share-b", Some(45.0), Some(30.0), false),
+                ("mps-a", Some(60.0), Some(80.0), true),
+                ("mps-b", Some(60.0), Some(40.0), true),
             ]
         );
     }

@@ -6,6 +6,9 @@ use super::reading::{Reading, Row};
 /// adapter's window ends up to a scrape earlier than ours.
 pub(super) const TOLERANCE: f64 = 2.0;
 
+/// The exporter's reason for which a pod may be left out whose use the driver hides.
+const HIDDEN: &str = "mps_server";
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Judgement {
     /// What is wrong, one line each.
@@ -33,15 +36,9 @@ fn miss(row: &Row) -> Option<String> {
         (Ok(value), None) => Some(format!("{value:.1} % was answered for a pod without a known truth")),
         // A pod without a device has nothing to be answered.
         (Err(_), None) => None,
-        (Err(reason), Some(_)) if row.truth.is_shared() && is_about_sharing(reason) => None,
+        (Err(reason), Some(_)) if row.truth.is_hidden && reason.contains(HIDDEN) => None,
         (Err(reason), Some(_)) => Some(format!("not answered: {reason}")),
     }
-}
-
-/// A pod on a shared device may be left out, if the reason says that this is why.
-fn is_about_sharing(reason: &str) -> bool {
-    let reason = reason.to_lowercase();
-    ["shared", "divided", "divisible"].iter().any(|word| reason.contains(word))
 }
 
 #[cfg(test)]
@@ -49,14 +46,15 @@ mod tests {
     use super::*;
     use crate::demo::truth::Truth;
 
-    fn row(shared: bool, truth: Option<f64>, answer: Result<f64, &str>) -> Reading {
+    fn row(hidden: bool, truth: Option<f64>, answer: Result<f64, &str>) -> Reading {
         let row = Row {
             namespace: "demo".into(),
             pod: "p".into(),
             truth: Truth {
-                devices: [(0, shared.then_some((1, 2)))].into(),
+                devices: [(0, hidden.then_some((1, 2)))].into(),
                 device_load: truth,
                 utilization: truth,
+                is_hidden: hidden,
             },
             answer: answer.map_err(str::to_owned),
             scaling: None,
@@ -73,8 +71,8 @@ mod tests {
     }
 
     #[test]
-    fn only_pods_of_a_shared_device_may_be_left_out_and_only_for_that() {
-        let reason = "its device is shared by 2 pods and this value cannot be divided";
+    fn only_pods_whose_use_is_hidden_may_be_left_out_and_only_for_that() {
+        let reason = "the use of its shared device cannot be attributed: mps_server";
         assert!(judge(&row(true, Some(60.0), Err(reason))).misses.is_empty());
         assert!(judge(&row(true, Some(60.0), Ok(60.5))).misses.is_empty());
         let stale = judge(&row(true, Some(60.0), Err("last answered 40s ago")));

@@ -7,7 +7,6 @@ use super::arguments::{Name, Out, Text, fixed};
 use super::call::{calls, pointer};
 use crate::model::Reading;
 use crate::pci::PciAddress;
-use crate::scenario::Gpu;
 use crate::status::{Answer, Failure};
 
 /// PCI ids of an H100 SXM.
@@ -35,7 +34,7 @@ calls! {
     }
     node fn nvmlDeviceGetHandleBySerial(serial: Name, device: Out<nvmlDevice_t>) |node| {
         let serial = serial.get()?;
-        let handle = node.handle_of("nvmlDeviceGetHandleBySerial", |index, _| Gpu::serial(index) == serial)?;
+        let handle = node.handle_of("nvmlDeviceGetHandleBySerial", |index, gpu| gpu.serial(index) == serial)?;
         device.put(pointer(handle))
     }
     node fn nvmlDeviceGetHandleByPciBusId(address: Name, device: Out<nvmlDevice_t>) |node| {
@@ -46,8 +45,8 @@ calls! {
     }
     gpu fn nvmlDeviceGetName(name: Text, length: u32) |gpu| { name.put(length, &gpu.gpu.model) }
     gpu fn nvmlDeviceGetUUID(uuid: Text, length: u32) |gpu| { uuid.put(length, &gpu.uuid()) }
-    gpu fn nvmlDeviceGetSerial(serial: Text, length: u32) |gpu| { serial.put(length, &Gpu::serial(gpu.index)) }
-    gpu fn nvmlDeviceGetBrand(brand: Out<u32>) |_gpu| { brand.put(BRAND) }
+    gpu fn nvmlDeviceGetSerial(serial: Text, length: u32) |gpu| { serial.put(length, &gpu.gpu.serial(gpu.index)) }
+    gpu fn nvmlDeviceGetBrand(brand: Out<u32>) |gpu| { brand.put(gpu.gpu.brand.unwrap_or(BRAND)) }
     gpu fn nvmlDeviceGetIndex(index: Out<u32>) |gpu| { index.put(gpu.index as u32) }
     gpu fn nvmlDeviceGetMinorNumber(minor: Out<u32>) |gpu| { minor.put(gpu.index as u32) }
     gpu fn nvmlDeviceGetModuleId(module: Out<u32>) |gpu| { module.put(gpu.index as u32) }

@@ -10,6 +10,8 @@ use crate::status::{Answer, Failure};
 
 /// Fields at most in one call.
 const MAX_FIELDS: i32 = 8_192;
+/// Totals of ECC errors.
+const ECC_TOTALS: std::ops::RangeInclusive<u32> = 3..=6;
 
 calls! {
     gpu fn nvmlDeviceGetFieldValues(count: i32, values: List<nvmlFieldValue_t>) |gpu| {
@@ -24,6 +26,10 @@ calls! {
 fn put_field(gpu: &Reading<'_>, values: &List<nvmlFieldValue_t>, index: usize) -> Answer {
     let place = values.place(index);
     let asked = place.get()?;
+    if !gpu.gpu.ecc && ECC_TOTALS.contains(&asked.fieldId) {
+        // NVML succeeds and writes nothing: the caller finds what it left there.
+        return Ok(());
+    }
     let forced = gpu.field_error(asked.fieldId).map_or(Ok(()), Err);
     let (value_type, code, value) = match forced.and_then(|()| gpu.field(asked.fieldId, asked.scopeId)) {
         Ok(FieldValue::Double(value)) => (0, 0, nvmlValue_t { dVal: value }),

@@ -30,12 +30,12 @@ struct MetricsHead {
 const _: () = assert!(size_of::<MetricsHead>() == std::mem::offset_of!(nvmlGpmMetricsGet_t, metrics));
 
 calls! {
-    gpu fn nvmlGpmQueryDeviceSupport(support: Out<nvmlGpmSupport_t>) |_gpu| {
+    gpu fn nvmlGpmQueryDeviceSupport(support: Out<nvmlGpmSupport_t>) |gpu| {
         let asked = support.get()?;
         if asked.version != VERSION {
             return Err(Failure::ARGUMENT_VERSION_MISMATCH);
         }
-        support.put(nvmlGpmSupport_t { isSupportedDevice: 1, ..asked })
+        support.put(nvmlGpmSupport_t { isSupportedDevice: gpu.gpu.gpm.into(), ..asked })
     }
     gpu fn nvmlGpmQueryIfStreamingEnabled(enabled: Out<u32>) |_gpu| { enabled.put(1) }
     node fn nvmlGpmSampleAlloc(sample: Out<nvmlGpmSample_t>) |node| {

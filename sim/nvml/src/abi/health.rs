@@ -5,24 +5,25 @@ use nvml_wrapper_sys::bindings::{nvmlRowRemapperHistogramValues_t, nvmlViolation
 
 use super::arguments::{List, Out};
 use super::call::calls;
+use crate::model::Reading;
 use crate::status::{Answer, Failure};
 
 /// Banks with all their spare rows left.
 const REMAPPER_BANKS: u32 = 2_560;
 
 calls! {
-    gpu fn nvmlDeviceGetEccMode(current: Out<u32>, pending: Out<u32>) |_gpu| {
-        current.put(1)?;
-        pending.put(1)
+    gpu fn nvmlDeviceGetEccMode(current: Out<u32>, pending: Out<u32>) |gpu| {
+        current.put(gpu.gpu.ecc.into())?;
+        pending.put(gpu.gpu.ecc.into())
     }
     gpu fn nvmlDeviceGetDefaultEccMode(mode: Out<u32>) |_gpu| { mode.put(1) }
-    gpu fn nvmlDeviceGetTotalEccErrors(error: u32, counter: u32, count: Out<u64>) |_gpu| {
-        put_no_errors(error, counter, &count)
+    gpu fn nvmlDeviceGetTotalEccErrors(error: u32, counter: u32, count: Out<u64>) |gpu| {
+        put_no_errors(gpu, error, counter, &count)
     }
-    gpu fn nvmlDeviceGetMemoryErrorCounter(error: u32, counter: u32, location: u32, count: Out<u64>) |_gpu| {
+    gpu fn nvmlDeviceGetMemoryErrorCounter(error: u32, counter: u32, location: u32, count: Out<u64>) |gpu| {
         // L1 cache, L2 cache, device memory, register file; then texture memory and others.
         match location {
-            0..=3 | 7 => put_no_errors(error, counter, &count),
+            0..=3 | 7 => put_no_errors(gpu, error, counter, &count),
             4..=6 => Err(Failure::NOT_SUPPORTED),
             _ => Err(Failure::INVALID_ARGUMENT),
         }
@@ -73,7 +74,10 @@ calls! {
 }
 
 /// Corrected or not, volatile or aggregate: there were none.
-fn put_no_errors(error: u32, counter: u32, count: &Out<u64>) -> Answer {
+fn put_no_errors(gpu: &Reading<'_>, error: u32, counter: u32, count: &Out<u64>) -> Answer {
+    if !gpu.gpu.ecc {
+        return Err(Failure::NOT_SUPPORTED);
+    }
     if error > 1 || counter > 1 {
         return Err(Failure::INVALID_ARGUMENT);
     }

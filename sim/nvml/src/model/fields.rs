@@ -25,6 +25,9 @@ const NS_PER_S: f64 = 1e9;
 impl Reading<'_> {
     /// What a field answers. Scope 0 is the GPU itself, or for NVLink its first link.
     pub(crate) fn field(&self, id: u32, scope: u32) -> Result<FieldValue, Failure> {
+        if let Some(value) = self.answer(&format!("nvmlDeviceGetFieldValues:{id}")) {
+            return Ok(ULongLong(value as u64));
+        }
         match id {
             91 | 138..=141 | 146 | 161..=168 | 200 | 223..=225 => self.nvlink_field(id, scope),
             185 | 186 if scope != 0 => Err(Failure::NOT_SUPPORTED),
@@ -36,9 +39,9 @@ impl Reading<'_> {
         let meter = &self.device.meter;
         let ns = |seconds: f64| ULongLong((seconds * NS_PER_S) as u64);
         Ok(match id {
-            // ECC is on, and nothing has gone wrong: no ECC error, no other violation than by
+            // Nothing has gone wrong: no ECC error, no other violation than by
             // power, no remapped row.
-            1 | 2 => ULongLong(1),
+            1 | 2 => ULongLong(self.gpu.ecc.into()),
             3..=6 | 75..=77 | 79 | 142..=145 | 269..=271 | 301 | 302 => ULongLong(0),
             74 => ns(self.power_violation_s()),
             78 => ns(self.idle_s()),

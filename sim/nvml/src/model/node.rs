@@ -183,7 +183,11 @@ impl Node {
 
     /// Brings a GPU up to now and takes a GPM sample of it.
     pub(crate) fn take_sample(&mut self, call: &str, handle: usize, sample: usize, now_us: i64) -> Answer {
-        let taken = Sample::of(&self.reading(call, handle, now_us)?);
+        let reading = self.reading(call, handle, now_us)?;
+        if !reading.gpu.gpm {
+            return Err(Failure::NOT_SUPPORTED);
+        }
+        let taken = Sample::of(&reading);
         self.samples.fill(sample, taken)
     }
 

@@ -52,7 +52,8 @@ impl Reading<'_> {
 
     /// Mean power of the last second, milliwatts.
     pub(crate) fn power_mw(&self) -> u32 {
-        figures::power_mw(self.load()).round() as u32
+        self.answer("nvmlDeviceGetPowerUsage").unwrap_or_else(|| figures::power_mw(self.load())).round()
+            as u32
     }
 
     /// Power now, milliwatts.
@@ -88,7 +89,8 @@ impl Reading<'_> {
 
     /// Bits of nvmlClocksEventReasons.
     pub(crate) fn clocks_event_reasons(&self) -> u64 {
-        figures::clocks_event_reasons(self.load())
+        self.answer("nvmlDeviceGetCurrentClocksEventReasons")
+            .map_or_else(|| figures::clocks_event_reasons(self.load()), |bits| bits as u64)
     }
 
     /// KiB/s over PCIe, sent and received, now.
@@ -176,6 +178,11 @@ impl Reading<'_> {
             }
             _ => Vec::new(),
         }
+    }
+
+    /// What the scenario has a call answer.
+    pub(crate) fn answer(&self, call: &str) -> Option<f64> {
+        self.gpu.answers.get(call).copied()
     }
 
     /// The error that the scenario has for one field, here or on every GPU.

@@ -1,6 +1,6 @@
 //! Owns what a scenario must keep beyond its shape; every complaint names the offending entry.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Container, Gpu, NvLink, Pod, Process, Scenario};
 use crate::abi;
@@ -20,6 +20,11 @@ const MAX_MEMORY_MIB: u64 = 1 << 30;
 const MAX_LINK_MIB_S: f64 = 1e8;
 /// Latest moment a replay may begin, seconds since the epoch.
 const MAX_START_S: f64 = 1e11;
+
+/// Calls that the scenario can have answer a number.
+const ANSWERS: [&str; 2] = ["nvmlDeviceGetPowerUsage", "nvmlDeviceGetCurrentClocksEventReasons"];
+/// Calls with an answer by id.
+const NUMBERED_ANSWERS: [&str; 2] = ["nvmlDeviceGetFieldValues", "nvmlGpmMetricsGet"];
 
 impl Scenario {
     pub(super) fn check(&self) -> Result<(), String> {
@@ -104,7 +109,8 @@ impl Gpu {
         }
         check_calls(self.errors.keys().chain(self.blocks.keys()))?;
         check_errors(self.errors.values())?;
-        check_blocks(self.blocks.values())
+        check_blocks(self.blocks.values())?;
+        check_answers(&self.answers)
     }
 }
 
@@ -127,6 +133,26 @@ fn check_calls<'a>(names: impl Iterator<Item = &'a String>) -> Result<(), String
         let known = call == "all" || abi::calls().any(|known| known == call || abi::base(known) == call);
         if !known {
             return Err(format!("errors and blocks: the library has no call {call:?}"));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses answers of calls that do not look for one.
+fn check_answers(answers: &BTreeMap<String, f64>) -> Result<(), String> {
+    for (call, value) in answers {
+        let known = match call.split_once(':') {
+            Some((call, id)) => NUMBERED_ANSWERS.contains(&call) && id.parse::<u32>().is_ok(),
+            None => ANSWERS.contains(&call.as_str()),
+        };
+        if !known {
+            return Err(format!(
+                "answers: {call:?} is none of {ANSWERS:?} and {NUMBERED_ANSWERS:?} with :<id>"
+            ));
+        }
+        // GPM says not-a-number where it has no data.
+        if *value < 0.0 || value.is_infinite() {
+            return Err(format!("answers: {call} is {value}: want a number of at least 0, or .nan"));
         }
     }
     Ok(())
@@ -169,6 +195,8 @@ mod tests {
             ("gpus: [{memory_mib: 0}]", "memory_mib is 0"),
             ("gpus: [{replay: {file: a, run: b, start: .inf}}]", "replay.start is inf"),
             ("gpus: [{blocks: {nvmlDeviceGetName: .nan}}]", "NaN seconds"),
+            ("gpus: [{answers: {nvmlDeviceGetName: 1}}]", "nvmlDeviceGetName"),
+            ("gpus: [{answers: {nvmlDeviceGetPowerUsage: -1}}]", "is -1"),
             ("gpus: [{loud: 1}]", "loud"),
             ("gpus: [{}]\npods: [{name: a, containers: [{devices: ['1']}]}]", "holds device \"1\""),
         ] {

@@ -1,0 +1,72 @@
+//! Writes docs/METRICS.md from the catalogue.
+
+use std::fmt::Write as _;
+
+use super::{Kind, Metric, OWN, Pace, Reading, SERVED, Scope};
+
+/// The whole page.
+pub fn page() -> String {
+    let mut text = String::from(
+        "# Metrics\n\n\
+         <!-- Written from the catalogue by `cargo run -p podgauge-common --example metrics`; a test holds it current. -->\n\n\
+         A counters file asks for these. What a GPU or driver does not have is left out: never 0, never NaN.\n\
+         Read: every `-c`; *slow*: at most every 30 s; *once*: until it was read. `DCGM_FI_PROF_…` are the mean between\n\
+         two GPM samples `-c` apart, on Hopper and newer.\n\n\
+         | field | id | type | unit | of | read | |\n|---|---|---|---|---|---|---|\n",
+    );
+    for metric in SERVED.iter() {
+        let id = metric.field.map_or_else(String::new, |field| field.to_string());
+        let _ = writeln!(
+            text,
+            "| `{}` | {id} | {} | {} | {} | {} | {} |",
+            metric.name,
+            metric.kind.as_str(),
+            metric.unit,
+            scope(metric),
+            read(metric.reading),
+            metric.help
+        );
+    }
+    text.push_str(
+        "\nOther names of the same fields (DCGM 4.6's, and the lower-case ones of dcgm-exporter 1.x) are read alike and printed\n\
+         as the counters file writes them. A name that DCGM knows and that is not listed here costs one warning.\n\n\
+         ## podgauge's own\n\nOn every page, whatever the counters file says.\n\n| family | type | unit | |\n|---|---|---|---|\n",
+    );
+    let mut own: Vec<_> = OWN.iter().collect();
+    own.sort_by_key(|own| own.name);
+    for own in own {
+        let _ = writeln!(text, "| `{}` | {} | {} | {} |", own.name, own.kind.as_str(), own.unit, own.help);
+    }
+    text
+}
+
+fn scope(metric: &Metric) -> &'static str {
+    match (metric.kind, metric.scope) {
+        (Kind::Label, _) => "a label of every sample",
+        (_, Scope::Gpu) => "GPU",
+        (_, Scope::Instance) => "GPU, MIG instance",
+        (_, Scope::Node) => "node",
+    }
+}
+
+fn read(reading: Reading) -> &'static str {
+    match reading.pace() {
+        _ if reading.is_event() => "events",
+        Pace::Interval => "",
+        Pace::Slow => "slow",
+        Pace::Once => "once",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_page_in_docs_is_current() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/METRICS.md");
+        let written = std::fs::read_to_string(path).unwrap();
+        assert!(
+            written == super::page(),
+            "docs/METRICS.md is not what the catalogue says: cargo run -p podgauge-common --example metrics"
+        );
+    }
+}

@@ -1,0 +1,188 @@
+//! Owns the profiling counters: GPM samples of one GPU and what two of them say.
+//!
+//! A metric is the true mean between two samples. They are taken once per `-c`, so nothing between
+//! two pages is missed. Any number of programs may read GPM at once; nothing is reserved.
+
+use std::time::{Duration, Instant};
+
+use nvml_wrapper::Device;
+use nvml_wrapper::error::NvmlError;
+use nvml_wrapper::gpm::GpmSample;
+use podgauge_common::catalogue::{Direction, GpmUnit, Metric, Reading};
+use podgauge_common::exposition::write::Value;
+
+use super::calls;
+use super::fields::Fault;
+
+/// NVML asks for at least so much time between two samples.
+const SHORTEST: Duration = Duration::from_millis(100);
+const MIB: f64 = 1_048_576.0;
+const KIB: f64 = 1024.0;
+
+/// Which GPM metrics a list of metrics takes.
+#[derive(Debug, Default)]
+pub(super) struct GpmPlan {
+    ids: Vec<u32>,
+    /// By id: position in the metric list, and unit.
+    metrics: Vec<(usize, GpmUnit)>,
+    /// Whether a metric is asked for that only GPM has.
+    pub(super) is_asked_for: bool,
+}
+
+/// One GPU's samples.
+#[derive(Debug, Default)]
+pub(super) struct Gpm<'nvml> {
+    state: State<'nvml>,
+    /// Whether the last sample failed, so that it is logged once.
+    failing: bool,
+}
+
+#[derive(Debug, Default)]
+enum State<'nvml> {
+    #[default]
+    NotAsked,
+    /// The GPU or its driver has no GPM.
+    Unsupported,
+    Sampling {
+        last: GpmSample<'nvml>,
+        taken_at: Instant,
+        /// Allocated once and filled again and again.
+        spare: Option<GpmSample<'nvml>>,
+    },
+}
+
+// === impl GpmPlan ===
+
+impl GpmPlan {
+    pub(super) fn new(metrics: &[&'static Metric]) -> Self {
+        let mut plan = Self::default();
+        for (position, metric) in metrics.iter().enumerate() {
+            let (id, unit) = match metric.reading {
+                Reading::Gpm { metric, unit } => {
+                    plan.is_asked_for = true;
+                    (metric, unit)
+                }
+                Reading::PcieRate(Direction::Tx) => (20, GpmUnit::Kibibytes),
+                Reading::PcieRate(Direction::Rx) => (21, GpmUnit::Kibibytes),
+                _ => continue,
+            };
+            plan.ids.push(id);
+            plan.metrics.push((position, unit));
+        }
+        plan
+    }
+}
+
+// === impl Gpm ===
+
+impl<'nvml> Gpm<'nvml> {
+    /// Whether the GPU was asked and has none.
+    pub(super) fn is_unsupported(&self) -> bool {
+        matches!(self.state, State::Unsupported)
+    }
+
+    /// Whether it gives values.
+    pub(super) fn is_sampling(&self) -> bool {
+        matches!(self.state, State::Sampling { .. })
+    }
+
+    /// Takes a sample and writes the means since the one before it. An error speaks of the whole
+    /// GPU or library.
+    pub(super) fn read(
+        &mut self,
+        device: &Device<'nvml>,
+        plan: &GpmPlan,
+        values: &mut [Option<Value>],
+    ) -> Result<(), NvmlError> {
+        if plan.ids.is_empty() || self.is_unsupported() {
+            return Ok(());
+        }
+        let read = self.sample(device, plan);
+        let means = match read {
+            Ok(Some(means)) => means,
+            // Too early: the values stand.
+            Ok(None) => return Ok(()),
+            Err(error) => {
+                let fault = Fault::of(&error);
+                if matches!(fault, Fault::Lost | Fault::Reload) {
+                    return Err(error);
+                }
+                if fault == Fault::Unsupported {
+                    self.state = State::Unsupported;
+                } else {
+                    self.state = State::NotAsked;
+                    if !std::mem::replace(&mut self.failing, true) {
+                        tracing::warn!(
+                            "GPU {}: no profiling counters: nvmlGpmSampleGet: {error}; asked again",
+                            device.index().unwrap_or_default()
+                        );
+                    }
+                }
+                vec![None; plan.ids.len()]
+            }
+        };
+        for ((position, unit), mean) in plan.metrics.iter().zip(means) {
+            values[*position] = mean.map(|mean| convert(mean, *unit));
+        }
+        Ok(())
+    }
+
+    /// The means since the last sample; none known at the first. `None` if it is too early.
+    fn sample(
+        &mut self,
+        device: &Device<'nvml>,
+        plan: &GpmPlan,
+    ) -> Result<Option<Vec<Option<f64>>>, NvmlError> {
+        let State::Sampling { last, taken_at, spare } = &mut self.state else {
+            if !device.gpm_support()? {
+                return Err(NvmlError::NotSupported);
+            }
+            self.state =
+                State::Sampling { last: device.gpm_sample()?, taken_at: Instant::now(), spare: None };
+            return Ok(Some(vec![None; plan.ids.len()]));
+        };
+        if taken_at.elapsed() < SHORTEST {
+            return Ok(None);
+        }
+        let new = match spare.take() {
+            Some(sample) => {
+                calls::take_gpm_sample(device, &sample)?;
+                sample
+            }
+            None => device.gpm_sample()?,
+        };
+        let means = calls::gpm_metrics(device.nvml(), last, &new, &plan.ids)?;
+        *taken_at = Instant::now();
+        *spare = Some(std::mem::replace(last, new));
+        self.failing = false;
+        Ok(Some(means))
+    }
+}
+
+/// NVML's percent and MiB/s in the unit that is exported. A mean is never negative.
+fn convert(mean: f64, unit: GpmUnit) -> Value {
+    match unit {
+        GpmUnit::Ratio => Value::F64(round(mean / 100.0)),
+        GpmUnit::Bytes => Value::U64((mean * MIB) as u64),
+        GpmUnit::Kibibytes => Value::U64((mean * KIB) as u64),
+        GpmUnit::Integer => Value::U64(mean as u64),
+    }
+}
+
+/// Six decimals, as DCGM prints; more only lengthen the page.
+fn round(ratio: f64) -> f64 {
+    (ratio * 1e6).round() / 1e6
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units() {
+        assert_eq!(convert(37.0, GpmUnit::Ratio), Value::F64(0.37));
+        assert_eq!(convert(12.5, GpmUnit::Bytes), Value::U64(13_107_200));
+        assert_eq!(convert(12.5, GpmUnit::Kibibytes), Value::U64(12_800));
+        assert_eq!(convert(99.9, GpmUnit::Integer), Value::U64(99));
+    }
+}
