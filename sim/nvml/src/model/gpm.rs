@@ -13,6 +13,9 @@ const MAX_SAMPLES: usize = 65_536;
 const KNOWN: &[std::ops::RangeInclusive<u32>] =
     &[1..=13, 20..=21, 30..=37, 40..=47, 50..=51, 60..=97, 100..=209];
 
+/// Of those, the ones that a MIG instance has of its own.
+const OF_INSTANCES: std::ops::RangeInclusive<u32> = 1..=13;
+
 /// Every sample that was allocated and not freed.
 #[derive(Debug)]
 pub(crate) struct Samples {
@@ -26,6 +29,8 @@ pub(crate) struct Sample {
     uuid: String,
     meter: Meter,
     links: u32,
+    /// Of a GPU instance: only what it has of its own is told.
+    instance: bool,
 }
 
 impl Samples {
@@ -71,7 +76,14 @@ impl Sample {
             uuid: reading.uuid(),
             meter: reading.device.meter,
             links: reading.gpu.nvlink.as_ref().map_or(0, |nvlink| nvlink.links),
+            instance: reading.instance.is_some(),
         }
+    }
+
+    /// Of a GPU instance; `load_s` is the use of all of it, percent-seconds.
+    pub(crate) fn of_instance(uuid: String, mut meter: Meter, load_s: f64) -> Self {
+        meter.load_s = load_s;
+        Self { uuid, meter, links: 0, instance: true }
     }
 
     /// Are both of one GPU?
@@ -83,6 +95,9 @@ impl Sample {
     pub(crate) fn metric_since(&self, earlier: &Self, metric: u32) -> Result<f64, Failure> {
         if !KNOWN.iter().any(|ids| ids.contains(&metric)) {
             return Err(Failure::INVALID_ARGUMENT);
+        }
+        if self.instance && !OF_INSTANCES.contains(&metric) {
+            return Err(Failure::NOT_SUPPORTED);
         }
         let seconds = self.meter.uptime_s - earlier.meter.uptime_s;
         if seconds <= 0.0 {
