@@ -9,7 +9,7 @@ use podgauge_common::exposition::write::Value;
 use crate::attribution::allocations::Allocation;
 use crate::attribution::{Knowledge, Owner, Unavailable, attribute};
 use crate::gpu::{DeviceReading, Identity, Readings};
-use crate::integrals::{Account, DeviceLedger};
+use crate::integrals::{Account, DeviceLedger, KEPT};
 
 /// After this long without a new reading GPU values are dropped: they are no measurement any more.
 pub(crate) const STALE: Duration = Duration::from_secs(5);
@@ -18,7 +18,10 @@ pub(crate) const STALE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Node {
     window: Duration,
+    /// By [`Identity::key`].
     ledgers: HashMap<String, DeviceLedger>,
+    /// When each was last read: a MIG instance may be gone for good.
+    seen: HashMap<String, Instant>,
     latest: Option<Readings>,
 }
 
@@ -46,24 +49,35 @@ pub(crate) struct DeviceSnapshot {
     pub(crate) owners: Option<usize>,
     pub(crate) allocations: Vec<Allocation>,
     pub(crate) unavailable: Option<Unavailable>,
+    /// False: its utilization is not read at all, and seconds of it say nothing.
+    pub(crate) measured: bool,
+}
+
+/// An allocation with the part of this very device that it is.
+fn of(identity: &Identity, allocation: &Allocation) -> Allocation {
+    let part = allocation.part.zip(allocation.device.part_of(identity)).map(|(part, of)| part * of);
+    Allocation { part, ..allocation.clone() }
 }
 
 // === impl Node ===
 
 impl Node {
     pub(crate) fn new(window: Duration) -> Self {
-        Self { window, ledgers: HashMap::new(), latest: None }
+        Self { window, ledgers: HashMap::new(), seen: HashMap::new(), latest: None }
     }
 
     /// Takes new readings: each slot is credited once, to whom the device belongs now.
     pub(crate) fn learn(&mut self, readings: Readings, knowledge: &Knowledge, now: Instant) {
         for device in &readings.devices {
-            let owner = attribute(knowledge, &device.identity.uuid, device.identity.index).owner;
-            let ledger =
-                self.ledgers.entry(device.identity.uuid.clone()).or_insert_with(|| DeviceLedger::new(now));
+            let owner = attribute(knowledge, &device.identity).owner;
+            let key = device.identity.key();
+            self.seen.insert(key.to_owned(), now);
+            let ledger = self.ledgers.entry(key.to_owned()).or_insert_with(|| DeviceLedger::new(now));
             ledger.credit(&device.gpu_slots, owner.as_ref(), self.window, now);
             ledger.add_memory(&device.memory_slots, self.window, now);
         }
+        self.seen.retain(|_, seen| now.saturating_duration_since(*seen) < KEPT);
+        self.ledgers.retain(|key, _| self.seen.contains_key(key));
         let devices = readings
             .devices
             .into_iter()
@@ -97,8 +111,8 @@ impl Node {
             .devices
             .iter()
             .filter_map(|device| {
-                let attribution = attribute(knowledge, &device.identity.uuid, device.identity.index);
-                let ledger = self.ledgers.get_mut(&device.identity.uuid)?;
+                let attribution = attribute(knowledge, &device.identity);
+                let ledger = self.ledgers.get_mut(device.identity.key())?;
                 // The owner may have changed since the readings: its account begins at 0 now.
                 ledger.credit(&[], attribution.owner.as_ref(), window, now);
                 let up = device.lost.is_none();
@@ -111,8 +125,13 @@ impl Node {
                     account: ledger.account(attribution.owner.as_ref())?,
                     owner: attribution.owner,
                     owners: matches!(knowledge, Knowledge::Known(_)).then_some(attribution.allocations.len()),
-                    allocations: attribution.allocations.into_iter().cloned().collect(),
-                    unavailable: attribution.unavailable,
+                    allocations: attribution
+                        .allocations
+                        .into_iter()
+                        .map(|it| of(&device.identity, it))
+                        .collect(),
+                    measured: device.unmeasured.is_none(),
+                    unavailable: attribution.unavailable.or(device.unmeasured.map(Unavailable::Unmeasured)),
                     identity: Arc::clone(&device.identity),
                 })
             })

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::device_id::{Device, DeviceId};
 use super::kubelet::api::{ContainerDevices, PodResources};
+use crate::gpu::Identity;
 
 /// A container and a device that it was given, whole or in part.
 #[derive(Debug, Clone, PartialEq)]
@@ -88,12 +89,9 @@ impl Allocations {
         self.all.iter().any(|a| a.replicas_held > 0 && !counts.0.contains_key(&a.device))
     }
 
-    /// The allocations of one whole GPU or replicas of it.
-    pub(crate) fn of_device(&self, uuid: &str, index: u32) -> Vec<&Allocation> {
-        self.all
-            .iter()
-            .filter(|a| DeviceId { device: a.device.clone(), replica: None }.is_of(uuid, index))
-            .collect()
+    /// The allocations of one GPU or MIG instance, or of parts of it.
+    pub(crate) fn of_device(&self, identity: &Identity) -> Vec<&Allocation> {
+        self.all.iter().filter(|allocation| allocation.device.is_of(identity)).collect()
     }
 }
 
@@ -125,6 +123,16 @@ mod tests {
         }
     }
 
+    fn gpu(uuid: &str) -> Identity {
+        Identity {
+            index: 9,
+            uuid: uuid.into(),
+            pci_bus_id: String::new(),
+            model: String::new(),
+            instance: None,
+        }
+    }
+
     #[test]
     fn parts_of_a_shared_device() {
         let pods = [PodResources {
@@ -143,7 +151,7 @@ mod tests {
         let list = Allocations::from_list(&pods, &[]);
         assert!(list.has_uncounted(&counts));
         let part =
-            |allocations: &Allocations, uuid| allocations.of_device(uuid, 9).first().and_then(|a| a.part);
+            |allocations: &Allocations, uuid| allocations.of_device(&gpu(uuid)).first().and_then(|a| a.part);
         assert_eq!(part(&list.clone().completed(&counts, |_, _| None), "GPU-a"), None);
         for replica in 0..4 {
             counts.learn(&[devices("nvidia.com/gpu", &[&format!("GPU-a::{replica}")])], &[]);
@@ -157,7 +165,7 @@ mod tests {
         let completed = list.completed(&counts, |_, _| Some("uid".into()));
         assert_eq!(part(&completed, "GPU-a"), Some(0.5));
         assert_eq!(part(&completed, "GPU-b"), Some(1.0));
-        assert_eq!(completed.of_device("GPU-b", 9)[0].pod_uid.as_deref(), Some("uid"));
+        assert_eq!(completed.of_device(&gpu("GPU-b"))[0].pod_uid.as_deref(), Some("uid"));
     }
 
     #[test]

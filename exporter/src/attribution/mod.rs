@@ -13,6 +13,8 @@ use std::sync::Arc;
 
 use allocations::{Allocation, Allocations};
 
+use crate::gpu::{Identity, Unmeasured};
+
 /// A container that owns a device or a part of it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Owner {
@@ -29,6 +31,8 @@ pub(crate) enum Unavailable {
     Kubelet,
     /// Several pods hold the device, and this version does not tell their processes apart.
     SharedDevice,
+    /// The device's use is not read at all.
+    Unmeasured(Unmeasured),
 }
 
 /// What is known of a device's owners.
@@ -60,21 +64,23 @@ impl Unavailable {
         match self {
             Self::Kubelet => "kubelet_unavailable",
             Self::SharedDevice => "shared_device_not_divided",
+            Self::Unmeasured(Unmeasured::MigWithoutGpm) => "mig_without_gpm",
+            Self::Unmeasured(Unmeasured::MigNotPermitted) => "mig_gpm_not_permitted",
         }
     }
 }
 
-/// Whose the device with this UUID is.
+/// Whose the device is.
 ///
 /// Exactly one allocated pod gives its labels. With several, nothing is guessed: the samples have
 /// no pod labels, and the reason is said.
-pub(crate) fn attribute<'a>(knowledge: &'a Knowledge, uuid: &str, index: u32) -> Attribution<'a> {
+pub(crate) fn attribute<'a>(knowledge: &'a Knowledge, identity: &Identity) -> Attribution<'a> {
     let allocations = match knowledge {
         Knowledge::NotAsked | Knowledge::Waiting => return Attribution::default(),
         Knowledge::Lost => {
             return Attribution { unavailable: Some(Unavailable::Kubelet), ..Attribution::default() };
         }
-        Knowledge::Known(allocations) => allocations.of_device(uuid, index),
+        Knowledge::Known(allocations) => allocations.of_device(identity),
     };
     let Some(first) = allocations.first() else { return Attribution::default() };
     if allocations.iter().any(|other| (&other.namespace, &other.pod) != (&first.namespace, &first.pod)) {
@@ -108,6 +114,10 @@ mod tests {
         }
     }
 
+    fn gpu(uuid: &str, index: u32) -> Identity {
+        Identity { index, uuid: uuid.into(), pci_bus_id: String::new(), model: String::new(), instance: None }
+    }
+
     fn known(pods: &[PodResources]) -> Knowledge {
         Knowledge::Known(Arc::new(Allocations::from_list(pods, &[])))
     }
@@ -116,16 +126,16 @@ mod tests {
     fn one_pod_gives_its_labels() {
         let knowledge =
             known(&[pod("a", &[("main", &["GPU-1", "GPU-2"])]), pod("b", &[("main", &["GPU-3"])])]);
-        let owner = attribute(&knowledge, "GPU-2", 1).owner.unwrap();
+        let owner = attribute(&knowledge, &gpu("GPU-2", 1)).owner.unwrap();
         assert_eq!((owner.pod.as_str(), owner.container.as_str()), ("a", "main"));
-        assert!(attribute(&knowledge, "GPU-9", 9).owner.is_none());
-        assert_eq!(attribute(&knowledge, "GPU-9", 9).unavailable, None);
+        assert!(attribute(&knowledge, &gpu("GPU-9", 9)).owner.is_none());
+        assert_eq!(attribute(&knowledge, &gpu("GPU-9", 9)).unavailable, None);
     }
 
     #[test]
     fn two_pods_of_one_device_are_not_guessed_between() {
         let knowledge = known(&[pod("a", &[("main", &["GPU-1::0"])]), pod("b", &[("main", &["GPU-1::1"])])]);
-        let attribution = attribute(&knowledge, "GPU-1", 0);
+        let attribution = attribute(&knowledge, &gpu("GPU-1", 0));
         assert_eq!(attribution.owner, None);
         assert_eq!(attribution.unavailable, Some(Unavailable::SharedDevice));
         assert_eq!(attribution.allocations.len(), 2);
@@ -134,7 +144,7 @@ mod tests {
     #[test]
     fn two_containers_of_one_pod_share_its_labels_without_a_container() {
         let knowledge = known(&[pod("a", &[("x", &["GPU-1::0"]), ("y", &["GPU-1::1"])])]);
-        let attribution = attribute(&knowledge, "GPU-1", 0);
+        let attribution = attribute(&knowledge, &gpu("GPU-1", 0));
         assert_eq!(attribution.owner.unwrap().container, "");
         assert_eq!(attribution.unavailable, None);
     }

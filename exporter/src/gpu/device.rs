@@ -13,6 +13,7 @@ use podgauge_common::catalogue::Reading;
 use podgauge_common::exposition::write::Value;
 
 use super::fields::{Fault, Memo};
+use super::mig::Partition;
 use super::ring::{RingClock, Slot};
 use super::sampler::Plan;
 use super::xid::XidLog;
@@ -41,6 +42,7 @@ pub(super) struct SampledDevice<'nvml> {
     device: Device<'nvml>,
     pub(super) identity: Arc<Identity>,
     pub(super) rings: Rings,
+    partition: Partition<'nvml>,
     memo: Memo,
     values: Vec<Option<Value>>,
     values_at: Option<Instant>,
@@ -63,11 +65,13 @@ impl<'nvml> SampledDevice<'nvml> {
             uuid: device.uuid()?,
             pci_bus_id: device.pci_info()?.bus_id,
             model: device.name()?,
+            instance: None,
         };
         Ok(Self {
             device,
             identity: Arc::new(identity),
             rings: Rings::default(),
+            partition: Partition::default(),
             memo: Memo::default(),
             values: Vec::new(),
             values_at: None,
@@ -106,27 +110,37 @@ impl<'nvml> SampledDevice<'nvml> {
     pub(super) fn is_dry(&self, plan: &Plan) -> bool {
         let now = Instant::now();
         self.lost.is_none()
+            && !self.partition.is_enabled()
             && (self.rings.gpu.is_dry(now) || (plan.memory_utilization && self.rings.memory.is_dry(now)))
     }
 
-    /// What was learned since the last time, taken out.
-    pub(super) fn take_reading(&mut self) -> DeviceReading {
-        DeviceReading {
+    /// What was learned since the last time, taken out: of the GPU, or if it is cut into MIG
+    /// instances of each of them.
+    pub(super) fn take_readings(&mut self, plan: &Plan, xids: &XidLog) -> Vec<DeviceReading> {
+        let gpu = DeviceReading {
             identity: Arc::clone(&self.identity),
             lost: self.lost.as_ref().map(|lost| lost.reason.clone()),
             values: if self.lost.is_some() { vec![None; self.values.len()] } else { self.values.clone() },
+            unmeasured: None,
             gpu_slots: std::mem::take(&mut self.rings.gpu.slots),
             memory_slots: std::mem::take(&mut self.rings.memory.slots),
-        }
+        };
+        let xid = plan.metrics.iter().position(|metric| metric.reading == Reading::Xid);
+        let instances = self.partition.take_readings(&plan.instance, &gpu, xid.map(|at| (at, xids)));
+        if instances.is_empty() { vec![gpu] } else { instances }
     }
 
     fn read_all(&mut self, plan: &Plan, xids: &XidLog) -> Result<(), NvmlError> {
-        self.rings.gpu.drain(&self.device, GPU_SAMPLES)?;
-        if plan.memory_utilization {
-            self.rings.memory.drain(&self.device, MEMORY_SAMPLES)?;
+        if self.partition.follow(&self.device, &self.identity, xids)? {
+            // What the driver does not support has changed with the mode.
+            self.memo = Memo::default();
+            self.rings.gpu.unsupported = false;
+            self.rings.memory.unsupported = false;
         }
-        if self.is_dry(plan) {
-            self.read_rates(plan)?;
+        if self.partition.is_enabled() {
+            self.partition.sample(&self.device)?;
+        } else {
+            self.drain_rings(plan)?;
         }
         let now = Instant::now();
         // Half a tick of slack: a `-c` of one second must not fall on every other tick.
@@ -136,12 +150,24 @@ impl<'nvml> SampledDevice<'nvml> {
         self.values.resize(plan.metrics.len(), None);
         if due {
             plan.fields.read(&self.device, &plan.metrics, &mut self.memo, &mut self.values)?;
+            self.partition.read(&plan.instance)?;
             self.values_at = Some(now);
         }
         for (value, metric) in self.values.iter_mut().zip(&plan.metrics) {
             if metric.reading == Reading::Xid {
-                *value = xids.last(self.identity.index).map(Value::U64);
+                *value = xids.last(self.identity.index, None).map(Value::U64);
             }
+        }
+        Ok(())
+    }
+
+    fn drain_rings(&mut self, plan: &Plan) -> Result<(), NvmlError> {
+        self.rings.gpu.drain(&self.device, GPU_SAMPLES)?;
+        if plan.memory_utilization {
+            self.rings.memory.drain(&self.device, MEMORY_SAMPLES)?;
+        }
+        if self.is_dry(plan) {
+            self.read_rates(plan)?;
         }
         Ok(())
     }

@@ -16,6 +16,9 @@ use nvml_wrapper_sys::bindings::{
 /// Scope of a field value that means all links together.
 pub(crate) const ALL_LINKS: u32 = u32::MAX;
 
+/// What an event has for the id of an instance if it is not attributed to one.
+const NO_INSTANCE: u32 = u32::MAX;
+
 /// One entry of a sample ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RingSample {
@@ -32,6 +35,8 @@ pub(crate) struct Event {
     pub(crate) kind: u64,
     /// For a critical error: its XID.
     pub(crate) data: u64,
+    /// Id of the MIG instance that the driver attributes it to.
+    pub(crate) instance: Option<u32>,
 }
 
 /// The samples of a ring newer than `last_seen_us`, oldest first as the driver gives them. One
@@ -138,7 +143,25 @@ pub(crate) fn wait_event(
     }
     // SAFETY: the handle came from this library with the event.
     let device = unsafe { Device::new(data.device, nvml) };
-    Ok(Some(Event { device: device.index()?, kind: data.eventType, data: data.eventData }))
+    Ok(Some(Event {
+        device: device.index()?,
+        kind: data.eventType,
+        data: data.eventData,
+        instance: Some(data.gpuInstanceId).filter(|id| *id != NO_INSTANCE),
+    }))
+}
+
+/// Ids of the GPU instance and of the compute instance that a MIG handle stands for.
+pub(crate) fn instance_ids(instance: &Device<'_>) -> Result<(u32, u32), NvmlError> {
+    let gpu_instance = nvml_sym(instance.nvml().lib().nvmlDeviceGetGpuInstanceId.as_ref())?;
+    let compute_instance = nvml_sym(instance.nvml().lib().nvmlDeviceGetComputeInstanceId.as_ref())?;
+    let (mut gi, mut ci) = (0, 0);
+    // SAFETY: the handle is of this library, and both ids are writable.
+    unsafe {
+        nvml_try(gpu_instance(instance.handle(), &raw mut gi))?;
+        nvml_try(compute_instance(instance.handle(), &raw mut ci))?;
+    }
+    Ok((gi, ci))
 }
 
 /// Asks for events of a device. Unlike the wrapper's call, a device that refuses leaves the set as

@@ -15,6 +15,7 @@ use tokio::sync::mpsc::Sender;
 use super::device::{Rings, SampledDevice};
 use super::fields::FieldPlan;
 use super::library::{self, LibraryError};
+use super::mig::InstancePlan;
 use super::xid::{self, XidLog};
 use super::{CallTimes, Message, Readings, Report};
 
@@ -41,6 +42,8 @@ pub(crate) struct Plan {
     pub(super) interval: Duration,
     pub(super) memory_utilization: bool,
     pub(super) fields: FieldPlan,
+    /// What MIG instances have of their own.
+    pub(super) instance: InstancePlan,
 }
 
 /// Why a session ended.
@@ -59,7 +62,8 @@ impl Plan {
     pub(crate) fn new(metrics: Vec<&'static Metric>, interval: Duration) -> Self {
         let memory_utilization =
             metrics.iter().any(|metric| metric.reading == Reading::Utilization(Engine::Memory));
-        Self { fields: FieldPlan::new(&metrics), interval, memory_utilization, metrics }
+        let instance = InstancePlan::new(&metrics);
+        Self { fields: FieldPlan::new(&metrics), instance, interval, memory_utilization, metrics }
     }
 }
 
@@ -170,7 +174,8 @@ impl Supervisor {
                 }
             }
             if is_tick {
-                let devices = devices.iter_mut().map(SampledDevice::take_reading).collect();
+                let devices =
+                    devices.iter_mut().flat_map(|device| device.take_readings(&self.plan, xids)).collect();
                 let readings =
                     Readings { taken_at: Instant::now(), driver_version: driver_version.clone(), devices };
                 self.times.add(started.elapsed());

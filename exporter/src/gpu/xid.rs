@@ -18,12 +18,48 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// The last XID of each GPU, by index. A GPU whose driver delivers no events has no entry.
 #[derive(Debug, Default)]
-pub(crate) struct XidLog(Mutex<HashMap<u32, u64>>);
+pub(crate) struct XidLog(Mutex<HashMap<u32, LastXids>>);
+
+/// XIDs of one GPU, each with its place in the order in which they came.
+#[derive(Debug, Default)]
+struct LastXids {
+    came: u64,
+    /// Attributed to no instance.
+    gpu: (u64, u64),
+    /// By id of the MIG instance.
+    instances: HashMap<u32, (u64, u64)>,
+}
 
 impl XidLog {
-    /// 0 until the first XID; `None` if XIDs of this GPU cannot be seen.
-    pub(crate) fn last(&self, device: u32) -> Option<u64> {
-        self.0.lock().get(&device).copied()
+    /// 0 until the first XID; `None` if XIDs of this GPU cannot be seen. For a MIG instance the
+    /// last of its own and of the whole GPU's.
+    pub(crate) fn last(&self, device: u32, instance: Option<u32>) -> Option<u64> {
+        let log = self.0.lock();
+        let xids = log.get(&device)?;
+        let own = instance.and_then(|id| xids.instances.get(&id)).copied().unwrap_or_default();
+        Some(own.max(xids.gpu).1)
+    }
+
+    /// The GPU is cut anew: ids of instances mean others now.
+    pub(crate) fn forget_instances(&self, device: u32) {
+        if let Some(xids) = self.0.lock().get_mut(&device) {
+            xids.instances.clear();
+        }
+    }
+
+    fn listen(&self, device: u32) {
+        self.0.lock().entry(device).or_default();
+    }
+
+    fn push(&self, device: u32, instance: Option<u32>, xid: u64) {
+        let mut log = self.0.lock();
+        let xids = log.entry(device).or_default();
+        xids.came += 1;
+        let last = match instance {
+            Some(id) => xids.instances.entry(id).or_default(),
+            None => &mut xids.gpu,
+        };
+        *last = (xids.came, xid);
     }
 }
 
@@ -44,7 +80,7 @@ pub(crate) fn watch(nvml: &Nvml, gpus: u32, log: &XidLog, over: &AtomicBool) {
         match registered {
             Ok(()) => {
                 listening = true;
-                log.0.lock().entry(index).or_insert(0);
+                log.listen(index);
             }
             Err(error) => {
                 tracing::warn!("XIDs of GPU {index} cannot be seen: nvmlDeviceRegisterEvents: {error}");
@@ -55,8 +91,9 @@ pub(crate) fn watch(nvml: &Nvml, gpus: u32, log: &XidLog, over: &AtomicBool) {
     while listening && !over.load(Ordering::Relaxed) {
         match raw::wait_event(nvml, &set, WAIT_MS) {
             Ok(Some(event)) if event.kind & critical != 0 => {
-                tracing::warn!("GPU {}: XID {}", event.device, event.data);
-                log.0.lock().insert(event.device, event.data);
+                let of = event.instance.map(|id| format!(", MIG instance {id}")).unwrap_or_default();
+                tracing::warn!("GPU {}{of}: XID {}", event.device, event.data);
+                log.push(event.device, event.instance, event.data);
             }
             Ok(_) => failing = false,
             Err(error) => {
@@ -69,5 +106,24 @@ pub(crate) fn watch(nvml: &Nvml, gpus: u32, log: &XidLog, over: &AtomicBool) {
                 std::thread::sleep(PAUSE);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instance_has_its_own_last_xid_or_the_gpus() {
+        let log = XidLog::default();
+        assert_eq!(log.last(0, None), None);
+        log.listen(0);
+        log.push(0, Some(7), 13);
+        assert_eq!([None, Some(7), Some(8)].map(|of| log.last(0, of)), [Some(0), Some(13), Some(0)]);
+        log.push(0, None, 79);
+        assert_eq!([None, Some(7), Some(8)].map(|of| log.last(0, of)), [Some(79); 3]);
+        log.push(0, Some(8), 31);
+        log.forget_instances(0);
+        assert_eq!(log.last(0, Some(8)), Some(79));
     }
 }

@@ -176,11 +176,12 @@ fn active_pods(scenario: &Scenario) -> Vec<PodResources> {
 /// One entry per healthy device, or per replica of one that is shared. Replicas are counted from
 /// 0, as NVIDIA's device plugin does. A GPU with MIG on is offered as its instances.
 fn allocatable(scenario: &Scenario) -> Vec<ContainerDevices> {
-    // By GPU and instance: under which resource, and in which form of ids.
-    let mut held: BTreeMap<(usize, Option<(u32, u32)>), (&str, IdForm)> = BTreeMap::new();
+    // Under which resource, and in which form of ids.
+    let mut held: BTreeMap<Held<'_>, (&str, IdForm)> = BTreeMap::new();
     for container in scenario.pods.iter().flat_map(|pod| &pod.containers) {
         for device in container.devices.iter().filter_map(|device| Held::parse(device)) {
-            held.entry((device.gpu, device.instance)).or_insert((&container.resource, container.device_ids));
+            let device = Held { replica: None, ..device };
+            held.entry(device).or_insert((&container.resource, container.device_ids));
         }
     }
     let mut offered = Vec::new();
@@ -193,7 +194,7 @@ fn allocatable(scenario: &Scenario) -> Vec<ContainerDevices> {
         let devices: Vec<_> =
             if of.mig.is_some() { instances.collect() } else { std::iter::once(whole).collect() };
         for (instance, replicas, resource) in devices {
-            let (resource, form) = match held.get(&(gpu, instance)) {
+            let (resource, form) = match held.get(&Held { gpu, instance, replica: None }) {
                 Some((resource, form)) => ((*resource).to_owned(), *form),
                 None => (resource, IdForm::default()),
             };

@@ -1,0 +1,387 @@
+//! Owns the MIG instances of one GPU: which there are, their memory, and their use by GPM.
+//!
+//! An instance is a GPU instance; its compute instances share its memory and are told apart only
+//! where containers hold them. What it has not of its own is its GPU's: [`InstancePlan`] says
+//! which metrics it has. Metrics of GPM belong to the catalogue's scope `Instance` too; whoever
+//! reads them for a GPU samples `gpm_mig_sample(gi)` of the parent for an instance.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nvml_wrapper::Device;
+use nvml_wrapper::enums::gpm::GpmMetricId;
+use nvml_wrapper::error::NvmlError;
+use nvml_wrapper::gpm::{GpmSample, gpm_metrics_get};
+use podgauge_common::catalogue::{Metric, Reading, Scope};
+use podgauge_common::exposition::write::Value;
+
+use super::fields::{Fault, FieldPlan, Memo};
+use super::xid::XidLog;
+use super::{ComputeInstance, DeviceReading, Identity, MigInstance, Slot, Unmeasured, raw};
+
+/// How often a GPU without MIG is asked whether it has got it.
+const LOOK_EVERY: Duration = Duration::from_secs(3);
+/// Samples of GPM closer than this say nothing.
+const SHORTEST: Duration = Duration::from_millis(100);
+/// Time between two samples above which whose it was is not known any more: a gap.
+const LONGEST: Duration = Duration::from_secs(5);
+/// More slots than any GPU has for instances; it bounds what a wrong answer can cost.
+const MAX_SLOTS: u32 = 64;
+/// A ratio may read a little above all of it.
+const MOST_PERCENT: f64 = 101.0;
+
+/// Which metrics an instance has of its own, and how they are read from its handle.
+#[derive(Debug)]
+pub(super) struct InstancePlan {
+    /// Their positions in the whole plan.
+    positions: Vec<usize>,
+    metrics: Vec<&'static Metric>,
+    fields: FieldPlan,
+}
+
+/// How one GPU is cut.
+#[derive(Debug, Default)]
+pub(super) struct Partition<'nvml> {
+    enabled: bool,
+    looked_at: Option<Instant>,
+    /// Whether GPM knows this GPU's instances; `None` if that was not learned yet.
+    gpm: Option<bool>,
+    instances: Vec<Instance<'nvml>>,
+}
+
+/// One instance.
+#[derive(Debug)]
+struct Instance<'nvml> {
+    identity: Arc<Identity>,
+    gi: u32,
+    /// Of its first compute instance.
+    handle: Device<'nvml>,
+    /// The last sample of GPM and when it was taken.
+    baseline: Option<(Instant, GpmSample<'nvml>)>,
+    slots: Vec<Slot>,
+    unmeasured: Option<Unmeasured>,
+    memo: Memo,
+    /// In the order of the [`InstancePlan`].
+    values: Vec<Option<Value>>,
+}
+
+/// A compute instance as NVML lists it.
+struct Listed<'nvml> {
+    handle: Device<'nvml>,
+    uuid: String,
+}
+
+// === impl InstancePlan ===
+
+impl InstancePlan {
+    pub(super) fn new(all: &[&'static Metric]) -> Self {
+        let own = |metric: &Metric| {
+            metric.scope == Scope::Instance
+                && !matches!(metric.reading, Reading::Utilization(_) | Reading::Xid)
+        };
+        let positions: Vec<usize> =
+            all.iter().enumerate().filter(|(_, metric)| own(metric)).map(|(position, _)| position).collect();
+        let metrics: Vec<&'static Metric> = positions.iter().map(|position| all[*position]).collect();
+        Self { fields: FieldPlan::new(&metrics), positions, metrics }
+    }
+}
+
+// === impl Partition ===
+
+impl<'nvml> Partition<'nvml> {
+    /// Whether MIG is on, also without any instance.
+    pub(super) fn is_enabled(&self) -> bool {
+        self.enabled
+    }
+
+    /// Looks how the GPU is cut now. Answers whether MIG was turned on or off.
+    pub(super) fn follow(
+        &mut self,
+        gpu: &Device<'nvml>,
+        of: &Identity,
+        xids: &XidLog,
+    ) -> Result<bool, NvmlError> {
+        let now = Instant::now();
+        let fresh = |at: Instant| now.saturating_duration_since(at) < LOOK_EVERY;
+        if !self.enabled && self.looked_at.is_some_and(fresh) {
+            return Ok(false);
+        }
+        self.looked_at = Some(now);
+        let enabled = known(gpu.mig_mode())?.is_some_and(|mode| mode.current == 1);
+        let turned = enabled != self.enabled;
+        self.enabled = enabled;
+        let listed = if enabled { listed(gpu)? } else { Vec::new() };
+        let uuids = || {
+            let compute = self.instances.iter().filter_map(|it| it.identity.instance.as_ref());
+            compute.flat_map(|it| &it.compute).map(|compute| compute.uuid.as_str())
+        };
+        let mut before: Vec<&str> = uuids().collect();
+        let mut after: Vec<&str> = listed.iter().map(|it| it.uuid.as_str()).collect();
+        before.sort_unstable();
+        after.sort_unstable();
+        if before != after {
+            self.cut(listed, of)?;
+            xids.forget_instances(of.index);
+        }
+        if enabled && self.gpm.is_none() {
+            self.gpm = match gpu.gpm_support() {
+                Ok(supported) => Some(supported),
+                Err(error) => match Fault::of(&error) {
+                    Fault::Unsupported => Some(false),
+                    Fault::NoValue => None,
+                    Fault::Lost | Fault::Reload => return Err(error),
+                },
+            };
+        }
+        Ok(turned)
+    }
+
+    /// Takes up another partition. Instances that stay keep what was sampled of them.
+    fn cut(&mut self, listed: Vec<Listed<'nvml>>, of: &Identity) -> Result<(), NvmlError> {
+        let mut old = std::mem::take(&mut self.instances);
+        let mut parts: Vec<(u32, Vec<(ComputeInstance, Device<'nvml>)>)> = Vec::new();
+        for Listed { handle, uuid } in listed {
+            // One that vanished meanwhile is no longer listed the next time.
+            let Some((gi, ci)) = known(raw::instance_ids(&handle))? else { continue };
+            let slices = known(handle.attributes())?
+                .map(|it| (it.compute_instance_slice_count, it.gpu_instance_slice_count));
+            let compute = (ComputeInstance { ci, uuid, slices }, handle);
+            match parts.iter_mut().find(|(id, _)| *id == gi) {
+                Some((_, computes)) => computes.push(compute),
+                None => parts.push((gi, vec![compute])),
+            }
+        }
+        for (gi, computes) in parts {
+            let (compute, mut handles): (Vec<_>, Vec<_>) = computes.into_iter().unzip();
+            let handle = handles.remove(0);
+            let profile = profile(&handle)?.unwrap_or_default();
+            let key = format!("{}/{gi}/{profile}", of.uuid);
+            let instance = Some(MigInstance { gi, profile, compute, key });
+            let identity = Identity { instance, ..of.clone() };
+            match old.iter().position(|known| *known.identity == identity) {
+                Some(at) => self.instances.push(Instance { handle, ..old.swap_remove(at) }),
+                None => self.instances.push(Instance::new(identity, gi, handle)),
+            }
+        }
+        self.instances.sort_by_key(|instance| instance.gi);
+        let names: Vec<String> = self
+            .instances
+            .iter()
+            .filter_map(|it| it.identity.instance.as_ref())
+            .map(ToString::to_string)
+            .collect();
+        tracing::info!(
+            "GPU {} ({}) has {} MIG instances: {}",
+            of.index,
+            of.uuid,
+            names.len(),
+            names.join(", ")
+        );
+        Ok(())
+    }
+
+    /// Adds the use of every instance since the last time.
+    pub(super) fn sample(&mut self, gpu: &Device<'nvml>) -> Result<(), NvmlError> {
+        for instance in &mut self.instances {
+            instance.sample(gpu, self.gpm)?;
+        }
+        Ok(())
+    }
+
+    /// Reads what the instances have of their own.
+    pub(super) fn read(&mut self, plan: &InstancePlan) -> Result<(), NvmlError> {
+        for instance in &mut self.instances {
+            instance.read(plan)?;
+        }
+        Ok(())
+    }
+
+    /// What was learned of every instance since the last time, taken out. `gpu` are the values of
+    /// the GPU, in the order of the whole plan.
+    pub(super) fn take_readings(
+        &mut self,
+        plan: &InstancePlan,
+        gpu: &DeviceReading,
+        xid: Option<(usize, &XidLog)>,
+    ) -> Vec<DeviceReading> {
+        self.instances
+            .iter_mut()
+            .map(|instance| {
+                let mut values = gpu.values.clone();
+                for (position, value) in plan.positions.iter().zip(&instance.values) {
+                    values[*position] = value.filter(|_| gpu.lost.is_none());
+                }
+                if let Some((position, xids)) = xid.filter(|_| gpu.lost.is_none()) {
+                    values[position] = xids.last(instance.identity.index, Some(instance.gi)).map(Value::U64);
+                }
+                DeviceReading {
+                    identity: Arc::clone(&instance.identity),
+                    lost: gpu.lost.clone(),
+                    values,
+                    unmeasured: instance.unmeasured,
+                    gpu_slots: std::mem::take(&mut instance.slots),
+                    memory_slots: Vec::new(),
+                }
+            })
+            .collect()
+    }
+}
+
+// === impl Instance ===
+
+impl<'nvml> Instance<'nvml> {
+    fn new(identity: Identity, gi: u32, handle: Device<'nvml>) -> Self {
+        Self {
+            identity: Arc::new(identity),
+            gi,
+            handle,
+            baseline: None,
+            slots: Vec::new(),
+            unmeasured: None,
+            memo: Memo::default(),
+            values: Vec::new(),
+        }
+    }
+
+    /// GPM's samples count since the driver was loaded: the difference of two is the mean between
+    /// them, whatever happened.
+    fn sample(&mut self, gpu: &Device<'nvml>, supported: Option<bool>) -> Result<(), NvmlError> {
+        if supported == Some(false) {
+            self.cannot(Unmeasured::MigWithoutGpm);
+            return Ok(());
+        }
+        let sample = match gpu.gpm_mig_sample(self.gi) {
+            Ok(sample) => sample,
+            Err(error) => {
+                match (Fault::of(&error), &error) {
+                    (Fault::Lost | Fault::Reload, _) => return Err(error),
+                    (Fault::Unsupported, _) => self.cannot(Unmeasured::MigWithoutGpm),
+                    (Fault::NoValue, NvmlError::NoPermission) => self.cannot(Unmeasured::MigNotPermitted),
+                    (Fault::NoValue, _) => {}
+                }
+                return Ok(());
+            }
+        };
+        let now = Instant::now();
+        self.unmeasured = None;
+        if let Some((since, earlier)) = &self.baseline {
+            let length = now.saturating_duration_since(*since);
+            if length < SHORTEST {
+                return Ok(());
+            }
+            if length <= LONGEST
+                && let Some(percent) = graphics_activity(earlier, &sample)
+            {
+                self.slots.push(Slot { end: now, length, percent, history: false });
+            }
+        }
+        self.baseline = Some((now, sample));
+        Ok(())
+    }
+
+    fn cannot(&mut self, why: Unmeasured) {
+        self.baseline = None;
+        if self.unmeasured.replace(why) != Some(why)
+            && let Some(instance) = &self.identity.instance
+        {
+            tracing::warn!(
+                "GPU {} ({}), MIG instance {instance}: no utilization, {}",
+                self.identity.index,
+                self.identity.uuid,
+                match why {
+                    Unmeasured::MigWithoutGpm => "NVML has GPM of instances from Hopper on",
+                    Unmeasured::MigNotPermitted =>
+                        "GPM is refused: the container needs NVIDIA_MIG_MONITOR_DEVICES=all and the privileges for it",
+                }
+            );
+        }
+    }
+
+    fn read(&mut self, plan: &InstancePlan) -> Result<(), NvmlError> {
+        self.values.clear();
+        self.values.resize(plan.metrics.len(), None);
+        match plan.fields.read(&self.handle, &plan.metrics, &mut self.memo, &mut self.values) {
+            // A handle that is lost is the instance's end; the GPU's own calls tell whether it is lost.
+            Err(error) if Fault::of(&error) == Fault::Lost => {
+                self.values.fill(None);
+                Ok(())
+            }
+            read => read,
+        }
+    }
+}
+
+impl std::fmt::Display for MigInstance {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({})", self.gi, self.profile)
+    }
+}
+
+/// The compute instances of a GPU by slot. Slots between may be empty.
+fn listed<'nvml>(gpu: &Device<'nvml>) -> Result<Vec<Listed<'nvml>>, NvmlError> {
+    let slots = known(gpu.mig_device_count())?.unwrap_or(0).min(MAX_SLOTS);
+    let mut listed = Vec::new();
+    for slot in 0..slots {
+        let Some(handle) = known(gpu.mig_device_by_index(slot))? else { continue };
+        let Some(uuid) = known(handle.uuid())? else { continue };
+        listed.push(Listed { handle, uuid });
+    }
+    Ok(listed)
+}
+
+/// What the name of the instance ends in, as newer drivers write it, else slices and memory.
+fn profile(instance: &Device<'_>) -> Result<Option<String>, NvmlError> {
+    if let Some(name) = known(instance.name())?
+        && let Some((_, profile)) = name.rsplit_once(" MIG ")
+    {
+        return Ok(Some(of_gpu_instance(profile).to_owned()));
+    }
+    Ok(known(instance.attributes())?
+        .map(|it| format!("{}g.{}gb", it.gpu_instance_slice_count, it.memory_size_mb.div_ceil(1024))))
+}
+
+/// A profile without what it says of the compute instance: `1c.2g.20gb` is `2g.20gb`.
+fn of_gpu_instance(profile: &str) -> &str {
+    match profile.split_once("c.") {
+        Some((slices, rest)) if !slices.is_empty() && slices.bytes().all(|byte| byte.is_ascii_digit()) => {
+            rest
+        }
+        _ => profile,
+    }
+}
+
+/// Percent of the time between two samples; `None` if GPM does not tell.
+fn graphics_activity(earlier: &GpmSample<'_>, later: &GpmSample<'_>) -> Option<f64> {
+    let metrics = gpm_metrics_get(later.nvml(), earlier, later, &[GpmMetricId::GraphicsUtil]).ok()?;
+    let percent = metrics.into_iter().next()?.ok()?.value;
+    (0.0..=MOST_PERCENT).contains(&percent).then(|| percent.min(100.0))
+}
+
+/// `None` for what has no value; an error is one that speaks of the whole GPU or library.
+fn known<T>(read: Result<T, NvmlError>) -> Result<Option<T>, NvmlError> {
+    match read {
+        Ok(value) => Ok(Some(value)),
+        Err(error) => match Fault::of(&error) {
+            Fault::Lost | Fault::Reload => Err(error),
+            Fault::Unsupported | Fault::NoValue => Ok(None),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_profile_is_the_gpu_instances() {
+        for (written, profile) in [
+            ("1g.10gb", "1g.10gb"),
+            ("1g.10gb+me", "1g.10gb+me"),
+            ("1c.2g.20gb", "2g.20gb"),
+            ("10c.7g.80gb+gfx", "7g.80gb+gfx"),
+            ("c.1g", "c.1g"),
+        ] {
+            assert_eq!(of_gpu_instance(written), profile, "{written}");
+        }
+    }
+}
