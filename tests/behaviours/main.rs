@@ -13,6 +13,7 @@ mod device_loss;
 mod exposition;
 mod kubernetes;
 mod manifests;
+mod mig;
 mod no_driver;
 mod real_prometheus;
 mod utilization;

@@ -44,6 +44,9 @@ pub(super) struct InstancePlan {
 pub(super) struct Partition<'nvml> {
     enabled: bool,
     looked_at: Option<Instant>,
+    /// UUIDs that NVML listed when the instances were last described, and when that was.
+    listed: Vec<String>,
+    cut_at: Option<Instant>,
     /// Whether GPM knows this GPU's instances; `None` if that was not learned yet.
     gpm: Option<bool>,
     instances: Vec<Instance<'nvml>>,
@@ -111,17 +114,17 @@ impl<'nvml> Partition<'nvml> {
         let turned = enabled != self.enabled;
         self.enabled = enabled;
         let listed = if enabled { listed(gpu)? } else { Vec::new() };
-        let uuids = || {
-            let compute = self.instances.iter().filter_map(|it| it.identity.instance.as_ref());
-            compute.flat_map(|it| &it.compute).map(|compute| compute.uuid.as_str())
-        };
-        let mut before: Vec<&str> = uuids().collect();
-        let mut after: Vec<&str> = listed.iter().map(|it| it.uuid.as_str()).collect();
-        before.sort_unstable();
-        after.sort_unstable();
-        if before != after {
-            self.cut(listed, of)?;
-            xids.forget_instances(of.index);
+        let uuids: Vec<String> = listed.iter().map(|it| it.uuid.clone()).collect();
+        let described: usize = self
+            .instances
+            .iter()
+            .filter_map(|it| it.identity.instance.as_ref())
+            .map(|it| it.compute.len())
+            .sum();
+        let again = described < uuids.len() && !self.cut_at.is_some_and(fresh);
+        if uuids != self.listed || again {
+            self.cut(listed, of, xids)?;
+            (self.listed, self.cut_at) = (uuids, Some(now));
         }
         if enabled && self.gpm.is_none() {
             self.gpm = match gpu.gpm_support() {
@@ -137,8 +140,9 @@ impl<'nvml> Partition<'nvml> {
     }
 
     /// Takes up another partition. Instances that stay keep what was sampled of them.
-    fn cut(&mut self, listed: Vec<Listed<'nvml>>, of: &Identity) -> Result<(), NvmlError> {
+    fn cut(&mut self, listed: Vec<Listed<'nvml>>, of: &Identity, xids: &XidLog) -> Result<(), NvmlError> {
         let mut old = std::mem::take(&mut self.instances);
+        let before: Vec<Arc<Identity>> = old.iter().map(|it| Arc::clone(&it.identity)).collect();
         let mut parts: Vec<(u32, Vec<(ComputeInstance, Device<'nvml>)>)> = Vec::new();
         for Listed { handle, uuid } in listed {
             // One that vanished meanwhile is no longer listed the next time.
@@ -164,19 +168,18 @@ impl<'nvml> Partition<'nvml> {
             }
         }
         self.instances.sort_by_key(|instance| instance.gi);
-        let names: Vec<String> = self
-            .instances
-            .iter()
-            .filter_map(|it| it.identity.instance.as_ref())
-            .map(ToString::to_string)
-            .collect();
-        tracing::info!(
-            "GPU {} ({}) has {} MIG instances: {}",
-            of.index,
-            of.uuid,
-            names.len(),
-            names.join(", ")
-        );
+        if before.iter().ne(self.instances.iter().map(|it| &it.identity)) {
+            xids.forget_instances(of.index);
+            let compute = self.instances.iter().filter_map(|it| it.identity.instance.as_ref());
+            let names: Vec<String> = compute.map(ToString::to_string).collect();
+            tracing::info!(
+                "GPU {} ({}) has {} MIG instances: {}",
+                of.index,
+                of.uuid,
+                names.len(),
+                names.join(", ")
+            );
+        }
         Ok(())
     }
 
