@@ -363,6 +363,72 @@ pods:
     assert!(power.text().contains("MIG instance"), "{}", power.text());
 }
 
+/// Compute instances share the memory of their GPU instance: they are one device, of which a
+/// container may hold a part. So is an instance of which replicas are made.
+#[tokio::test]
+async fn parts_of_an_instance_are_parts_of_one_device() {
+    let node = Node::new(
+        "
+gpus:
+  - mig:
+      instances:
+        - {profile: 1c.2g.20gb, gi: 3, ci: 0, memory_mib: 20480, load: {constant: 40}}
+        - {profile: 1c.2g.20gb, gi: 3, ci: 1, memory_mib: 20480, load: {constant: 80}}
+        - {profile: 1g.10gb, gi: 7, replicas: 4, load: {constant: 30}}
+pods:
+  - {name: half, containers: [{devices: [0/gi3/ci1], resource: nvidia.com/mig-1c.2g.20gb}]}
+  - {name: one, containers: [{devices: [\"0/gi7::0\"]}]}
+  - {name: more, containers: [{devices: [\"0/gi7::1\", \"0/gi7::2\"]}]}
+",
+    );
+    let _kubelet = node.kubelet().await;
+    let exporter = node.exporter_in_kubernetes().await;
+    let page = measured(&exporter, &["3", "7"]).await;
+    let of = [("GPU_I_ID", "3"), ("GPU_I_PROFILE", "2g.20gb")];
+    assert_eq!(page.all("DCGM_FI_DEV_FB_FREE", &of).len(), 1, "{}", page.text);
+    assert_eq!(page.value("DCGM_FI_DEV_FB_FREE", &of), Some(20480.0));
+    assert!((page.value(UTILIZATION, &of).unwrap() - 60.0).abs() <= 1.0, "{}", page.text);
+    let part = |pod| page.value("podgauge_gpu_allocation", &[("pod", pod)]);
+    assert_eq!([part("half"), part("one"), part("more")], [Some(0.5), Some(0.25), Some(0.5)]);
+    // Whose the use of a shared instance is, nobody can tell.
+    assert_eq!(page.all("DCGM_FI_DEV_GPU_TEMP", &[("GPU_I_ID", "7"), ("pod", "")]).len(), 1);
+    assert_eq!(page.value("podgauge_attribution_unavailable", &[("GPU_I_ID", "7")]), Some(1.0));
+    assert_eq!(page.value("podgauge_gpu_owners", &[("GPU_I_ID", "7")]), Some(2.0));
+}
+
+#[tokio::test]
+async fn a_lost_gpu_takes_its_instances_along_and_they_come_back() {
+    let yaml = |errors: &str| {
+        format!(
+            "gpus: [{{{errors}mig: {{instances: [{{profile: 1g.10gb, gi: 7, load: {{constant: 40}}}}, {{profile: 1g.10gb, \
+             gi: 8}}]}}}}, {{load: {{constant: 20}}}}]"
+        )
+    };
+    let node = Node::new(&yaml(""));
+    let exporter = node.exporter().await;
+    let before = measured(&exporter, &["7", "8"]).await.value(ACTIVE, &[("GPU_I_ID", "7")]).unwrap();
+    node.play(&yaml("errors: {all: GPU_IS_LOST}, "));
+    let page = exporter
+        .until("the loss", |page| match page.want("podgauge_gpu_up", &[("GPU_I_ID", "8")])? {
+            0.0 => Ok(page.clone()),
+            up => Err(up.to_string()),
+        })
+        .await;
+    assert_eq!(page.value("podgauge_gpu_up", &[("GPU_I_ID", "7")]), Some(0.0));
+    for family in ["DCGM_FI_DEV_FB_USED", "DCGM_FI_DEV_XID_ERRORS", "DCGM_FI_DEV_POWER_USAGE", UTILIZATION] {
+        assert_eq!(page.all(family, &[("gpu", "0")]), none(), "{family}");
+    }
+    assert!(page.value("DCGM_FI_DEV_GPU_TEMP", &[("gpu", "1")]).is_some());
+    node.play(&yaml(""));
+    let after = exporter
+        .until("its return", |page| {
+            page.want("DCGM_FI_DEV_FB_USED", &[("GPU_I_ID", "8")])?;
+            page.want(ACTIVE, &[("GPU_I_ID", "7")])
+        })
+        .await;
+    assert!(after >= before, "{after} after {before}");
+}
+
 /// 8 GPUs of 7 instances and 100 pods: every instance has every family, each with its pod.
 #[tokio::test]
 async fn a_node_full_of_instances_serves_a_complete_page() {

@@ -132,8 +132,9 @@ impl<'nvml> SampledDevice<'nvml> {
 
     fn read_all(&mut self, plan: &Plan, xids: &XidLog) -> Result<(), NvmlError> {
         if self.partition.follow(&self.device, &self.identity, xids)? {
-            // What the driver does not support has changed with the mode.
+            // What the driver supports has changed with it, and new instances have no values yet.
             self.memo = Memo::default();
+            self.values_at = None;
             self.rings.gpu.unsupported = false;
             self.rings.memory.unsupported = false;
         }

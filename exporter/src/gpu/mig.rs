@@ -97,7 +97,7 @@ impl<'nvml> Partition<'nvml> {
         self.enabled
     }
 
-    /// Looks how the GPU is cut now. Answers whether MIG was turned on or off.
+    /// Looks how the GPU is cut now. Answers whether that has changed.
     pub(super) fn follow(
         &mut self,
         gpu: &Device<'nvml>,
@@ -111,8 +111,7 @@ impl<'nvml> Partition<'nvml> {
         }
         self.looked_at = Some(now);
         let enabled = known(gpu.mig_mode())?.is_some_and(|mode| mode.current == 1);
-        let turned = enabled != self.enabled;
-        self.enabled = enabled;
+        let mut changed = std::mem::replace(&mut self.enabled, enabled) != enabled;
         let listed = if enabled { listed(gpu)? } else { Vec::new() };
         let uuids: Vec<String> = listed.iter().map(|it| it.uuid.clone()).collect();
         let described: usize = self
@@ -125,6 +124,7 @@ impl<'nvml> Partition<'nvml> {
         if uuids != self.listed || again {
             self.cut(listed, of, xids)?;
             (self.listed, self.cut_at) = (uuids, Some(now));
+            changed = true;
         }
         if enabled && self.gpm.is_none() {
             self.gpm = match gpu.gpm_support() {
@@ -136,7 +136,7 @@ impl<'nvml> Partition<'nvml> {
                 },
             };
         }
-        Ok(turned)
+        Ok(changed)
     }
 
     /// Takes up another partition. Instances that stay keep what was sampled of them.
@@ -212,10 +212,14 @@ impl<'nvml> Partition<'nvml> {
             .map(|instance| {
                 let mut values = gpu.values.clone();
                 for (position, value) in plan.positions.iter().zip(&instance.values) {
-                    values[*position] = value.filter(|_| gpu.lost.is_none());
+                    if let Some(of_gpu) = values.get_mut(*position) {
+                        *of_gpu = value.filter(|_| gpu.lost.is_none());
+                    }
                 }
-                if let Some((position, xids)) = xid.filter(|_| gpu.lost.is_none()) {
-                    values[position] = xids.last(instance.identity.index, Some(instance.gi)).map(Value::U64);
+                if let Some((position, xids)) = xid.filter(|_| gpu.lost.is_none())
+                    && let Some(last) = values.get_mut(position)
+                {
+                    *last = xids.last(instance.identity.index, Some(instance.gi)).map(Value::U64);
                 }
                 DeviceReading {
                     identity: Arc::clone(&instance.identity),
