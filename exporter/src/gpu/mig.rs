@@ -168,8 +168,12 @@ impl<'nvml> Partition<'nvml> {
             }
         }
         self.instances.sort_by_key(|instance| instance.gi);
+        // Only of those that are gone: an event may come before the first look at its instance.
+        let stays = |it: &Arc<Identity>| self.instances.iter().any(|other| other.identity == *it);
+        for gone in before.iter().filter(|it| !stays(it)).filter_map(|it| it.instance.as_ref()) {
+            xids.forget_instance(of.index, gone.gi);
+        }
         if before.iter().ne(self.instances.iter().map(|it| &it.identity)) {
-            xids.forget_instances(of.index);
             let compute = self.instances.iter().filter_map(|it| it.identity.instance.as_ref());
             let names: Vec<String> = compute.map(ToString::to_string).collect();
             tracing::info!(

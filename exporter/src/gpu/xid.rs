@@ -40,10 +40,10 @@ impl XidLog {
         Some(own.max(xids.gpu).1)
     }
 
-    /// The GPU is cut anew: ids of instances mean others now.
-    pub(crate) fn forget_instances(&self, device: u32) {
+    /// The instance is gone: its id may come to mean another.
+    pub(crate) fn forget_instance(&self, device: u32, instance: u32) {
         if let Some(xids) = self.0.lock().get_mut(&device) {
-            xids.instances.clear();
+            xids.instances.remove(&instance);
         }
     }
 
@@ -123,7 +123,7 @@ mod tests {
         log.push(0, None, 79);
         assert_eq!([None, Some(7), Some(8)].map(|of| log.last(0, of)), [Some(79); 3]);
         log.push(0, Some(8), 31);
-        log.forget_instances(0);
+        log.forget_instance(0, 8);
         assert_eq!(log.last(0, Some(8)), Some(79));
     }
 }
