@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::{Now, Omission, Question, Rules, Value, silence};
 use crate::metric::Formula;
 use crate::source::history::Mean;
-use crate::source::store::{ExporterState, Holding, PodSeries};
+use crate::source::store::{DeviceState, ExporterState, Holding, PodSeries};
 
 const MIB: f64 = 1024.0 * 1024.0;
 
@@ -102,6 +102,10 @@ fn measure(
     // NVIDIA's exporter gives every pod on a device the whole device's use.
     if !exporter.native && shared > 1 && of_a_part {
         return Err(Omission::Shared { pods: shared });
+    }
+    // What each instance's line repeats would count once per instance.
+    if matches!(formula, Formula::Sum(_)) && state.is_some_and(DeviceState::is_instance) {
+        return Err(Omission::OfWholeGpu);
     }
     let means: Result<Vec<Mean>, Omission> = device
         .holdings
