@@ -127,6 +127,28 @@ async fn an_instances_use_is_the_scenarios() {
     assert!((gauge - 40.0).abs() <= 1.0, "{gauge}");
 }
 
+/// The profiling counters of an instance are its own; a GPU that is not cut keeps its.
+#[tokio::test]
+async fn profiling_counters_of_an_instance_are_its_own() {
+    let node = Node::new(CUT);
+    let file = node.path().join("counters.csv");
+    std::fs::write(&file, "DCGM_FI_PROF_GR_ENGINE_ACTIVE, gauge, x\n").unwrap();
+    let exporter = node
+        .exporter_with(|command| {
+            command.arg("-f").arg(file).args(["-c", "1000"]);
+        })
+        .await;
+    let ratio =
+        |page: &Page, gpu, id| page.want("DCGM_FI_PROF_GR_ENGINE_ACTIVE", &[("gpu", gpu), ("GPU_I_ID", id)]);
+    let (whole, constant, wave) = exporter
+        .until("the ratios", |page| {
+            Ok((ratio(page, "0", "")?, ratio(page, "1", "7")?, ratio(page, "1", "2")?))
+        })
+        .await;
+    assert!((whole - 0.3).abs() < 0.01 && (constant - 0.4).abs() < 0.01, "{whole} {constant}");
+    assert!((0.49..=0.91).contains(&wave), "{wave}");
+}
+
 /// One pod for each form in which device plugins name instances.
 fn held_in_every_form() -> String {
     let instances: Vec<String> = (1..=6)

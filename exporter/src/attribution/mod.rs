@@ -275,8 +275,10 @@ fn distinct_pods(allocations: &[Allocation]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attribution::allocations::ReplicaCounts;
     use crate::attribution::kubelet::api::{ContainerDevices, ContainerResources, PodResources};
     use crate::attribution::processes::Holder;
+    use crate::gpu::{ComputeInstance, MigInstance};
 
     fn pod(name: &str, containers: &[(&str, &[&str])]) -> PodResources {
         PodResources {
@@ -394,6 +396,31 @@ mod tests {
         let attribution = on(&knowledge, "GPU-1", &bypass);
         assert_eq!(attribution.utilization, Division::Among(vec![owner("a", "main"), owner("b", "c")]));
         assert_eq!(attribution.owner, Some(owner("a", "main")));
+    }
+
+    #[test]
+    fn two_pods_with_a_compute_instance_each_both_hold_the_instance() {
+        let compute = |ci, uuid: &str| ComputeInstance { ci, uuid: uuid.into(), slices: Some((1, 2)) };
+        let instance = MigInstance::of_test(7, vec![compute(0, "MIG-a"), compute(1, "MIG-b")]);
+        let identity = Identity { instance: Some(instance), ..gpu("GPU-1", 0) };
+        let list = [pod("a", &[("main", &["MIG-a"])]), pod("b", &[("main", &["MIG-b"])])];
+        let list = Allocations::from_list(&list, &[]).completed(&ReplicaCounts::default(), |_, _| None);
+        let knowledge = Knowledge::Known(Arc::new(list));
+        let blind = Processes { no_utilization: true, ..Processes::default() };
+        let attribution = attribute(&knowledge, &identity, &blind, None);
+        let parts: Vec<_> = attribution.allocations.iter().map(|a| (a.pod.as_str(), a.part)).collect();
+        assert_eq!(parts, [("a", Some(0.5)), ("b", Some(0.5))]);
+        assert_eq!((attribution.owner, attribution.owners), (None, Some(2)));
+        assert_eq!(attribution.utilization, Division::Whole(None));
+        assert_eq!(
+            attribution.unavailable,
+            [Unavailable::NoProcessMemory, Unavailable::NoProcessUtilization]
+        );
+        // One container with both has all of it.
+        let list = Allocations::from_list(&[pod("a", &[("main", &["MIG-a", "MIG-b"])])], &[]);
+        let list = list.completed(&ReplicaCounts::default(), |_, _| None);
+        let attribution = attribute(&Knowledge::Known(Arc::new(list)), &identity, &blind, None);
+        assert_eq!((attribution.owners, attribution.allocations[0].part), (Some(1), Some(1.0)));
     }
 
     #[test]
