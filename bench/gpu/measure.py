@@ -36,8 +36,18 @@ programs = pathlib.Path(args.programs).resolve()
 here = pathlib.Path(__file__).resolve().parent
 work = pathlib.Path(tempfile.mkdtemp(prefix="podgauge-gpu-"))
 children = []
-rows = []
 misses = []
+
+
+class Rows(list):
+    """The report's rows, printed as they come: a run takes minutes."""
+
+    def append(self, row):
+        print(" | ".join(row), flush=True)
+        super().append(row)
+
+
+rows = Rows()
 
 
 def start(name, command, **more):
