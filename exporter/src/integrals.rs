@@ -11,7 +11,7 @@ use crate::attribution::{Division, Owner};
 use crate::gpu::Slot;
 
 /// How long an account outlives its series: the same labels within it go on where they were.
-const KEPT: Duration = Duration::from_secs(600);
+pub(crate) const KEPT: Duration = Duration::from_secs(600);
 /// Part of the window that must have been observed for a mean to be given.
 const ENOUGH: f64 = 0.8;
 /// Shortest time over which a mean is given.

@@ -71,7 +71,7 @@ pub(crate) struct Rendered {
 
 /// The label sets of one GPU.
 struct Labels {
-    /// gpu, UUID, pci_bus_id, device, modelName, hostname.
+    /// gpu, UUID, pci_bus_id, device, modelName, those of a MIG instance, hostname.
     device: LabelText,
     /// `device`, and the counters file's label fields.
     dcgm: LabelText,
@@ -164,6 +164,8 @@ impl Renderer {
                     continue;
                 }
                 let value = match counter.metric.reading {
+                    // DCGM has no utilization of MIG instances.
+                    Reading::Utilization(_) if device.identity.instance.is_some() => None,
                     Reading::Utilization(Engine::Gpu) => device.gpu_utilization.map(percent),
                     Reading::Utilization(Engine::Memory) => device.memory_utilization.map(percent),
                     _ => device.values.get(position).copied().flatten(),
@@ -195,7 +197,8 @@ impl Renderer {
         }
         for (own, write) in OWN_FAMILIES {
             page.family(own.name, own.kind.as_str(), own.help);
-            for (device, labels) in devices() {
+            let of_use = [ACTIVE_SECONDS, OBSERVED_SECONDS, DEVICE_ACTIVE_SECONDS].contains(&own);
+            for (device, labels) in devices().filter(|(device, _)| device.measured || !of_use) {
                 write(&mut page, device, labels);
             }
         }
@@ -256,6 +259,10 @@ impl Renderer {
                 .with("pci_bus_id", &identity.pci_bus_id)
                 .with("device", &format!("nvidia{}", identity.index))
                 .with("modelName", &self.model_name(&identity.model));
+            if let Some(instance) = &identity.instance {
+                text.push("GPU_I_PROFILE", &instance.profile);
+                text.push("GPU_I_ID", &instance.gi.to_string());
+            }
             for (name, value) in &self.labelling.hostname {
                 text.push(name, value);
             }

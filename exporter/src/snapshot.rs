@@ -12,7 +12,7 @@ use crate::attribution::{
     Attribution, Charge, Division, Knowledge, Owner, Unavailable, Whose, attribute, charge,
 };
 use crate::gpu::{Credit, DeviceReading, EventCounts, Identity, Readings, Slot};
-use crate::integrals::{Account, DeviceLedger, Share};
+use crate::integrals::{Account, DeviceLedger, KEPT, Share};
 
 /// After this long without a new reading GPU values are dropped: they are no measurement any more.
 pub(crate) const STALE: Duration = Duration::from_secs(5);
@@ -24,6 +24,7 @@ const MIB: f64 = 1024.0 * 1024.0;
 #[derive(Debug)]
 pub(crate) struct Node {
     window: Duration,
+    /// By [`Identity::key`].
     devices: HashMap<String, Device>,
     latest: Option<Readings>,
 }
@@ -33,6 +34,8 @@ pub(crate) struct Node {
 struct Device {
     ledger: DeviceLedger,
     doubt: Doubt,
+    /// When it was last read: a MIG instance may be gone for good.
+    seen: Instant,
 }
 
 /// What one page says.
@@ -66,6 +69,8 @@ pub(crate) struct DeviceSnapshot {
     pub(crate) owners: Option<usize>,
     pub(crate) allocations: Vec<Allocation>,
     pub(crate) unavailable: Vec<Unavailable>,
+    /// False: its utilization is not read at all, and seconds of it say nothing.
+    pub(crate) measured: bool,
     /// UIDs of pods with processes on it.
     uids: Vec<(Arc<Owner>, String)>,
 }
@@ -101,10 +106,11 @@ impl Node {
     /// Takes new readings: each slot is credited once, to whom the device belongs now.
     pub(crate) fn learn(&mut self, readings: Readings, knowledge: &Knowledge, now: Instant) {
         for reading in &readings.devices {
-            let device =
-                self.devices.entry(reading.identity.uuid.clone()).or_insert_with(|| Device::new(now));
+            let key = reading.identity.key();
+            let device = self.devices.entry(key.to_owned()).or_insert_with(|| Device::new(now));
             device.learn(reading, knowledge, self.window, now);
         }
+        self.devices.retain(|_, device| now.saturating_duration_since(device.seen) < KEPT);
         let devices = readings
             .devices
             .into_iter()
@@ -143,7 +149,7 @@ impl Node {
             .devices
             .iter()
             .filter_map(|reading| {
-                let device = self.devices.get_mut(&reading.identity.uuid)?;
+                let device = self.devices.get_mut(reading.identity.key())?;
                 Some(device.snapshot(reading, knowledge, window, now))
             })
             .collect();
@@ -155,11 +161,12 @@ impl Node {
 
 impl Device {
     fn new(now: Instant) -> Self {
-        Self { ledger: DeviceLedger::new(now), doubt: Doubt::default() }
+        Self { ledger: DeviceLedger::new(now), doubt: Doubt::default(), seen: now }
     }
 
     /// Takes what a tick learned.
     fn learn(&mut self, reading: &DeviceReading, knowledge: &Knowledge, window: Duration, now: Instant) {
+        self.seen = now;
         for (slot, credit) in &reading.gpu_slots {
             if let Credit::Of(whose) = credit {
                 self.doubt.learn(slot.end, slot.active_seconds(), whose);
@@ -172,9 +179,10 @@ impl Device {
     }
 
     fn attribute(&mut self, reading: &DeviceReading, knowledge: &Knowledge, now: Instant) -> Attribution {
-        let identity = &reading.identity;
         let doubt = self.doubt.verdict(now);
-        attribute(knowledge, (&identity.uuid, identity.index), &reading.processes, doubt)
+        let mut attribution = attribute(knowledge, &reading.identity, &reading.processes, doubt);
+        attribution.unavailable.extend(reading.unmeasured.map(Unavailable::Unmeasured));
+        attribution
     }
 
     fn snapshot(
@@ -219,6 +227,7 @@ impl Device {
             owners: attribution.owners,
             allocations: attribution.allocations,
             unavailable: attribution.unavailable,
+            measured: reading.unmeasured.is_none(),
             uids: reading.processes.live().map(|(owner, uid)| (Arc::clone(owner), uid.to_owned())).collect(),
             identity: Arc::clone(&reading.identity),
         }

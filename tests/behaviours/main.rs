@@ -20,6 +20,7 @@ mod flags;
 mod grafana;
 mod kubernetes;
 mod manifests;
+mod mig;
 mod no_driver;
 mod pod_labels;
 mod real_prometheus;

@@ -85,7 +85,8 @@ async fn what_is_unknown_is_left_out_and_the_text_says_why() {
     .await;
     assert_eq!(answer.status, 404, "{}", answer.text());
     let message = answer.json().unwrap()["message"].as_str().unwrap().to_owned();
-    assert!(message.contains("2 pods match, none has a value") && message.contains("shared"), "{message}");
+    let words = "2 pods match, none has a value: the use of its device cannot be attributed";
+    assert!(message.contains(words), "{message}");
     // A pod without a GPU, a selector that matches nothing, a metric that there is not.
     for (selector, words) in [("app=web", "GPU"), ("app=none", "")] {
         let answer = ask(selector).await;

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::{Known, Mine, Now, Omission, Question, Rules, Value, silence};
 use crate::metric::{Formula, MEMORY_USED, USE};
 use crate::source::history::Mean;
-use crate::source::store::FIRST_ANSWER_SECONDS;
+use crate::source::store::{DeviceState, FIRST_ANSWER_SECONDS};
 
 const MIB: f64 = 1024.0 * 1024.0;
 
@@ -108,6 +108,10 @@ impl Measure<'_> {
         // NVIDIA's exporter gives every pod on a device the whole device's.
         if !exporter.native && shared > 1 && (of_a_part || matches!(formula, Formula::Sum(_))) {
             return Err(Omission::Shared { pods: shared });
+        }
+        // What each instance's line repeats would count once per instance.
+        if matches!(formula, Formula::Sum(_)) && state.is_some_and(DeviceState::is_instance) {
+            return Err(Omission::OfWholeGpu);
         }
         let means: Result<Vec<Mean>, Omission> = device
             .holdings

@@ -60,6 +60,8 @@ pub enum Omission {
     AttributionUnavailable {
         reason: Box<str>,
     },
+    /// The device is a MIG instance, and the family speaks of the whole GPU.
+    OfWholeGpu,
     /// The exporter's numbers are beyond what a quantity can hold.
     OutOfRange,
     /// Some of several devices have no value; the reason of the first.
@@ -92,6 +94,7 @@ impl Omission {
             Self::NoSuchFamily { .. } => "no_such_family",
             Self::Shared { .. } => "shared_device",
             Self::AttributionUnavailable { .. } => "attribution_unavailable",
+            Self::OfWholeGpu => "of_whole_gpu",
             Self::OutOfRange => "out_of_range",
             Self::Devices { reason, .. } => reason.label(),
         }
@@ -145,8 +148,9 @@ impl fmt::Display for Omission {
                 write!(f, "its device is shared by {pods} pods and this value cannot be divided")
             }
             Self::AttributionUnavailable { reason } => {
-                write!(f, "the use of its shared device cannot be attributed: {reason}")
+                write!(f, "the use of its device cannot be attributed: {reason}")
             }
+            Self::OfWholeGpu => f.write_str("its device is a MIG instance and this value is the whole GPU's"),
             Self::OutOfRange => f.write_str("its value is larger than a quantity can be"),
             Self::Devices { without, of, reason } => {
                 let verb = if *without == 1 { "has" } else { "have" };

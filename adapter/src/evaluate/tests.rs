@@ -286,7 +286,7 @@ fn a_shared_device_without_shares_is_no_guess() {
              podgauge_attribution_unavailable{UUID=\"a\",reason=\"MPS\"} 1\n",
         );
     }
-    assert_eq!(scene.reason(), "the use of its shared device cannot be attributed: MPS");
+    assert_eq!(scene.reason(), "the use of its device cannot be attributed: MPS");
     // NVIDIA's exporter prints the whole device's use for each pod.
     for scrape in 5..10 {
         scene.seconds = 5.0 * f64::from(scrape);
@@ -663,4 +663,48 @@ fn use_that_cannot_be_attributed_is_the_reason_and_memory_goes_on() {
     // A reason that speaks of memory is none for use.
     scene.page(&page("no_process_memory"));
     assert!(!scene.reason().contains("no_process_memory"), "{}", scene.reason());
+}
+
+/// Two instances of one GPU are two devices, each with its own memory; what only the GPU has is
+/// no pod's.
+#[test]
+fn mig_instances_are_devices_of_their_own() {
+    let mut scene = Scene::new();
+    for scrape in 0..5 {
+        scene.seconds = 5.0 * f64::from(scrape);
+        let lines: Vec<String> = [
+            ("p", 3, "3g.40gb", 0.8, 100, 300),
+            ("p", 7, "1g.10gb", 0.4, 50, 50),
+            ("q", 9, "1g.10gb", 0.1, 0, 100),
+        ]
+        .iter()
+        .map(|(pod, gi, profile, busy, used, free)| {
+            let device = format!("gpu=\"0\",UUID=\"GPU-0\",GPU_I_PROFILE=\"{profile}\",GPU_I_ID=\"{gi}\"");
+            let owner = format!("{device},namespace=\"demo\",pod=\"{pod}\",container=\"c\"");
+            format!(
+                "podgauge_gpu_active_seconds_total{{{owner}}} {}\n\
+                     podgauge_gpu_observed_seconds_total{{{owner}}} {}\n\
+                     podgauge_gpu_owners{{{device}}} 1\n\
+                     podgauge_gpu_allocation{{{owner},pod_uid=\"u1\"}} 1\n\
+                     DCGM_FI_DEV_FB_USED{{{owner}}} {used}\n\
+                     DCGM_FI_DEV_FB_FREE{{{owner}}} {free}\n\
+                     DCGM_FI_DEV_POWER_USAGE{{{owner}}} 300\n",
+                busy * scene.seconds,
+                500.0 + scene.seconds,
+            )
+        })
+        .collect();
+        scene.page(&lines.concat());
+    }
+    let near = |metric, truth: f64| {
+        let value = scene.ask(metric).unwrap();
+        assert!((value - truth).abs() < 1e-9, "{metric}: {value}");
+    };
+    near("gpu_utilization", 60.0);
+    near("gpu_memory_used_bytes", 150.0 * 1024.0 * 1024.0);
+    near("gpu_memory_utilization", 30.0);
+    let one = scene.ask_by("gpu_utilization", &[&scene.exporter], "GPU_I_ID=7").unwrap();
+    assert!((one - 40.0).abs() < 1e-9, "{one}");
+    let power = scene.ask("gpu_power_watts").unwrap_err().to_string();
+    assert!(power.contains("MIG instance"), "{power}");
 }

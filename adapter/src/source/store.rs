@@ -246,6 +246,11 @@ struct Round<'a> {
 // === impl DeviceState ===
 
 impl DeviceState {
+    /// Whether it is a MIG instance.
+    pub fn is_instance(&self) -> bool {
+        self.labels.iter().any(|(name, _)| *name == "GPU_I_ID")
+    }
+
     /// Whether its labels meet a `metricLabelSelector`.
     pub fn matches(&self, selector: &Selector) -> bool {
         selector

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use super::device_id::{Device, DeviceId};
 use super::kubelet::api::{ContainerDevices, PodResources};
+use crate::gpu::Identity;
 
 /// A container and a device that it was given, whole or in part.
 #[derive(Debug, Clone, PartialEq)]
@@ -105,16 +106,17 @@ impl Allocations {
         containers.all(|other| other == first).then_some(first)
     }
 
-    /// The allocations of one whole GPU or replicas of it, one for each container: a plugin may
-    /// have written the GPU in two forms.
-    pub(crate) fn of_device(&self, uuid: &str, index: u32) -> Vec<Allocation> {
+    /// The allocations of one GPU or MIG instance, or of parts of it, one for each container: a
+    /// plugin may have written it in two forms, and a container may hold several compute instances.
+    pub(crate) fn of_device(&self, identity: &Identity) -> Vec<Allocation> {
         let mut of_device: Vec<Allocation> = Vec::new();
-        let is_of = |device: &Device| DeviceId { device: device.clone(), replica: None }.is_of(uuid, index);
-        for allocation in self.all.iter().filter(|a| is_of(&a.device)) {
+        for allocation in self.all.iter().filter(|a| a.device.is_of(identity)) {
             let key = |a: &Allocation| (a.namespace.clone(), a.pod.clone(), a.container.clone());
-            match of_device.iter_mut().find(|known| key(known) == key(allocation)) {
-                Some(known) => known.merge(allocation),
-                None => of_device.push(allocation.clone()),
+            let part = allocation.part.zip(allocation.device.part_of(identity)).map(|(part, of)| part * of);
+            let allocation = Allocation { part, ..allocation.clone() };
+            match of_device.iter_mut().find(|known| key(known) == key(&allocation)) {
+                Some(known) => known.merge(&allocation),
+                None => of_device.push(allocation),
             }
         }
         of_device
@@ -165,6 +167,16 @@ mod tests {
         }
     }
 
+    fn gpu(uuid: &str) -> Identity {
+        Identity {
+            index: 9,
+            uuid: uuid.into(),
+            pci_bus_id: String::new(),
+            model: String::new(),
+            instance: None,
+        }
+    }
+
     #[test]
     fn parts_of_a_shared_device() {
         let pods = [PodResources {
@@ -183,7 +195,7 @@ mod tests {
         let list = Allocations::from_list(&pods, &[]);
         assert!(list.has_uncounted(&counts));
         let part =
-            |allocations: &Allocations, uuid| allocations.of_device(uuid, 9).first().and_then(|a| a.part);
+            |allocations: &Allocations, uuid| allocations.of_device(&gpu(uuid)).first().and_then(|a| a.part);
         assert_eq!(part(&list.clone().completed(&counts, |_, _| None), "GPU-a"), None);
         for replica in 0..4 {
             counts.learn(&[devices("nvidia.com/gpu", &[&format!("GPU-a::{replica}")])], &[]);
@@ -197,7 +209,7 @@ mod tests {
         let completed = list.completed(&counts, |_, _| Some(("uid".into(), SystemTime::UNIX_EPOCH)));
         assert_eq!(part(&completed, "GPU-a"), Some(0.5));
         assert_eq!(part(&completed, "GPU-b"), Some(1.0));
-        assert_eq!(completed.of_device("GPU-b", 9)[0].pod_uid.as_deref(), Some("uid"));
+        assert_eq!(completed.of_device(&gpu("GPU-b"))[0].pod_uid.as_deref(), Some("uid"));
     }
 
     #[test]

@@ -1,4 +1,6 @@
-//! Owns the forms in which device plugins write device ids.
+//! Owns the forms in which device plugins write device ids, and which device each one names.
+
+use crate::gpu::{ComputeInstance, Identity};
 
 /// A device id, understood.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -15,8 +17,12 @@ pub(crate) enum Device {
     Gpu(String),
     /// `nvidia<index>`, as GKE's plugin writes it.
     Index(u32),
-    /// `MIG-…` or `nvidia<index>/gi<id>`: an instance of a GPU, by its raw id without the replica.
+    /// `MIG-<uuid>`: a compute instance.
     Instance(String),
+    /// `MIG-<GPU's UUID>/<gi>/<ci>`, as drivers before 470 name a compute instance.
+    OldInstance { gpu: String, gi: u32, ci: u32 },
+    /// `nvidia<index>/gi<id>`: a GPU instance, as GKE's plugin writes it.
+    IndexedInstance { index: u32, gi: u32 },
 }
 
 impl DeviceId {
@@ -29,47 +35,137 @@ impl DeviceId {
                 None => (id, None),
             },
         };
-        let index = base.strip_prefix("nvidia").and_then(|rest| rest.split('/').next()?.parse::<u32>().ok());
-        let device = match index {
-            _ if base.starts_with("MIG-") => Device::Instance(base.to_owned()),
-            Some(_) if base.contains("/gi") => Device::Instance(base.to_owned()),
-            Some(index) => Device::Index(index),
-            None => Device::Gpu(base.to_owned()),
-        };
+        let device = old_instance(base)
+            .or_else(|| indexed(base))
+            .or_else(|| base.starts_with("MIG-").then(|| Device::Instance(base.to_owned())))
+            .unwrap_or_else(|| Device::Gpu(base.to_owned()));
         Self { device, replica }
     }
+}
 
-    /// Whether this names the whole GPU of that UUID and index, or a replica of it.
-    pub(crate) fn is_of(&self, uuid: &str, index: u32) -> bool {
-        match &self.device {
-            Device::Gpu(id) => id == uuid,
-            Device::Index(id) => *id == index,
-            Device::Instance(_) => false,
+impl Device {
+    /// Whether it is the GPU, or the MIG instance or a part of it, of that identity.
+    pub(crate) fn is_of(&self, identity: &Identity) -> bool {
+        self.compute(identity).is_some()
+            || match (self, &identity.instance) {
+                (Self::Gpu(id), None) => *id == identity.uuid,
+                (Self::Index(id), None) => *id == identity.index,
+                (Self::IndexedInstance { index, gi }, Some(instance)) => {
+                    (*index, *gi) == (identity.index, instance.gi)
+                }
+                _ => false,
+            }
+    }
+
+    /// How much of the device of that identity it is: all of it, or a compute instance's slices of
+    /// a GPU instance that has several. `None` if the driver does not tell slices.
+    pub(crate) fn part_of(&self, identity: &Identity) -> Option<f64> {
+        match (self.compute(identity), &identity.instance) {
+            (Some(compute), Some(instance)) if instance.compute.len() > 1 => {
+                let (slices, of) = compute.slices.filter(|(_, of)| *of > 0)?;
+                Some(f64::from(slices) / f64::from(of))
+            }
+            _ => Some(1.0),
         }
+    }
+
+    /// The compute instance that it names, if it is one of that identity's.
+    fn compute<'a>(&self, identity: &'a Identity) -> Option<&'a ComputeInstance> {
+        let compute = identity.instance.iter().flat_map(|instance| &instance.compute);
+        match self {
+            Self::Instance(uuid) => compute.into_iter().find(|compute| compute.uuid == *uuid),
+            Self::OldInstance { gpu, gi, ci }
+                if *gpu == identity.uuid && identity.instance.as_ref().is_some_and(|it| it.gi == *gi) =>
+            {
+                compute.into_iter().find(|compute| compute.ci == *ci)
+            }
+            _ => None,
+        }
+    }
+}
+
+fn old_instance(id: &str) -> Option<Device> {
+    let mut parts = id.strip_prefix("MIG-").filter(|rest| rest.starts_with("GPU-"))?.split('/');
+    let (gpu, gi, ci) = (parts.next()?, parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    parts.next().is_none().then(|| Device::OldInstance { gpu: gpu.to_owned(), gi, ci })
+}
+
+fn indexed(id: &str) -> Option<Device> {
+    let mut parts = id.strip_prefix("nvidia")?.split('/');
+    let index = parts.next()?.parse().ok()?;
+    match (parts.next(), parts.next()) {
+        (None, _) => Some(Device::Index(index)),
+        (Some(instance), None) => {
+            Some(Device::IndexedInstance { index, gi: instance.strip_prefix("gi")?.parse().ok()? })
+        }
+        (Some(_), Some(_)) => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gpu::MigInstance;
+
+    const UUID: &str = "GPU-00000000-0000-0000-0000-000000000003";
+
+    fn gpu() -> Identity {
+        Identity {
+            index: 3,
+            uuid: UUID.into(),
+            pci_bus_id: String::new(),
+            model: String::new(),
+            instance: None,
+        }
+    }
+
+    /// The instance 2 of the GPU, with compute instances `MIG-a`, and `MIG-b` of twice its slices.
+    fn instance(computes: u32) -> Identity {
+        let compute = (0..computes)
+            .map(|ci| ComputeInstance {
+                ci,
+                uuid: format!("MIG-{}", ["a", "b"][ci as usize]),
+                slices: Some((ci + 1, 3)),
+            })
+            .collect();
+        Identity { instance: Some(MigInstance::of_test(2, compute)), ..gpu() }
+    }
 
     #[test]
     fn every_form() {
-        let uuid = "GPU-00000000-0000-0000-0000-000000000003";
-        for (id, whole, replica) in [
-            (uuid.to_owned(), true, None),
-            (format!("{uuid}::3"), true, Some("3")),
-            ("nvidia3".to_owned(), true, None),
-            ("nvidia3/vgpu1".to_owned(), true, Some("1")),
-            ("nvidia3/gi2".to_owned(), false, None),
-            ("nvidia3/gi2/vgpu1".to_owned(), false, Some("1")),
-            ("MIG-1::7".to_owned(), false, Some("7")),
-            ("MIG-GPU-1/2/0".to_owned(), false, None),
-            ("GPU-other".to_owned(), false, None),
+        for (id, of_gpu, of_instance, replica) in [
+            (UUID.to_owned(), true, false, None),
+            (format!("{UUID}::3"), true, false, Some("3")),
+            ("nvidia3".to_owned(), true, false, None),
+            ("nvidia3/vgpu1".to_owned(), true, false, Some("1")),
+            ("nvidia3/gi2".to_owned(), false, true, None),
+            ("nvidia3/gi2/vgpu1".to_owned(), false, true, Some("1")),
+            ("nvidia3/gi1".to_owned(), false, false, None),
+            ("nvidia2/gi2".to_owned(), false, false, None),
+            ("MIG-a".to_owned(), false, true, None),
+            ("MIG-a::7".to_owned(), false, true, Some("7")),
+            ("MIG-c".to_owned(), false, false, None),
+            (format!("MIG-{UUID}/2/0"), false, true, None),
+            (format!("MIG-{UUID}/2/0::1"), false, true, Some("1")),
+            (format!("MIG-{UUID}/2/1"), false, false, None),
+            (format!("MIG-{UUID}/1/0"), false, false, None),
+            ("MIG-GPU-1/2/0".to_owned(), false, false, None),
+            ("GPU-other".to_owned(), false, false, None),
         ] {
             let parsed = DeviceId::parse(&id);
-            assert_eq!(parsed.is_of(uuid, 3), whole, "{id}");
+            assert_eq!(parsed.device.is_of(&gpu()), of_gpu, "{id}");
+            assert_eq!(parsed.device.is_of(&instance(1)), of_instance, "{id}");
             assert_eq!(parsed.replica.as_deref(), replica, "{id}");
         }
+    }
+
+    #[test]
+    fn a_compute_instance_is_a_part_of_a_gpu_instance_that_has_several() {
+        let part = |id: &str, identity: &Identity| DeviceId::parse(id).device.part_of(identity);
+        assert_eq!(part("MIG-a", &instance(1)), Some(1.0));
+        assert_eq!(part("MIG-a", &instance(2)), Some(1.0 / 3.0));
+        assert_eq!(part("MIG-b", &instance(2)), Some(2.0 / 3.0));
+        assert_eq!(part("nvidia3/gi2", &instance(2)), Some(1.0));
+        assert_eq!(part(UUID, &gpu()), Some(1.0));
     }
 }

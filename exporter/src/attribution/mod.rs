@@ -23,6 +23,8 @@ use std::sync::Arc;
 use allocations::{Allocation, Allocations};
 pub(crate) use processes::{Processes, Whose};
 
+use crate::gpu::{Identity, Unmeasured};
+
 /// A container that owns a device or a part of it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Owner {
@@ -47,6 +49,8 @@ pub(crate) enum Unavailable {
     MpsServer,
     /// NVML does not say how much memory each process uses: of memory alone.
     NoProcessMemory,
+    /// The device's use is not read at all.
+    Unmeasured(Unmeasured),
 }
 
 /// How a family that can be divided is divided.
@@ -105,6 +109,8 @@ impl Unavailable {
             Self::NoProcessUtilization => "no_process_utilization",
             Self::MpsServer => "mps_server",
             Self::NoProcessMemory => "no_process_memory",
+            Self::Unmeasured(Unmeasured::MigWithoutGpm) => "mig_without_gpm",
+            Self::Unmeasured(Unmeasured::MigNotPermitted) => "mig_gpm_not_permitted",
         }
     }
 }
@@ -115,14 +121,14 @@ impl Default for Division {
     }
 }
 
-/// Whose the device of this UUID and index is.
+/// Whose the device is.
 ///
 /// What cannot be divided is the one allocated pod's, whatever processes do. What can is divided
 /// among all owners; where processes cannot tell how, a device of one allocated pod keeps its
 /// labels, and one of several has none: nothing is guessed, and the reason is said.
 pub(crate) fn attribute(
     knowledge: &Knowledge,
-    (uuid, index): (&str, u32),
+    identity: &Identity,
     processes: &Processes,
     doubt: Option<Unavailable>,
 ) -> Attribution {
@@ -133,7 +139,7 @@ pub(crate) fn attribute(
         }
         Knowledge::Known(all) => all,
     };
-    let allocations = allocations_of(all, (uuid, index), processes);
+    let allocations = allocations_of(all, identity, processes);
     let (owners, outside) = owners(all, &allocations, processes);
     let count = owners.len() + usize::from(outside);
     let pods = distinct_pods(&allocations);
@@ -181,17 +187,20 @@ pub(crate) fn charge(knowledge: &Knowledge, whose: &Whose) -> Charge {
 }
 
 /// How many own the device: from the second on its processes' use is asked for.
-pub(crate) fn count_owners(knowledge: &Knowledge, device: (&str, u32), processes: &Processes) -> usize {
+pub(crate) fn count_owners(knowledge: &Knowledge, identity: &Identity, processes: &Processes) -> usize {
     let Knowledge::Known(all) = knowledge else { return 0 };
-    let (owners, outside) = owners(all, &allocations_of(all, device, processes), processes);
+    let (owners, outside) = owners(all, &allocations_of(all, identity, processes), processes);
     owners.len() + usize::from(outside)
 }
 
 /// The device's allocations. Where a kubelet lists a whole device for two pods, because one of
 /// them has finished, that one has it which has processes on it, else the newest.
-fn allocations_of(all: &Allocations, (uuid, index): (&str, u32), processes: &Processes) -> Vec<Allocation> {
-    let mut allocations = all.of_device(uuid, index);
-    let is_whole = |allocation: &Allocation| allocation.replicas.is_empty();
+fn allocations_of(all: &Allocations, identity: &Identity, processes: &Processes) -> Vec<Allocation> {
+    let mut allocations = all.of_device(identity);
+    // A compute instance of several is no whole device.
+    let is_whole = |allocation: &Allocation| {
+        allocation.replicas.is_empty() && allocation.device.part_of(identity) == Some(1.0)
+    };
     if allocations.iter().all(is_whole) && distinct_pods(&allocations) > 1 {
         let is_live = |allocation: &Allocation| {
             processes
@@ -266,8 +275,10 @@ fn distinct_pods(allocations: &[Allocation]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attribution::allocations::ReplicaCounts;
     use crate::attribution::kubelet::api::{ContainerDevices, ContainerResources, PodResources};
     use crate::attribution::processes::Holder;
+    use crate::gpu::{ComputeInstance, MigInstance};
 
     fn pod(name: &str, containers: &[(&str, &[&str])]) -> PodResources {
         PodResources {
@@ -287,6 +298,10 @@ mod tests {
         }
     }
 
+    fn gpu(uuid: &str, index: u32) -> Identity {
+        Identity { index, uuid: uuid.into(), pci_bus_id: String::new(), model: String::new(), instance: None }
+    }
+
     fn known(pods: &[PodResources]) -> Knowledge {
         Knowledge::Known(Arc::new(Allocations::from_list(pods, &[])))
     }
@@ -304,7 +319,7 @@ mod tests {
     }
 
     fn on(knowledge: &Knowledge, uuid: &str, processes: &Processes) -> Attribution {
-        attribute(knowledge, (uuid, 0), processes, None)
+        attribute(knowledge, &gpu(uuid, 0), processes, None)
     }
 
     #[test]
@@ -335,7 +350,7 @@ mod tests {
         assert_eq!(attribution.unavailable, [Unavailable::NoHostPidNamespace]);
 
         // Under MPS memory is divided, utilization is not.
-        let mps = attribute(&knowledge, ("GPU-1", 0), &running(&[]), Some(Unavailable::MpsServer));
+        let mps = attribute(&knowledge, &gpu("GPU-1", 0), &running(&[]), Some(Unavailable::MpsServer));
         assert_eq!((mps.utilization, mps.memory), (Division::Whole(None), both.clone()));
         assert_eq!(mps.unavailable, [Unavailable::MpsServer]);
         let no_memory = Processes { memory: None, ..running(&[]) };
@@ -354,7 +369,7 @@ mod tests {
         assert_eq!(attribution.utilization, Division::Among(vec![owner("a", "main")]));
         assert_eq!((attribution.owner, attribution.owners), (Some(owner("a", "main")), Some(2)));
         for reason in [Unavailable::MpsServer, Unavailable::ProcessesUnreadable] {
-            let attribution = attribute(&knowledge, ("GPU-1", 0), &processes, Some(reason));
+            let attribution = attribute(&knowledge, &gpu("GPU-1", 0), &processes, Some(reason));
             assert_eq!((attribution.utilization, attribution.unavailable.len()), (sole.clone(), 0));
         }
         processes.unavailable = Some(Unavailable::NoHostPidNamespace);
@@ -381,6 +396,31 @@ mod tests {
         let attribution = on(&knowledge, "GPU-1", &bypass);
         assert_eq!(attribution.utilization, Division::Among(vec![owner("a", "main"), owner("b", "c")]));
         assert_eq!(attribution.owner, Some(owner("a", "main")));
+    }
+
+    #[test]
+    fn two_pods_with_a_compute_instance_each_both_hold_the_instance() {
+        let compute = |ci, uuid: &str| ComputeInstance { ci, uuid: uuid.into(), slices: Some((1, 2)) };
+        let instance = MigInstance::of_test(7, vec![compute(0, "MIG-a"), compute(1, "MIG-b")]);
+        let identity = Identity { instance: Some(instance), ..gpu("GPU-1", 0) };
+        let list = [pod("a", &[("main", &["MIG-a"])]), pod("b", &[("main", &["MIG-b"])])];
+        let list = Allocations::from_list(&list, &[]).completed(&ReplicaCounts::default(), |_, _| None);
+        let knowledge = Knowledge::Known(Arc::new(list));
+        let blind = Processes { no_utilization: true, ..Processes::default() };
+        let attribution = attribute(&knowledge, &identity, &blind, None);
+        let parts: Vec<_> = attribution.allocations.iter().map(|a| (a.pod.as_str(), a.part)).collect();
+        assert_eq!(parts, [("a", Some(0.5)), ("b", Some(0.5))]);
+        assert_eq!((attribution.owner, attribution.owners), (None, Some(2)));
+        assert_eq!(attribution.utilization, Division::Whole(None));
+        assert_eq!(
+            attribution.unavailable,
+            [Unavailable::NoProcessMemory, Unavailable::NoProcessUtilization]
+        );
+        // One container with both has all of it.
+        let list = Allocations::from_list(&[pod("a", &[("main", &["MIG-a", "MIG-b"])])], &[]);
+        let list = list.completed(&ReplicaCounts::default(), |_, _| None);
+        let attribution = attribute(&Knowledge::Known(Arc::new(list)), &identity, &blind, None);
+        assert_eq!((attribution.owners, attribution.allocations[0].part), (Some(1), Some(1.0)));
     }
 
     #[test]

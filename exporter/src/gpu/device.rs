@@ -15,6 +15,7 @@ use super::account::timed;
 use super::events::EventLog;
 use super::fields::{Fault, Memo};
 use super::gpm::Gpm;
+use super::mig::Partition;
 use super::processes::{DeviceProcesses, ProcessWatch};
 use super::ring::{RingClock, Slot};
 use super::sampler::Plan;
@@ -54,6 +55,7 @@ pub(super) struct SampledDevice<'nvml> {
     processes: DeviceProcesses,
     /// New slots with their owners, until they are taken.
     credited: Vec<(Slot, Credit)>,
+    partition: Partition<'nvml>,
     memo: Memo,
     gpm: Gpm<'nvml>,
     /// Of the plan that `memo`, `values` and `texts` are in the order of.
@@ -82,6 +84,7 @@ impl<'nvml> SampledDevice<'nvml> {
             uuid: device.uuid()?,
             pci_bus_id: device.pci_info()?.bus_id,
             model: device.name()?,
+            instance: None,
         };
         Ok(Self {
             device,
@@ -89,6 +92,7 @@ impl<'nvml> SampledDevice<'nvml> {
             rings: Rings::default(),
             processes: DeviceProcesses::default(),
             credited: Vec::new(),
+            partition: Partition::default(),
             memo: Memo::default(),
             gpm: Gpm::default(),
             generation: 0,
@@ -150,6 +154,7 @@ impl<'nvml> SampledDevice<'nvml> {
     pub(super) fn is_dry(&self, plan: &Plan) -> bool {
         let now = Instant::now();
         self.lost.is_none()
+            && !self.partition.is_enabled()
             && (self.rings.gpu.is_dry(now) || (plan.memory_utilization && self.rings.memory.is_dry(now)))
     }
 
@@ -158,19 +163,24 @@ impl<'nvml> SampledDevice<'nvml> {
         self.gpm.is_unsupported()
     }
 
-    /// What was learned since the last time, taken out.
-    pub(super) fn take_reading(&mut self, events: &EventLog) -> DeviceReading {
-        DeviceReading {
+    /// What was learned since the last time, taken out: of the GPU, or if it is cut into MIG
+    /// instances of each of them.
+    pub(super) fn take_readings(&mut self, plan: &Plan, events: &EventLog) -> Vec<DeviceReading> {
+        let now = Instant::now();
+        let gpu = DeviceReading {
             texts: self.texts.clone().unwrap_or_default(),
-            events: events.counts(&self.identity.uuid, Instant::now()),
+            events: events.counts(&self.identity.uuid, None, now),
             nvlink_bytes: self.memo.nvlink_bytes.filter(|_| self.lost.is_none()),
             identity: Arc::clone(&self.identity),
             lost: self.lost.as_ref().map(|lost| lost.reason.clone()),
             values: if self.lost.is_some() { vec![None; self.values.len()] } else { self.values.clone() },
             gpu_slots: std::mem::take(&mut self.credited),
+            unmeasured: None,
             processes: self.processes.known(),
             memory_slots: std::mem::take(&mut self.rings.memory.slots),
-        }
+        };
+        let instances = self.partition.take_readings(&plan.instance, &gpu, events, now);
+        if instances.is_empty() { vec![gpu] } else { instances }
     }
 
     fn read_all(
@@ -181,12 +191,65 @@ impl<'nvml> SampledDevice<'nvml> {
     ) -> Result<(), NvmlError> {
         if std::mem::replace(&mut self.generation, plan.generation) != plan.generation {
             // Another plan has other values at these places, and wants them with this tick.
-            self.memo = Memo::default();
-            self.gpm = Gpm::default();
+            self.forget_values();
             self.values.clear();
             self.texts = None;
-            self.values_at = None;
         }
+        if self.partition.follow(&self.device, &self.identity, events)? {
+            // What the driver supports has changed with it, and new instances have no values yet.
+            self.forget_values();
+            self.rings.gpu.unsupported = false;
+            self.rings.memory.unsupported = false;
+            self.processes = DeviceProcesses::default();
+        }
+        if self.partition.is_enabled() {
+            // Neither rings nor use per process are told of a GPU that is cut.
+            self.partition.sample(&self.device)?;
+        } else {
+            self.drain_rings(plan, watch)?;
+        }
+        let now = Instant::now();
+        // Half a tick of slack: a `-c` of one second must not fall on every other tick.
+        let due = self
+            .values_at
+            .is_none_or(|at| now.saturating_duration_since(at) + Duration::from_millis(500) > plan.interval);
+        self.values.resize(plan.metrics.len(), None);
+        if due {
+            self.read_values(plan, events)?;
+            self.values_at = Some(now);
+        }
+        Ok(())
+    }
+
+    /// What was read is of another plan, another partition, or from before the GPU was lost.
+    fn forget_values(&mut self) {
+        self.memo = Memo::default();
+        self.gpm = Gpm::default();
+        self.partition.forget_values();
+        self.values.fill(None);
+        self.values_at = None;
+    }
+
+    fn read_values(&mut self, plan: &Plan, events: &EventLog) -> Result<(), NvmlError> {
+        if self.texts.is_none() {
+            let texts = plan.texts.iter().map(|text| direct::text(&self.device, *text));
+            self.texts = Some(texts.collect::<Result<_, _>>()?);
+        }
+        self.gpm.read(&self.device, None, &plan.gpm, &mut self.values)?;
+        let by_gpm = self.gpm.is_sampling();
+        plan.fields.read(&self.device, &plan.metrics, &mut self.memo, by_gpm, &mut self.values)?;
+        self.partition.read(&self.device, &plan.instance)?;
+        if plan.clock_events {
+            match calls::clock_event_reasons(&self.device) {
+                Ok(bits) => events.clock_reasons(&self.identity.uuid, bits, Instant::now()),
+                Err(error) if matches!(Fault::of(&error), Fault::Lost | Fault::Reload) => return Err(error),
+                Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn drain_rings(&mut self, plan: &Plan, watch: Option<&mut ProcessWatch>) -> Result<(), NvmlError> {
         self.rings.gpu.drain(&self.device, GPU_SAMPLES)?;
         let slots = std::mem::take(&mut self.rings.gpu.slots);
         match watch {
@@ -203,34 +266,6 @@ impl<'nvml> SampledDevice<'nvml> {
         self.ticks = self.ticks.wrapping_add(1);
         if self.is_dry(plan) {
             self.read_rates(plan)?;
-        }
-        let now = Instant::now();
-        // Half a tick of slack: a `-c` of one second must not fall on every other tick.
-        let due = self
-            .values_at
-            .is_none_or(|at| now.saturating_duration_since(at) + Duration::from_millis(500) > plan.interval);
-        self.values.resize(plan.metrics.len(), None);
-        if due {
-            self.read_values(plan, events)?;
-            self.values_at = Some(now);
-        }
-        Ok(())
-    }
-
-    fn read_values(&mut self, plan: &Plan, events: &EventLog) -> Result<(), NvmlError> {
-        if self.texts.is_none() {
-            let texts = plan.texts.iter().map(|text| direct::text(&self.device, *text));
-            self.texts = Some(texts.collect::<Result<_, _>>()?);
-        }
-        self.gpm.read(&self.device, &plan.gpm, &mut self.values)?;
-        let by_gpm = self.gpm.is_sampling();
-        plan.fields.read(&self.device, &plan.metrics, &mut self.memo, by_gpm, &mut self.values)?;
-        if plan.clock_events {
-            match calls::clock_event_reasons(&self.device) {
-                Ok(bits) => events.clock_reasons(&self.identity.uuid, bits, Instant::now()),
-                Err(error) if matches!(Fault::of(&error), Fault::Lost | Fault::Reload) => return Err(error),
-                Err(_) => {}
-            }
         }
         Ok(())
     }
@@ -269,11 +304,8 @@ impl<'nvml> SampledDevice<'nvml> {
             self.identity.pci_bus_id
         );
         self.lost = Some(Lost { reason: error.to_string(), asked_at: Instant::now() });
-        self.values_at = None;
         // It may come back from a reset, in which counters and GPM samples are lost.
-        self.memo = Memo::default();
-        self.gpm = Gpm::default();
-        self.values.fill(None);
+        self.forget_values();
         Ok(())
     }
 }

@@ -11,8 +11,10 @@ use podgauge_common::catalogue::clock_event::REASONS;
 
 /// Events of one kind that are kept of one GPU; the oldest go first.
 const MOST_KEPT: usize = 100_000;
-/// Different XIDs that are counted of one GPU: NVIDIA has numbered fewer than 200.
+/// Different XIDs that are counted of one GPU or MIG instance: NVIDIA has numbered fewer than 200.
 const MOST_XIDS: usize = 256;
+/// MIG instances of one GPU whose XIDs are kept; more than any GPU has.
+const MOST_INSTANCES: usize = 64;
 
 /// How long an event counts for the families with a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,10 +34,22 @@ pub(crate) struct EventLog {
 struct GpuEvents {
     /// Whether the driver delivers XIDs of it.
     listening: bool,
-    last_xid: u64,
-    xids: BTreeMap<u64, u64>,
-    recent_xids: VecDeque<(Instant, u64)>,
+    /// How many XIDs came.
+    came: u64,
+    /// Attributed to no MIG instance.
+    xids: Xids,
+    /// By id of the MIG instance.
+    instances: HashMap<u32, Xids>,
     clocks: ClockEvents,
+}
+
+/// XIDs of one origin.
+#[derive(Debug, Default)]
+struct Xids {
+    /// The last one, after its place in the order in which the GPU's came.
+    last: (u64, u64),
+    counts: BTreeMap<u64, u64>,
+    recent: VecDeque<(Instant, u64)>,
 }
 
 /// Readings of the clock event reasons.
@@ -47,7 +61,7 @@ struct ClockEvents {
     begun: [u64; REASONS.len()],
 }
 
-/// What one tick knows of one GPU's events.
+/// What one tick knows of the events of one GPU or MIG instance.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct EventCounts {
     /// 0 until the first XID; `None` if XIDs of this GPU cannot be seen.
@@ -74,14 +88,27 @@ impl EventLog {
         self.gpus.lock().entry(uuid.to_owned()).or_default().listening = true;
     }
 
-    /// An XID happened.
-    pub(super) fn xid(&self, uuid: &str, xid: u64, now: Instant) {
+    /// An XID happened, on this MIG instance if the driver says so.
+    pub(super) fn xid(&self, uuid: &str, instance: Option<u32>, xid: u64, now: Instant) {
         let mut gpus = self.gpus.lock();
         let gpu = gpus.entry(uuid.to_owned()).or_default();
-        gpu.last_xid = xid;
-        if gpu.xids.len() < MOST_XIDS || gpu.xids.contains_key(&xid) {
-            *gpu.xids.entry(xid).or_default() += 1;
-            push(&mut gpu.recent_xids, (now, xid));
+        gpu.came += 1;
+        let has_room = gpu.instances.len() < MOST_INSTANCES;
+        let xids = match instance {
+            Some(id) if has_room || gpu.instances.contains_key(&id) => gpu.instances.entry(id).or_default(),
+            _ => &mut gpu.xids,
+        };
+        xids.last = (gpu.came, xid);
+        if xids.counts.len() < MOST_XIDS || xids.counts.contains_key(&xid) {
+            *xids.counts.entry(xid).or_default() += 1;
+            push(&mut xids.recent, (now, xid));
+        }
+    }
+
+    /// The instance is gone: its id may come to mean another.
+    pub(super) fn forget_instance(&self, uuid: &str, instance: u32) {
+        if let Some(gpu) = self.gpus.lock().get_mut(uuid) {
+            gpu.instances.remove(&instance);
         }
     }
 
@@ -98,21 +125,25 @@ impl EventLog {
         push(&mut clocks.recent, (now, bits));
     }
 
-    /// What is known of a GPU now.
-    pub(super) fn counts(&self, uuid: &str, now: Instant) -> EventCounts {
+    /// What is known of a GPU now. For a MIG instance: XIDs of its own and of the whole GPU.
+    pub(super) fn counts(&self, uuid: &str, instance: Option<u32>, now: Instant) -> EventCounts {
         let mut gpus = self.gpus.lock();
         let Some(gpu) = gpus.get_mut(uuid) else { return EventCounts::default() };
-        forget(&mut gpu.recent_xids, self.windows.xids, now);
         forget(&mut gpu.clocks.recent, self.windows.clock_events, now);
-        let mut counts = EventCounts {
-            last_xid: gpu.listening.then_some(gpu.last_xid),
-            xids: gpu.xids.clone(),
-            clock_events: gpu.clocks.begun,
-            ..EventCounts::default()
-        };
-        for (_, xid) in &gpu.recent_xids {
-            *counts.xids_in_window.entry(*xid).or_default() += 1;
+        let mut counts = EventCounts { clock_events: gpu.clocks.begun, ..EventCounts::default() };
+        let mut last = (0, 0);
+        let own = instance.and_then(|id| gpu.instances.get_mut(&id));
+        for xids in own.into_iter().chain([&mut gpu.xids]) {
+            forget(&mut xids.recent, self.windows.xids, now);
+            last = last.max(xids.last);
+            for (xid, count) in &xids.counts {
+                *counts.xids.entry(*xid).or_default() += count;
+            }
+            for (_, xid) in &xids.recent {
+                *counts.xids_in_window.entry(*xid).or_default() += 1;
+            }
         }
+        counts.last_xid = gpu.listening.then_some(last.1);
         if !gpu.clocks.recent.is_empty() {
             let mut readings = [0; REASONS.len()];
             for (_, bits) in &gpu.clocks.recent {
@@ -152,19 +183,41 @@ mod tests {
     #[test]
     fn xids_age_out_of_the_window_and_never_out_of_the_total() {
         let (log, start) = (log(), Instant::now());
-        assert_eq!(log.counts("a", start), EventCounts::default());
+        assert_eq!(log.counts("a", None, start), EventCounts::default());
         log.listens("a");
-        assert_eq!(log.counts("a", start).last_xid, Some(0));
-        log.xid("a", 79, start);
-        log.xid("a", 31, start + 4 * SECOND);
-        log.xid("a", 79, start + 4 * SECOND);
-        let counts = log.counts("a", start + 9 * SECOND);
+        assert_eq!(log.counts("a", None, start).last_xid, Some(0));
+        log.xid("a", None, 79, start);
+        log.xid("a", None, 31, start + 4 * SECOND);
+        log.xid("a", None, 79, start + 4 * SECOND);
+        let counts = log.counts("a", None, start + 9 * SECOND);
         assert_eq!(counts.last_xid, Some(79));
         assert_eq!(counts.xids_in_window, BTreeMap::from([(31, 1), (79, 2)]));
-        assert_eq!(log.counts("a", start + 10 * SECOND).xids_in_window, BTreeMap::from([(31, 1), (79, 1)]));
-        let counts = log.counts("a", start + 14 * SECOND);
+        assert_eq!(
+            log.counts("a", None, start + 10 * SECOND).xids_in_window,
+            BTreeMap::from([(31, 1), (79, 1)])
+        );
+        let counts = log.counts("a", None, start + 14 * SECOND);
         assert_eq!((counts.xids_in_window.len(), counts.xids), (0, BTreeMap::from([(31, 1), (79, 2)])));
-        assert_eq!(log.counts("b", start), EventCounts::default());
+        assert_eq!(log.counts("b", None, start), EventCounts::default());
+    }
+
+    #[test]
+    fn an_instance_has_its_own_xids_and_the_gpus() {
+        let (log, now) = (log(), Instant::now());
+        let last = |of| log.counts("a", of, now).last_xid;
+        assert_eq!(last(None), None);
+        log.listens("a");
+        log.xid("a", Some(7), 13, now);
+        assert_eq!([None, Some(7), Some(8)].map(last), [Some(0), Some(13), Some(0)]);
+        log.xid("a", None, 79, now);
+        assert_eq!([None, Some(7), Some(8)].map(last), [Some(79); 3]);
+        log.xid("a", Some(8), 31, now);
+        let both = BTreeMap::from([(31, 1), (79, 1)]);
+        let counts = log.counts("a", Some(8), now);
+        assert_eq!((counts.last_xid, &counts.xids, &counts.xids_in_window), (Some(31), &both, &both));
+        assert_eq!(log.counts("a", Some(7), now).xids, BTreeMap::from([(13, 1), (79, 1)]));
+        log.forget_instance("a", 8);
+        assert_eq!(last(Some(8)), Some(79));
     }
 
     #[test]
@@ -173,10 +226,10 @@ mod tests {
         for (second, bits) in (0..).zip([0x1, 0x1, 0x4, 0x4, 0x5, 0x100]) {
             log.clock_reasons("a", bits, start + second * SECOND);
         }
-        let counts = log.counts("a", start + 5 * SECOND);
+        let counts = log.counts("a", None, start + 5 * SECOND);
         assert_eq!(counts.clock_events, [1, 0, 1, 0, 0, 0, 0, 0, 1]);
         // The reading at second 0 is five seconds old.
         assert_eq!(counts.clock_events_in_window, Some([2, 0, 3, 0, 0, 0, 0, 0, 1]));
-        assert_eq!(log.counts("a", start + 60 * SECOND).clock_events_in_window, None);
+        assert_eq!(log.counts("a", None, start + 60 * SECOND).clock_events_in_window, None);
     }
 }

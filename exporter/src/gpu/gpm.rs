@@ -1,4 +1,4 @@
-//! Owns the profiling counters: GPM samples of one GPU and what two of them say.
+//! Owns the profiling counters: GPM samples of one GPU or MIG instance and what two of them say.
 //!
 //! A metric is the true mean between two samples. They are taken once per `-c`, so nothing between
 //! two pages is missed. Any number of programs may read GPM at once; nothing is reserved.
@@ -86,18 +86,19 @@ impl<'nvml> Gpm<'nvml> {
         matches!(self.state, State::Sampling { .. })
     }
 
-    /// Takes a sample and writes the means since the one before it. An error speaks of the whole
-    /// GPU or library.
+    /// Takes a sample of the GPU, or of its GPU instance of this id, and writes the means since the
+    /// one before it. An error speaks of the whole GPU or library.
     pub(super) fn read(
         &mut self,
         device: &Device<'nvml>,
+        instance: Option<u32>,
         plan: &GpmPlan,
         values: &mut [Option<Value>],
     ) -> Result<(), NvmlError> {
         if plan.ids.is_empty() || self.is_unsupported() {
             return Ok(());
         }
-        let read = self.sample(device, plan);
+        let read = self.sample(device, instance, plan);
         let means = match read {
             Ok(Some(means)) => means,
             // Too early: the values stand.
@@ -131,6 +132,7 @@ impl<'nvml> Gpm<'nvml> {
     fn sample(
         &mut self,
         device: &Device<'nvml>,
+        instance: Option<u32>,
         plan: &GpmPlan,
     ) -> Result<Option<Vec<Option<f64>>>, NvmlError> {
         let State::Sampling { last, taken_at, spare } = &mut self.state else {
@@ -138,24 +140,32 @@ impl<'nvml> Gpm<'nvml> {
                 return Err(NvmlError::NotSupported);
             }
             self.state =
-                State::Sampling { last: device.gpm_sample()?, taken_at: Instant::now(), spare: None };
+                State::Sampling { last: taken(device, instance)?, taken_at: Instant::now(), spare: None };
             return Ok(Some(vec![None; plan.ids.len()]));
         };
         if taken_at.elapsed() < SHORTEST {
             return Ok(None);
         }
-        let new = match spare.take() {
+        let new = match spare.take().filter(|_| instance.is_none()) {
             Some(sample) => {
                 calls::take_gpm_sample(device, &sample)?;
                 sample
             }
-            None => device.gpm_sample()?,
+            None => taken(device, instance)?,
         };
         let means = calls::gpm_metrics(device.nvml(), last, &new, &plan.ids)?;
         *taken_at = Instant::now();
         *spare = Some(std::mem::replace(last, new));
         self.failing = false;
         Ok(Some(means))
+    }
+}
+
+/// A new sample of the GPU, or of one of its GPU instances.
+fn taken<'nvml>(device: &Device<'nvml>, instance: Option<u32>) -> Result<GpmSample<'nvml>, NvmlError> {
+    match instance {
+        Some(id) => device.gpm_mig_sample(id),
+        None => device.gpm_sample(),
     }
 }
 

@@ -15,6 +15,7 @@ mod events;
 mod fields;
 mod gpm;
 mod library;
+mod mig;
 mod processes;
 mod raw;
 mod ring;
@@ -45,6 +46,54 @@ pub(crate) struct Identity {
     /// With an eight-digit domain, as NVML writes it.
     pub(crate) pci_bus_id: String,
     pub(crate) model: String,
+    /// The MIG instance that is meant; `None` for the whole GPU.
+    pub(crate) instance: Option<MigInstance>,
+}
+
+/// A GPU instance of MIG: the part of a GPU that has its own memory and engines.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct MigInstance {
+    /// NVML's id of it, used again after another partition.
+    pub(crate) gi: u32,
+    /// Such as `1g.10gb`; empty if the driver does not say.
+    pub(crate) profile: String,
+    /// Usually one. By them the kubelet gives it to containers.
+    pub(crate) compute: Vec<ComputeInstance>,
+    /// GPU, id and profile: what its series are told by.
+    key: String,
+}
+
+/// A compute instance of a GPU instance.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct ComputeInstance {
+    pub(crate) ci: u32,
+    /// `MIG-…`.
+    pub(crate) uuid: String,
+    /// Its slices and those of the GPU instance, if the driver tells them.
+    pub(crate) slices: Option<(u32, u32)>,
+}
+
+/// Why the use of a device is not read at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unmeasured {
+    /// A MIG instance has no utilization but GPM's, and this GPU has none.
+    MigWithoutGpm,
+    /// GPM of MIG instances is refused to this process.
+    MigNotPermitted,
+}
+
+#[cfg(test)]
+impl MigInstance {
+    pub(crate) fn of_test(gi: u32, compute: Vec<ComputeInstance>) -> Self {
+        Self { gi, profile: "3g.40gb".into(), compute, key: format!("test/{gi}") }
+    }
+}
+
+impl Identity {
+    /// What a device's accounts are kept under: as its label set, the same for as long as it is.
+    pub(crate) fn key(&self) -> &str {
+        self.instance.as_ref().map_or(&self.uuid, |instance| &instance.key)
+    }
 }
 
 /// What one tick learned of one GPU.
@@ -62,6 +111,8 @@ pub(crate) struct DeviceReading {
     pub(crate) nvlink_bytes: Option<[u64; 2]>,
     /// New stretches of known GPU utilization, and whose they are.
     pub(crate) gpu_slots: Vec<(Slot, Credit)>,
+    /// Why no utilization is to be expected.
+    pub(crate) unmeasured: Option<Unmeasured>,
     /// New stretches of known memory utilization.
     pub(crate) memory_slots: Vec<Slot>,
     pub(crate) processes: Processes,

@@ -101,7 +101,7 @@ impl DeviceProcesses {
         let newest_us = slots.iter().filter_map(|slot| slot.timestamp_us).max();
         self.known = self.read_lists(device, watch, now)?;
         self.known.holders = self.book.holders(now);
-        let owners = count_owners(&watch.knowledge.borrow(), (&identity.uuid, identity.index), &self.known);
+        let owners = count_owners(&watch.knowledge.borrow(), identity, &self.known);
         if owners <= 1 || self.known.unavailable.is_some() || self.unsupported {
             self.sampling = None;
         } else if self.sampling.is_none() {

@@ -284,6 +284,19 @@ pub(crate) fn handle(device: &Device<'_>) -> usize {
     unsafe { device.handle() }.addr()
 }
 
+/// Ids of the GPU instance and of the compute instance that a MIG handle stands for.
+pub(crate) fn instance_ids(instance: &Device<'_>) -> Result<(u32, u32), NvmlError> {
+    let gpu_instance = nvml_sym(instance.nvml().lib().nvmlDeviceGetGpuInstanceId.as_ref())?;
+    let compute_instance = nvml_sym(instance.nvml().lib().nvmlDeviceGetComputeInstanceId.as_ref())?;
+    let (mut gi, mut ci) = (0, 0);
+    // SAFETY: the handle is of this library, and both ids are writable.
+    unsafe {
+        nvml_try(gpu_instance(instance.handle(), &raw mut gi))?;
+        nvml_try(compute_instance(instance.handle(), &raw mut ci))?;
+    }
+    Ok((gi, ci))
+}
+
 /// Asks for events of a device. Unlike the wrapper's call, a device that refuses leaves the set as
 /// it was for the others.
 pub(crate) fn register_events(device: &Device<'_>, kinds: u64, set: &EventSet<'_>) -> Result<(), NvmlError> {

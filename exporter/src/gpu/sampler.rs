@@ -19,6 +19,7 @@ use super::events::{EventLog, EventWindows};
 use super::fields::FieldPlan;
 use super::gpm::GpmPlan;
 use super::library::{self, LibraryError};
+use super::mig::InstancePlan;
 use super::processes::ProcessWatch;
 use super::xid;
 use super::{CallTimes, DeviceSelection, Message, Readings, Report};
@@ -56,6 +57,8 @@ pub(crate) struct Plan {
     pub(super) gpm: GpmPlan,
     /// Whether clock events are counted.
     pub(super) clock_events: bool,
+    /// What MIG instances have of their own.
+    pub(super) instance: InstancePlan,
 }
 
 /// Why a session ended.
@@ -89,6 +92,7 @@ impl Plan {
             generation,
             fields: FieldPlan::new(&metrics),
             gpm: GpmPlan::new(&metrics),
+            instance: InstancePlan::new(&metrics),
             clock_events,
             texts,
             windows,
@@ -270,7 +274,8 @@ impl Supervisor {
             }
             if is_tick {
                 self.say_no_gpm(&plan, devices);
-                let devices = devices.iter_mut().map(|device| device.take_reading(events)).collect();
+                let devices =
+                    devices.iter_mut().flat_map(|device| device.take_readings(&plan, events)).collect();
                 let readings = Readings { generation: plan.generation, taken_at: Instant::now(), devices };
                 self.times.add(started.elapsed());
                 if self.messages.blocking_send(Message::Readings(readings)).is_err() {

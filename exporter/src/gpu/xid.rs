@@ -79,7 +79,7 @@ pub(super) fn watch(xids: &Xids<'_>, log: &EventLog, over: &AtomicBool) {
                     event.data,
                     xid::message(event.data)
                 );
-                log.xid(&gpu.uuid, event.data, Instant::now());
+                log.xid(&gpu.uuid, event.instance.map(|ids| ids.gpu), event.data, Instant::now());
             }
             Ok(_) => failing = false,
             Err(error) => {

@@ -140,12 +140,18 @@ fn readings(tick: &Tick, now: Instant, second: u64) -> Readings {
             (slot, credit)
         })
         .collect();
-    let identity =
-        Identity { index: 0, uuid: UUID.into(), pci_bus_id: "00000000:17:00.0".into(), model: "H100".into() };
+    let identity = Identity {
+        index: 0,
+        uuid: UUID.into(),
+        pci_bus_id: "00000000:17:00.0".into(),
+        model: "H100".into(),
+        instance: None,
+    };
     Readings {
         generation: 0,
         taken_at: now,
         devices: vec![DeviceReading {
+            unmeasured: None,
             identity: Arc::new(identity),
             lost: None,
             // By name: memory, temperature, utilization.

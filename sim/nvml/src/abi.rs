@@ -11,6 +11,7 @@ mod health;
 mod library;
 mod links;
 mod memory;
+mod mig;
 mod modes;
 mod processes;
 mod utilization;
@@ -29,6 +30,7 @@ pub(crate) fn calls() -> impl Iterator<Item = &'static str> {
         library::UNGUARDED,
         links::CALLS,
         memory::CALLS,
+        mig::CALLS,
         modes::CALLS,
         processes::CALLS,
         utilization::CALLS,

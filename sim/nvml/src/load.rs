@@ -72,6 +72,20 @@ impl Load {
         }
     }
 
+    /// The same at every moment times `part`.
+    pub(crate) fn scaled(&self, part: f64) -> Self {
+        match self {
+            Self::Constant(percent) => Self::Constant(percent * part),
+            Self::Square(square) => {
+                Self::Square(Square { low: square.low * part, high: square.high * part, ..square.clone() })
+            }
+            Self::Trace(trace) => Self::Trace(Trace {
+                points: trace.points.iter().map(|(second, percent)| (*second, percent * part)).collect(),
+                ..trace.clone()
+            }),
+        }
+    }
+
     /// The first moment after this one at which the load may step; infinity if it never does.
     fn next_change(&self, epoch_s: f64) -> f64 {
         match self {

@@ -8,6 +8,7 @@ mod events;
 mod fields;
 mod figures;
 mod gpm;
+mod mig;
 mod node;
 mod power;
 mod reading;
@@ -19,7 +20,7 @@ pub(crate) use events::XID_EVENT;
 pub(crate) use fields::FieldValue;
 pub(crate) use figures::{
     BAR1_BYTES, BAR1_IDLE_BYTES, MAX_SM_CLOCK_MHZ, MAX_VIDEO_CLOCK_MHZ, MEMORY_CLOCK_MHZ, POWER_LIMIT_MW,
-    POWER_MIN_LIMIT_MW, RESERVED_BYTES,
+    POWER_MIN_LIMIT_MW,
 };
 pub(crate) use node::Node;
 pub(crate) use power::SAMPLES as POWER_SAMPLES;

@@ -6,6 +6,7 @@
 //! that read the same file agree on the truth.
 
 mod check;
+mod mig;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,9 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::load::Load;
+
+pub(crate) use mig::MAX_INSTANCES;
+pub use mig::{Held, IdForm, Instance, Mig};
 
 /// Largest scenario file read, in bytes.
 const MAX_BYTES: u64 = 16 << 20;
@@ -77,6 +81,8 @@ pub struct Gpu {
     pub healthy: bool,
     /// Load that no listed process makes, in percent of the device.
     pub load: Option<Load>,
+    /// How it is cut into MIG instances. Absent: MIG is off.
+    pub mig: Option<Mig>,
     /// Replays a recording of a real GPU in place of any load.
     pub replay: Option<Replay>,
     /// Its NVLinks. Absent: none, and NVLink calls answer NOT_SUPPORTED, as a single H100's do.
@@ -180,12 +186,16 @@ pub struct Container {
     pub name: String,
     /// 64 hexadecimal digits. Made from the pod and the name if absent.
     pub id: Option<String>,
-    /// Devices the kubelet gave it: a GPU's index, or `<index>::<replica>` of a shared one.
+    /// Devices the kubelet gave it: a GPU's index, `<index>/gi<id>` for a MIG instance, and
+    /// `::<replica>` of a shared one; see [`Held`].
     #[serde(default)]
     pub devices: Vec<String>,
     /// Further ids that the kubelet lists for it, as they stand here: forms of other device plugins.
     #[serde(default)]
     pub device_ids: Vec<String>,
+    /// How the device plugin writes the ids of `devices`.
+    #[serde(default)]
+    pub id_form: IdForm,
     /// The extended resource those devices were asked under.
     #[serde(default = "default_resource")]
     pub resource: String,
@@ -200,7 +210,12 @@ pub struct Process {
     pub pid: u32,
     /// Index of the GPU.
     pub gpu: usize,
-    /// Its use of the device, in percent of the device.
+    /// Id of the GPU instance on which it runs, if that GPU is cut into instances.
+    pub gi: Option<u32>,
+    /// Id of the compute instance.
+    #[serde(default)]
+    pub ci: u32,
+    /// Its use of the device, in percent of the GPU or the instance.
     pub load: Option<Load>,
     #[serde(default = "default_process_memory_mib")]
     pub memory_mib: u64,
@@ -265,6 +280,21 @@ impl Scenario {
         inside.chain(self.processes.iter().map(|process| (None, process)))
     }
 
+    /// The loads of a GPU, each with the pid that makes it. What an instance does counts by its
+    /// part of the GPU.
+    pub(crate) fn loads(&self, gpu: usize) -> Vec<(Option<u32>, Load)> {
+        let Some(device) = self.gpus.get(gpu) else { return Vec::new() };
+        let unlisted = device.load.iter().map(|load| (None, load.clone()));
+        let listed = self
+            .all_processes()
+            .filter(|(_, process)| process.gpu == gpu && process.gi.is_none())
+            .filter_map(|(_, process)| Some((Some(process.pid), process.load.clone()?)));
+        let instances = device.instances().iter().flat_map(|instance| {
+            self.instance_loads(gpu, instance).map(|(pid, load)| (pid, load.scaled(instance.part())))
+        });
+        unlisted.chain(listed).chain(instances).collect()
+    }
+
     /// The mean load of a GPU over a span of wall-clock time, in percent, capped at 100 at every
     /// moment as a device is. `None` for a replayed GPU, whose truth is its recording.
     pub fn mean_load(&self, gpu: usize, from_s: f64, to_s: f64) -> Option<f64> {
@@ -272,11 +302,8 @@ impl Scenario {
         if device.replay.is_some() {
             return None;
         }
-        let loads: Vec<&Load> = device
-            .load
-            .iter()
-            .chain(self.all_processes().filter(|(_, p)| p.gpu == gpu).filter_map(|(_, p)| p.load.as_ref()))
-            .collect();
+        let loads = self.loads(gpu);
+        let loads: Vec<&Load> = loads.iter().map(|(_, load)| load).collect();
         Some(crate::load::mean_of_sum(&loads, from_s, to_s))
     }
 }
@@ -320,25 +347,23 @@ impl Container {
         self.id.clone().unwrap_or_else(|| made_hex(&format!("{}/{}", pod.uid(), self.name), 64))
     }
 
-    /// The ids that the kubelet lists for it: UUIDs, with `::<replica>` where the file says so, and
-    /// those that the file gives as they are.
+    /// The ids that the kubelet lists for it, in the form of its device plugin, and those that the
+    /// file gives as they are.
     pub fn device_ids(&self, scenario: &Scenario) -> Vec<String> {
         self.devices
             .iter()
-            .filter_map(|device| {
-                let (index, replica) = match device.split_once("::") {
-                    Some((index, replica)) => (index, Some(replica)),
-                    None => (device.as_str(), None),
-                };
-                let index: usize = index.parse().ok()?;
-                let uuid = scenario.gpus.get(index)?.uuid(index);
-                Some(match replica {
-                    Some(replica) => format!("{uuid}::{replica}"),
-                    None => uuid,
-                })
-            })
+            .filter_map(|device| Held::parse(device)?.id(scenario, self.id_form))
             .chain(self.device_ids.iter().cloned())
             .collect()
+    }
+}
+
+// === impl Process ===
+
+impl Process {
+    /// Whether it runs on this instance of this GPU.
+    pub(crate) fn is_on(&self, gpu: usize, instance: &Instance) -> bool {
+        self.gpu == gpu && self.gi == Some(instance.gi) && self.ci == instance.ci
     }
 }
 

@@ -50,6 +50,8 @@ pub fn write(root: &Path, scenario: &Scenario) -> io::Result<Trees> {
             let process = Process {
                 pid: server,
                 gpu: index,
+                gi: None,
+                ci: 0,
                 load: None,
                 memory_mib: 0,
                 memory_unavailable: false,

@@ -504,3 +504,79 @@ fn mps_credits_the_server_and_a_foreign_pid_namespace_sees_no_list() {
         },
     );
 }
+
+#[test]
+fn a_gpu_cut_into_instances() {
+    const CUT: &str = "
+gpus:
+  - load: {constant: 10}
+  - nvlink: {tx_mib_s: 10}
+    mig:
+      instances:
+        - {profile: 1g.10gb, gi: 7, slot: 2, load: {constant: 40}}
+        - {profile: 3g.40gb, gi: 2, slot: 5, uuid: MIG-a, memory_mib: 40448}
+processes: [{pid: 77, gpu: 1, gi: 2, load: {constant: 70}, memory_mib: 1024}]
+";
+    with_scenario("a_gpu_cut_into_instances", CUT, |path| {
+        let nvml = load();
+        let parent = nvml.device_by_index(1).unwrap();
+        assert_eq!((parent.mig_mode().unwrap().current, parent.mig_device_count().unwrap()), (1, 7));
+        let slots: Vec<u32> = (0..7)
+            .filter(|slot| match parent.mig_device_by_index(*slot) {
+                Ok(_) => true,
+                Err(error) => {
+                    assert!(matches!(error, NvmlError::NotFound), "{error}");
+                    false
+                }
+            })
+            .collect();
+        assert_eq!(slots, [2, 5]);
+        assert!(matches!(parent.mig_device_by_index(7), Err(NvmlError::InvalidArg)));
+        let whole = nvml.device_by_index(0).unwrap();
+        assert!(matches!(whole.mig_device_by_index(0), Err(NvmlError::NotSupported)));
+
+        let instance = parent.mig_device_by_index(5).unwrap();
+        assert_eq!(instance.uuid().unwrap(), "MIG-a");
+        assert_eq!(instance.name().unwrap(), "NVIDIA H100 80GB HBM3 MIG 3g.40gb");
+        assert_eq!(instance.index().unwrap(), 5);
+        assert!(instance.mig_is_mig_device_handle().unwrap());
+        assert_eq!(instance.mig_parent_device().unwrap().uuid().unwrap(), parent.uuid().unwrap());
+        assert_eq!(nvml.device_by_uuid("MIG-a").unwrap().uuid().unwrap(), "MIG-a");
+        let attributes = instance.attributes().unwrap();
+        assert_eq!((attributes.gpu_instance_slice_count, attributes.memory_size_mb), (3, 40448));
+        let memory = instance.memory_info().unwrap();
+        assert_eq!((memory.total >> 20, memory.used >> 20, memory.reserved), (40448, 1024, 0));
+        assert_eq!(instance.running_compute_processes().unwrap().len(), 1);
+        assert_eq!(parent.running_compute_processes().unwrap()[0].gpu_instance_id, Some(2));
+        assert!(matches!(instance.power_usage(), Err(NvmlError::InvalidArg)));
+
+        assert!(matches!(parent.utilization_rates(), Err(NvmlError::NotSupported)));
+        assert!(matches!(parent.samples(Sampling::GpuUtilization, 0), Err(NvmlError::NotSupported)));
+        assert!(matches!(parent.process_utilization_stats(0), Err(NvmlError::NotSupported)));
+        assert!(matches!(parent.encoder_utilization(), Err(NvmlError::NotSupported)));
+        let fields = parent.field_values_for(&[FieldId(138), FieldId(143), FieldId(82)]).unwrap();
+        let is_told: Vec<bool> = fields.iter().map(|field| field.as_ref().unwrap().value.is_ok()).collect();
+        assert_eq!(is_told, [false, false, true]);
+        assert!(parent.power_usage().unwrap() > whole.power_usage().unwrap());
+
+        let activity = |gi: u32, metric| {
+            let earlier = parent.gpm_mig_sample(gi).unwrap();
+            std::thread::sleep(Duration::from_millis(200));
+            let later = parent.gpm_mig_sample(gi).unwrap();
+            gpm_metrics_get(&nvml, &earlier, &later, &[metric]).unwrap().remove(0).map(|metric| metric.value)
+        };
+        assert!((activity(7, GpmMetricId::GraphicsUtil).unwrap() - 40.0).abs() < 0.1);
+        assert!((activity(2, GpmMetricId::GraphicsUtil).unwrap() - 70.0).abs() < 0.1);
+        assert!(activity(2, GpmMetricId::PcieTxPerSec).is_err());
+        assert!(matches!(parent.gpm_mig_sample(1), Err(NvmlError::InvalidArg)));
+
+        // Cut anew: the handle is of no use any more.
+        let other = CUT
+            .replace("{profile: 3g.40gb, gi: 2, slot: 5, uuid: MIG-a", "{profile: 2g.20gb, gi: 2, slot: 5");
+        std::fs::write(path, other).unwrap();
+        until("the old handle to be no good", || {
+            instance.uuid().err().filter(|error| matches!(error, NvmlError::InvalidArg))
+        });
+        assert!(parent.mig_device_by_index(5).unwrap().name().unwrap().ends_with(" MIG 2g.20gb"));
+    });
+}

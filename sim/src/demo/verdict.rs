@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn only_pods_whose_use_is_hidden_may_be_left_out_and_only_for_that() {
-        let reason = "the use of its shared device cannot be attributed: mps_server";
+        let reason = "the use of its device cannot be attributed: mps_server";
         assert!(judge(&row(true, Some(60.0), Err(reason))).misses.is_empty());
         assert!(judge(&row(true, Some(60.0), Ok(60.5))).misses.is_empty());
         let stale = judge(&row(true, Some(60.0), Err("last answered 40s ago")));

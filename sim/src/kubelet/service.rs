@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use podgauge_sim_nvml::scenario::Scenario;
+use podgauge_sim_nvml::scenario::{Held, IdForm, Scenario};
 use prost::Message as _;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -174,36 +174,44 @@ fn active_pods(scenario: &Scenario) -> Vec<PodResources> {
 }
 
 /// One entry per healthy device, or per replica of one that is shared. Replicas are counted from
-/// 0, as NVIDIA's device plugin does.
+/// 0, as NVIDIA's device plugin does. A GPU with MIG on is offered as its instances.
 fn allocatable(scenario: &Scenario) -> Vec<ContainerDevices> {
-    let mut resources: BTreeMap<usize, &str> = BTreeMap::new();
+    // Under which resource, and in which form of ids.
+    let mut held: BTreeMap<Held<'_>, (&str, IdForm)> = BTreeMap::new();
     for container in scenario.pods.iter().flat_map(|pod| &pod.containers) {
-        for device in &container.devices {
-            let index = device.split("::").next().unwrap_or(device);
-            if let Ok(index) = index.parse() {
-                resources.entry(index).or_insert(&container.resource);
-            }
+        for device in container.devices.iter().filter_map(|device| Held::parse(device)) {
+            let device = Held { replica: None, ..device };
+            held.entry(device).or_insert((&container.resource, container.id_form));
         }
     }
-    scenario
-        .gpus
-        .iter()
-        .enumerate()
-        .filter(|(_, gpu)| gpu.healthy)
-        .flat_map(|(index, gpu)| {
-            let uuid = gpu.uuid(index);
-            match gpu.replicas {
-                Some(replicas) => {
-                    (0..replicas).map(|replica| (index, format!("{uuid}::{replica}"))).collect()
-                }
-                None => vec![(index, uuid)],
-            }
-        })
-        .map(|(index, id)| ContainerDevices {
-            resource_name: (*resources.get(&index).unwrap_or(&DEFAULT_RESOURCE)).to_owned(),
-            device_ids: vec![id],
-        })
-        .collect()
+    let mut offered = Vec::new();
+    for (gpu, of) in scenario.gpus.iter().enumerate().filter(|(_, gpu)| gpu.healthy) {
+        let whole = (None, of.replicas, DEFAULT_RESOURCE.to_owned());
+        let instances = of.instances().iter().map(|instance| {
+            let resource = format!("nvidia.com/mig-{}", instance.profile.replace('+', "."));
+            (Some((instance.gi, instance.ci)), instance.replicas, resource)
+        });
+        let devices: Vec<_> =
+            if of.mig.is_some() { instances.collect() } else { std::iter::once(whole).collect() };
+        for (instance, replicas, resource) in devices {
+            let (resource, form) = match held.get(&Held { gpu, instance, replica: None }) {
+                Some((resource, form)) => ((*resource).to_owned(), *form),
+                None => (resource, IdForm::default()),
+            };
+            let names: Vec<String> =
+                (0..replicas.unwrap_or_default()).map(|number| number.to_string()).collect();
+            let replicas: Vec<Option<&str>> = if replicas.is_some() {
+                names.iter().map(|name| Some(name.as_str())).collect()
+            } else {
+                vec![None]
+            };
+            offered.extend(replicas.into_iter().filter_map(|replica| {
+                let id = Held { gpu, instance, replica }.id(scenario, form)?;
+                Some(ContainerDevices { resource_name: resource.clone(), device_ids: vec![id] })
+            }));
+        }
+    }
+    offered
 }
 
 /// Fills an answer up with pods without devices.

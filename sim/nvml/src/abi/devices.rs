@@ -28,9 +28,7 @@ calls! {
         device.put(pointer(node.handle_by_index("nvmlDeviceGetHandleByIndex_v2", index as usize)?))
     }
     node fn nvmlDeviceGetHandleByUUID(uuid: Name, device: Out<nvmlDevice_t>) |node| {
-        let uuid = uuid.get()?;
-        let handle = node.handle_of("nvmlDeviceGetHandleByUUID", |index, gpu| gpu.uuid(index) == uuid)?;
-        device.put(pointer(handle))
+        device.put(pointer(node.handle_by_uuid("nvmlDeviceGetHandleByUUID", uuid.get()?)?))
     }
     node fn nvmlDeviceGetHandleBySerial(serial: Name, device: Out<nvmlDevice_t>) |node| {
         let serial = serial.get()?;
@@ -43,11 +41,11 @@ calls! {
     node fn nvmlDeviceGetHandleByPciBusId_v2(address: Name, device: Out<nvmlDevice_t>) |node| {
         device.put(pointer(node.handle_by_pci("nvmlDeviceGetHandleByPciBusId_v2", address.get()?)?))
     }
-    gpu fn nvmlDeviceGetName(name: Text, length: u32) |gpu| { name.put(length, &gpu.gpu.model) }
+    gpu fn nvmlDeviceGetName(name: Text, length: u32) |gpu| { name.put(length, &gpu.name()) }
     gpu fn nvmlDeviceGetUUID(uuid: Text, length: u32) |gpu| { uuid.put(length, &gpu.uuid()) }
     gpu fn nvmlDeviceGetSerial(serial: Text, length: u32) |gpu| { serial.put(length, &gpu.gpu.serial(gpu.index)) }
     gpu fn nvmlDeviceGetBrand(brand: Out<u32>) |gpu| { brand.put(gpu.gpu.brand.unwrap_or(BRAND)) }
-    gpu fn nvmlDeviceGetIndex(index: Out<u32>) |gpu| { index.put(gpu.index as u32) }
+    gpu fn nvmlDeviceGetIndex(index: Out<u32>) |gpu| { index.put(gpu.slot()) }
     gpu fn nvmlDeviceGetMinorNumber(minor: Out<u32>) |gpu| { minor.put(gpu.index as u32) }
     gpu fn nvmlDeviceGetModuleId(module: Out<u32>) |gpu| { module.put(gpu.index as u32) }
     gpu fn nvmlDeviceGetPciInfo(pci: Out<nvmlPciInfo_t>) |gpu| { put_pci(gpu, &pci) }

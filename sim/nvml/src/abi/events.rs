@@ -12,7 +12,7 @@ use crate::status::{Answer, Failure};
 
 /// Event types that the recorded GPU supports.
 const SUPPORTED: u64 = 65_439;
-/// Instance ids of an event of a GPU without MIG.
+/// Instance ids of an event that is attributed to no instance.
 const NO_INSTANCE: u32 = u32::MAX;
 /// A wait looks at the scenario file so often: it is where events come from.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -47,13 +47,14 @@ fn wait(set: usize, data: &Out<nvmlEventData_t>, timeout: Duration) -> Answer {
     node.check(WAIT[0])?;
     let begun = Instant::now();
     loop {
-        if let Some((gpu, xid)) = node.next_event(WAIT[0], set)? {
+        if let Some((gpu, event)) = node.next_event(WAIT[0], set)? {
+            let (gi, ci) = event.instance.unwrap_or((NO_INSTANCE, NO_INSTANCE));
             return data.put(nvmlEventData_t {
                 device: pointer(gpu),
                 eventType: XID_EVENT,
-                eventData: xid,
-                gpuInstanceId: NO_INSTANCE,
-                computeInstanceId: NO_INSTANCE,
+                eventData: event.xid,
+                gpuInstanceId: gi,
+                computeInstanceId: ci,
             });
         }
         let left = timeout.saturating_sub(begun.elapsed());

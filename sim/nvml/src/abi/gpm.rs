@@ -45,7 +45,9 @@ calls! {
     device fn nvmlGpmSampleGet(sample: nvmlGpmSample_t) |node, gpu, now| {
         node.take_sample("nvmlGpmSampleGet", gpu, sample.addr(), now)
     }
-    gpu fn nvmlGpmMigSampleGet(_instance: u32, _sample: nvmlGpmSample_t) |_gpu| { Err(Failure::NOT_SUPPORTED) }
+    device fn nvmlGpmMigSampleGet(instance: u32, sample: nvmlGpmSample_t) |node, gpu, now| {
+        node.take_instance_sample("nvmlGpmMigSampleGet", gpu, instance, sample.addr(), now)
+    }
     node fn nvmlGpmMetricsGet(request: Out<MetricsHead>) |node| {
         let head = request.get()?;
         if head.version != VERSION {

@@ -5,7 +5,7 @@ use nvml_wrapper_sys::bindings::{nvmlBAR1Memory_t, nvmlMemory_t, nvmlMemory_v2_t
 
 use super::arguments::Out;
 use super::call::calls;
-use crate::model::{BAR1_BYTES, BAR1_IDLE_BYTES, RESERVED_BYTES};
+use crate::model::{BAR1_BYTES, BAR1_IDLE_BYTES};
 use crate::status::Failure;
 
 /// What the version field of the second memory structure must say.
@@ -14,7 +14,7 @@ const MEMORY_V2: u32 = size_of::<nvmlMemory_v2_t>() as u32 | 2 << 24;
 calls! {
     gpu fn nvmlDeviceGetMemoryInfo(memory: Out<nvmlMemory_t>) |gpu| {
         // In the first structure the driver's own memory counts as used.
-        let used = gpu.memory_used() + RESERVED_BYTES.min(gpu.memory_total());
+        let used = gpu.memory_used() + gpu.memory_reserved();
         memory.put(nvmlMemory_t { total: gpu.memory_total(), free: gpu.memory_total() - used, used })
     }
     gpu fn nvmlDeviceGetMemoryInfo_v2(memory: Out<nvmlMemory_v2_t>) |gpu| {
@@ -23,7 +23,7 @@ calls! {
             return Err(Failure::ARGUMENT_VERSION_MISMATCH);
         }
         let (total, used) = (gpu.memory_total(), gpu.memory_used());
-        let reserved = RESERVED_BYTES.min(total);
+        let reserved = gpu.memory_reserved();
         memory.put(nvmlMemory_v2_t { version, total, reserved, free: total - used - reserved, used })
     }
     gpu fn nvmlDeviceGetBAR1MemoryInfo(memory: Out<nvmlBAR1Memory_t>) |gpu| {

@@ -1,7 +1,7 @@
-//! Calls for modes and features that are on, off or absent. MIG is off.
+//! Calls for modes and features that are on, off or absent.
 #![allow(unsafe_code, non_snake_case)]
 
-use nvml_wrapper_sys::bindings::{nvmlDevice_t, nvmlDeviceAttributes_t, nvmlGridLicensableFeatures_t};
+use nvml_wrapper_sys::bindings::nvmlGridLicensableFeatures_t;
 
 use super::arguments::{List, Out};
 use super::call::calls;
@@ -29,27 +29,6 @@ calls! {
         Err(Failure::NOT_SUPPORTED)
     }
     gpu fn nvmlDeviceGetGridLicensableFeatures_v4(_features: Out<nvmlGridLicensableFeatures_t>) |_gpu| {
-        Err(Failure::NOT_SUPPORTED)
-    }
-
-    gpu fn nvmlDeviceGetMigMode(current: Out<u32>, pending: Out<u32>) |_gpu| {
-        current.put(0)?;
-        pending.put(0)
-    }
-    gpu fn nvmlDeviceGetMaxMigDeviceCount(count: Out<u32>) |_gpu| { count.put(0) }
-    gpu fn nvmlDeviceGetMigDeviceHandleByIndex(_index: u32, _instance: Out<nvmlDevice_t>) |_gpu| {
-        Err(Failure::NOT_SUPPORTED)
-    }
-    gpu fn nvmlDeviceGetDeviceHandleFromMigDeviceHandle(_parent: Out<nvmlDevice_t>) |_gpu| {
-        Err(Failure::INVALID_ARGUMENT)
-    }
-    gpu fn nvmlDeviceIsMigDeviceHandle(is: Out<u32>) |_gpu| { is.put(0) }
-    gpu fn nvmlDeviceGetGpuInstanceId(_id: Out<u32>) |_gpu| { Err(Failure::NOT_SUPPORTED) }
-    gpu fn nvmlDeviceGetComputeInstanceId(_id: Out<u32>) |_gpu| { Err(Failure::NOT_SUPPORTED) }
-    gpu fn nvmlDeviceGetAttributes(_attributes: Out<nvmlDeviceAttributes_t>) |_gpu| {
-        Err(Failure::NOT_SUPPORTED)
-    }
-    gpu fn nvmlDeviceGetAttributes_v2(_attributes: Out<nvmlDeviceAttributes_t>) |_gpu| {
         Err(Failure::NOT_SUPPORTED)
     }
 

@@ -70,8 +70,8 @@ fn put_running(running: Vec<Running>, count: &Out<u32>, infos: &List<nvmlProcess
     let info = |process: Running| nvmlProcessInfo_t {
         pid: process.pid,
         usedGpuMemory: process.memory.unwrap_or(NOT_AVAILABLE),
-        gpuInstanceId: NO_INSTANCE,
-        computeInstanceId: NO_INSTANCE,
+        gpuInstanceId: process.instance.map_or(NO_INSTANCE, |ids| ids.0),
+        computeInstanceId: process.instance.map_or(NO_INSTANCE, |ids| ids.1),
     };
     infos.put_all(count, running.into_iter().map(info).collect())
 }
@@ -97,8 +97,8 @@ fn put_details(gpu: &Reading<'_>, list: &Out<nvmlProcessDetailList_t>) -> Answer
         places.place(index).put(nvmlProcessDetail_v1_t {
             pid: process.pid,
             usedGpuMemory: process.memory.unwrap_or(NOT_AVAILABLE),
-            gpuInstanceId: NO_INSTANCE,
-            computeInstanceId: NO_INSTANCE,
+            gpuInstanceId: process.instance.map_or(NO_INSTANCE, |ids| ids.0),
+            computeInstanceId: process.instance.map_or(NO_INSTANCE, |ids| ids.1),
             usedGpuCcProtectedMemory: 0,
         })
     })

@@ -39,6 +39,8 @@ calls! {
     ) |gpu| {
         let capacity = match kind {
             0 => POWER_SAMPLES,
+            // With MIG on only power has samples.
+            1..=4 if gpu.gpu.mig.is_some() => return Err(Failure::NOT_SUPPORTED),
             1..=4 => SLOTS,
             5 | 6 => return Err(Failure::NOT_FOUND),
             _ => return Err(Failure::INVALID_ARGUMENT),

@@ -6,9 +6,8 @@ use std::sync::Arc;
 use super::figures;
 use super::ring::{Ring, mix};
 use super::timeline::{Played, Source, Timeline};
-use crate::load::Load;
 use crate::recording::Recording;
-use crate::scenario::{Gpu, NvLink, Replay, Scenario};
+use crate::scenario::{Instance, NvLink, Replay, Scenario};
 
 /// When the driver was loaded, µs since the epoch: 2026-01-01. Counters count from there, so that
 /// they agree between processes and never fall when one restarts.
@@ -56,10 +55,20 @@ impl Device {
         let gpu = &scenario.gpus[index];
         let replay = gpu.replay.as_ref().map(|replay| begin(replay, None, now_us));
         let source = source(scenario, index, recording, replay.as_ref());
-        let seed = gpu.uuid(index).bytes().fold(0u64, |seed, byte| mix(seed ^ u64::from(byte)));
+        Self { replay, ..Self::under(source, &gpu.uuid(index), gpu.nvlink.clone(), now_us) }
+    }
+
+    /// A MIG instance seen for the first time.
+    pub(crate) fn of_instance(scenario: &Scenario, index: usize, instance: &Instance, now_us: i64) -> Self {
+        let uuid = instance.uuid(&scenario.gpus[index], index);
+        Self::under(instance_source(scenario, index, instance), &uuid, None, now_us)
+    }
+
+    fn under(source: Source, uuid: &str, nvlink: Option<NvLink>, now_us: i64) -> Self {
+        let seed = uuid.bytes().fold(0u64, |seed, byte| mix(seed ^ u64::from(byte)));
         let timeline = Timeline::new(source);
-        let meter = Meter::since_driver_load(&timeline, gpu.nvlink.as_ref(), now_us);
-        Self { timeline, ring: Ring::new(seed), meter, nvlink: gpu.nvlink.clone(), replay }
+        let meter = Meter::since_driver_load(&timeline, nvlink.as_ref(), now_us);
+        Self { timeline, ring: Ring::new(seed), meter, nvlink, replay: None }
     }
 
     /// Takes up a scenario that came into force at a moment.
@@ -76,9 +85,25 @@ impl Device {
         let gpu = &scenario.gpus[index];
         self.replay = gpu.replay.as_ref().map(|replay| begin(replay, self.replay.as_ref(), changed_us + 1));
         self.nvlink.clone_from(&gpu.nvlink);
-        let source = source(scenario, index, recording, self.replay.as_ref());
+        self.load_by(source(scenario, index, recording, self.replay.as_ref()), changed_us);
+    }
+
+    /// As [`adopt`](Self::adopt), for an instance.
+    pub(crate) fn adopt_instance(
+        &mut self,
+        scenario: &Scenario,
+        index: usize,
+        instance: &Instance,
+        changed_us: i64,
+    ) {
+        let changed_us = changed_us.max(self.meter.at_us);
+        self.advance(changed_us);
+        self.load_by(instance_source(scenario, index, instance), changed_us);
+    }
+
+    fn load_by(&mut self, source: Source, since_us: i64) {
         if *self.timeline.current() != source {
-            self.timeline.change(changed_us, source);
+            self.timeline.change(since_us, source);
         }
     }
 
@@ -106,15 +131,15 @@ fn source(
     if let (Some(recording), Some((_, _, start_us))) = (recording, replay) {
         return Source::Replay(Played { recording: recording.clone(), start_us: *start_us });
     }
-    let gpu: &Gpu = &scenario.gpus[index];
-    let unlisted = gpu.load.iter().map(|load| (None, load.clone()));
-    let listed = scenario.all_processes().filter(|(_, process)| process.gpu == index).filter_map(
-        |(_, process)| -> Option<(Option<u32>, Load)> {
-            let credited = gpu.mps_server.unwrap_or(process.pid);
-            Some((Some(credited), process.load.clone()?))
-        },
-    );
-    Source::Loads(unlisted.chain(listed).collect())
+    let server = scenario.gpus[index].mps_server;
+    let credited = |pid: Option<u32>| pid.map(|pid| server.unwrap_or(pid));
+    Source::Loads(scenario.loads(index).into_iter().map(|(pid, load)| (credited(pid), load)).collect())
+}
+
+fn instance_source(scenario: &Scenario, index: usize, instance: &Instance) -> Source {
+    Source::Loads(
+        scenario.instance_loads(index, instance).map(|(pid, load)| (pid, load.clone())).collect::<Vec<_>>(),
+    )
 }
 
 // === impl Meter ===

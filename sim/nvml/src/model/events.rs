@@ -16,15 +16,28 @@ const MAX_SETS: usize = 4096;
 pub(crate) struct Events {
     sets: BTreeMap<usize, EventSet>,
     made: usize,
-    gpus: BTreeMap<String, Xids>,
+    /// By UUID of the GPU, and the ids of the instance.
+    gpus: BTreeMap<(String, InstanceIds), Xids>,
 }
 
 #[derive(Debug, Default)]
 struct EventSet {
     /// By UUID: the mask of event types.
     registered: BTreeMap<String, u64>,
-    /// UUID and XID, oldest first.
-    queue: VecDeque<(String, u64)>,
+    /// Oldest first.
+    queue: VecDeque<Event>,
+}
+
+/// Ids of the GPU instance and the compute instance; `None` for the whole GPU.
+type InstanceIds = Option<(u32, u32)>;
+
+/// An XID that happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Event {
+    /// Of the GPU.
+    pub(crate) uuid: String,
+    pub(crate) instance: InstanceIds,
+    pub(crate) xid: u64,
 }
 
 /// XIDs of one GPU.
@@ -42,8 +55,8 @@ impl Events {
     }
 
     /// Takes up the XIDs that a scenario names: each that it did not name before happens now.
-    pub(crate) fn name(&mut self, uuid: &str, xids: &[u64]) {
-        let gpu = self.gpus.entry(uuid.to_owned()).or_default();
+    pub(crate) fn name(&mut self, uuid: &str, instance: InstanceIds, xids: &[u64]) {
+        let gpu = self.gpus.entry((uuid.to_owned(), instance)).or_default();
         let mut before = gpu.named.clone();
         let new: Vec<u64> = xids
             .iter()
@@ -60,7 +73,7 @@ impl Events {
         for xid in new {
             let mut told = false;
             for set in self.sets.values_mut().filter(|set| set.wants_xids_of(uuid)) {
-                set.push(uuid, xid);
+                set.push(Event { uuid: uuid.to_owned(), instance, xid });
                 told = true;
             }
             if !told {
@@ -88,15 +101,17 @@ impl Events {
         let set = self.sets.get_mut(&set).ok_or(Failure::INVALID_ARGUMENT)?;
         *set.registered.entry(uuid.to_owned()).or_default() |= types;
         if set.wants_xids_of(uuid) {
-            for xid in self.gpus.get_mut(uuid).into_iter().flat_map(|gpu| gpu.waiting.drain(..)) {
-                set.push(uuid, xid);
+            for ((_, instance), xids) in self.gpus.iter_mut().filter(|((of, _), _)| of == uuid) {
+                for xid in xids.waiting.drain(..) {
+                    set.push(Event { uuid: uuid.to_owned(), instance: *instance, xid });
+                }
             }
         }
         Ok(())
     }
 
-    /// Takes the oldest event out of a set: UUID and XID.
-    pub(crate) fn take(&mut self, set: usize) -> Result<Option<(String, u64)>, Failure> {
+    /// Takes the oldest event out of a set.
+    pub(crate) fn take(&mut self, set: usize) -> Result<Option<Event>, Failure> {
         Ok(self.sets.get_mut(&set).ok_or(Failure::INVALID_ARGUMENT)?.queue.pop_front())
     }
 
@@ -121,8 +136,8 @@ impl EventSet {
         self.registered.get(uuid).is_some_and(|types| types & XID_EVENT != 0)
     }
 
-    fn push(&mut self, uuid: &str, xid: u64) {
-        self.queue.push_back((uuid.to_owned(), xid));
+    fn push(&mut self, event: Event) {
+        self.queue.push_back(event);
         if self.queue.len() > MAX_WAITING {
             self.queue.pop_front();
         }
@@ -136,14 +151,14 @@ mod tests {
     #[test]
     fn each_xid_is_delivered_once_and_again_when_named_once_more() {
         let mut events = Events::new();
-        events.name("a", &[79]);
+        events.name("a", None, &[79]);
         let set = events.create().unwrap();
         events.register(set, "a", XID_EVENT).unwrap();
-        let take = |events: &mut Events| events.take(set).unwrap().map(|(_, xid)| xid);
+        let take = |events: &mut Events| events.take(set).unwrap().map(|event| event.xid);
         assert_eq!(take(&mut events), Some(79));
-        events.name("a", &[79]);
+        events.name("a", None, &[79]);
         assert_eq!(take(&mut events), None);
-        events.name("a", &[31, 79, 79]);
+        events.name("a", None, &[31, 79, 79]);
         assert_eq!((take(&mut events), take(&mut events), take(&mut events)), (Some(31), Some(79), None));
         events.free_all();
         let again = events.create().unwrap();
@@ -158,9 +173,10 @@ mod tests {
         let (set, other) = (events.create().unwrap(), events.create().unwrap());
         events.register(set, "a", XID_EVENT).unwrap();
         events.register(other, "b", 0x10).unwrap();
-        events.name("a", &[43]);
-        events.name("b", &[43]);
-        assert_eq!(events.take(set), Ok(Some(("a".into(), 43))));
+        events.name("a", Some((7, 0)), &[43]);
+        events.name("b", None, &[43]);
+        let event = Event { uuid: "a".into(), instance: Some((7, 0)), xid: 43 };
+        assert_eq!(events.take(set), Ok(Some(event)));
         assert_eq!(events.take(other), Ok(None));
     }
 }

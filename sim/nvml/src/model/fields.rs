@@ -29,6 +29,7 @@ impl Reading<'_> {
             return Ok(ULongLong(value as u64));
         }
         match id {
+            _ if self.gpu.mig.is_some() && super::mig::hides_field(id) => Err(Failure::NOT_SUPPORTED),
             91 | 138..=141 | 146 | 161..=168 | 200 | 223..=225 => self.nvlink_field(id, scope),
             185 | 186 if scope != 0 => Err(Failure::NOT_SUPPORTED),
             _ => self.gpu_field(id),

@@ -13,6 +13,9 @@ const MAX_SAMPLES: usize = 65_536;
 const KNOWN: &[std::ops::RangeInclusive<u32>] =
     &[1..=13, 20..=21, 30..=37, 40..=47, 50..=51, 60..=97, 100..=209];
 
+/// Of those, the ones that a MIG instance has of its own.
+const OF_INSTANCES: std::ops::RangeInclusive<u32> = 1..=13;
+
 /// Every sample that was allocated and not freed.
 #[derive(Debug)]
 pub(crate) struct Samples {
@@ -28,6 +31,8 @@ pub(crate) struct Sample {
     links: u32,
     /// What the scenario has metrics answer.
     answers: BTreeMap<u32, f64>,
+    /// Of a GPU instance: only what it has of its own is told.
+    instance: bool,
 }
 
 impl Samples {
@@ -81,7 +86,14 @@ impl Sample {
                     Some((call.strip_prefix("nvmlGpmMetricsGet:")?.parse().ok()?, *value))
                 })
                 .collect(),
+            instance: reading.instance.is_some(),
         }
+    }
+
+    /// Of a GPU instance; `load_s` is the use of all of it, percent-seconds.
+    pub(crate) fn of_instance(uuid: String, mut meter: Meter, load_s: f64) -> Self {
+        meter.load_s = load_s;
+        Self { uuid, meter, links: 0, answers: BTreeMap::new(), instance: true }
     }
 
     /// Are both of one GPU?
@@ -96,6 +108,9 @@ impl Sample {
         }
         if !KNOWN.iter().any(|ids| ids.contains(&metric)) {
             return Err(Failure::INVALID_ARGUMENT);
+        }
+        if self.instance && !OF_INSTANCES.contains(&metric) {
+            return Err(Failure::NOT_SUPPORTED);
         }
         let seconds = self.meter.uptime_s - earlier.meter.uptime_s;
         if seconds <= 0.0 {

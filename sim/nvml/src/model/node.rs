@@ -6,13 +6,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::device::Device;
-use super::events::Events;
+use super::events::{Event, Events};
 use super::gpm::{Sample, Samples};
+use super::mig;
 use super::reading::Reading;
 use super::watch::{Loaded, Watch};
 use crate::abi;
 use crate::pci::PciAddress;
-use crate::scenario::{Gpu, Scenario, ScenarioError};
+use crate::scenario::{Gpu, Instance, Scenario, ScenarioError};
 use crate::status::{Answer, Failure};
 
 /// Calls that `all` does not mean.
@@ -94,9 +95,30 @@ impl Node {
                 self.handles.push(uuid.clone());
                 self.devices.insert(uuid.clone(), Device::new(&scenario, index, recording, now_us));
             }
-            self.events.name(&uuid, &gpu.xids);
+            self.events.name(&uuid, None, &gpu.xids);
+            for instance in gpu.instances() {
+                self.adopt_instance(&scenario, index, instance, changed_us, now_us);
+                self.events.name(&uuid, Some((instance.gi, instance.ci)), &instance.xids);
+            }
         }
         self.watched = Some((watch, loaded));
+    }
+
+    fn adopt_instance(
+        &mut self,
+        scenario: &Scenario,
+        index: usize,
+        instance: &Instance,
+        changed_us: i64,
+        now_us: i64,
+    ) {
+        let uuid = instance.uuid(&scenario.gpus[index], index);
+        if let Some(device) = self.devices.get_mut(&uuid) {
+            device.adopt_instance(scenario, index, instance, changed_us);
+        } else {
+            self.handles.push(uuid.clone());
+            self.devices.insert(uuid, Device::of_instance(scenario, index, instance, now_us));
+        }
     }
 
     fn loaded(&self) -> Result<&Loaded, Failure> {
@@ -114,7 +136,7 @@ impl Node {
     /// How long a call blocks before it does anything; `handle` 0 is no GPU.
     pub(crate) fn block(&self, call: &str, handle: usize) -> Duration {
         let Some((_, loaded)) = &self.watched else { return Duration::ZERO };
-        let gpu = self.place(handle).ok().and_then(|index| loaded.scenario.gpus.get(index));
+        let gpu = self.place(handle).ok().and_then(|(index, _)| loaded.scenario.gpus.get(index));
         let seconds = gpu
             .and_then(|gpu| look_up(&gpu.blocks, call))
             .or_else(|| look_up(&loaded.scenario.blocks, call))
@@ -138,21 +160,61 @@ impl Node {
 
     /// One GPU now. Answers the scenario's error for the call, if it has one.
     pub(crate) fn reading(&mut self, call: &str, handle: usize, now_us: i64) -> Result<Reading<'_>, Failure> {
-        let index = self.place(handle)?;
-        self.check_gpu(call, &self.scenario()?.gpus[index])?;
-        let device = self.devices.get_mut(&self.handles[handle - 1]).ok_or(Failure::UNKNOWN)?;
-        device.advance(now_us);
+        let (index, position) = self.place(handle)?;
+        let gpu = &self.scenario()?.gpus[index];
+        self.check_gpu(call, gpu)?;
+        mig::check(call, gpu, position.map(|position| &gpu.instances()[position]))?;
+        let uuid = self.handles[handle - 1].clone();
+        self.advanced(&uuid, now_us)?;
         let (_, loaded) = self.watched.as_ref().ok_or(Failure::UNINITIALIZED)?;
-        Ok(Reading { index, gpu: &loaded.scenario.gpus[index], scenario: &loaded.scenario, device, now_us })
+        let gpu = &loaded.scenario.gpus[index];
+        Ok(Reading {
+            index,
+            gpu,
+            instance: position.map(|position| &gpu.instances()[position]),
+            scenario: &loaded.scenario,
+            device: self.devices.get(&uuid).ok_or(Failure::UNKNOWN)?,
+            now_us,
+        })
     }
 
-    /// The index of a handle's GPU. A GPU that left the scenario is lost.
-    fn place(&self, handle: usize) -> Result<usize, Failure> {
+    /// A GPU or an instance by UUID, brought up to a moment.
+    pub(super) fn advanced(&mut self, uuid: &str, now_us: i64) -> Result<&Device, Failure> {
+        let device = self.devices.get_mut(uuid).ok_or(Failure::UNKNOWN)?;
+        device.advance(now_us);
+        Ok(device)
+    }
+
+    /// The index of a handle's GPU, and for an instance its position in the GPU's list. A GPU that
+    /// left the scenario is lost; an instance that is gone has no valid handle any more.
+    fn place(&self, handle: usize) -> Result<(usize, Option<usize>), Failure> {
         let scenario = self.scenario()?;
         let uuid = handle.checked_sub(1).and_then(|place| self.handles.get(place));
         let uuid = uuid.ok_or(Failure::INVALID_ARGUMENT)?;
-        let mut gpus = scenario.gpus.iter().enumerate();
-        gpus.find(|(index, gpu)| gpu.uuid(*index) == *uuid).map(|it| it.0).ok_or(Failure::GPU_IS_LOST)
+        for (index, gpu) in scenario.gpus.iter().enumerate() {
+            if gpu.uuid(index) == *uuid {
+                return Ok((index, None));
+            }
+            let mut instances = gpu.instances().iter();
+            if let Some(position) = instances.position(|instance| instance.uuid(gpu, index) == *uuid) {
+                return Ok((index, Some(position)));
+            }
+        }
+        Err(if uuid.starts_with("MIG-") { Failure::INVALID_ARGUMENT } else { Failure::GPU_IS_LOST })
+    }
+
+    /// The handle of the GPU or the instance with this UUID, for a call that looks it up.
+    pub(crate) fn handle_by_uuid(&self, call: &str, uuid: &str) -> Result<usize, Failure> {
+        let gpus = self.scenario()?.gpus.iter().enumerate();
+        let mut holders = gpus
+            .filter(|(index, gpu)| gpu.instances().iter().any(|instance| instance.uuid(gpu, *index) == uuid));
+        match holders.next() {
+            Some((_, gpu)) => {
+                self.check_gpu(call, gpu)?;
+                self.handle(uuid)
+            }
+            None => self.handle_of(call, |index, gpu| gpu.uuid(index) == uuid),
+        }
     }
 
     /// The handle of a GPU by UUID, if it ever was in a scenario; never 0.
@@ -191,12 +253,12 @@ impl Node {
         self.samples.fill(sample, taken)
     }
 
-    /// The next event of a set: the GPU's handle and the XID. A GPU of the set that has an error
+    /// The next event of a set: with the GPU's handle. A GPU of the set that has an error
     /// for this very call fails it once no event is left.
-    pub(crate) fn next_event(&mut self, call: &str, set: usize) -> Result<Option<(usize, u64)>, Failure> {
+    pub(crate) fn next_event(&mut self, call: &str, set: usize) -> Result<Option<(usize, Event)>, Failure> {
         self.scenario()?;
-        if let Some((uuid, xid)) = self.events.take(set)? {
-            return Ok(Some((self.handle(&uuid)?, xid)));
+        if let Some(event) = self.events.take(set)? {
+            return Ok(Some((self.handle(&event.uuid)?, event)));
         }
         let scenario = self.scenario()?;
         for uuid in self.events.registered(set) {

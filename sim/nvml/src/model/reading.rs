@@ -4,7 +4,7 @@ use super::device::Device;
 use super::figures;
 use super::ring::Slot;
 use super::timeline::Source;
-use crate::scenario::{Gpu, Process, Scenario};
+use crate::scenario::{Gpu, Instance, Process, Scenario};
 use crate::status::Failure;
 
 const SECOND_US: i64 = 1_000_000;
@@ -18,6 +18,8 @@ const RECORDED_PROCESS_MIB: u64 = 512;
 pub(crate) struct Reading<'a> {
     pub(crate) index: usize,
     pub(crate) gpu: &'a Gpu,
+    /// The MIG instance of it, if the handle was of one.
+    pub(crate) instance: Option<&'a Instance>,
     pub(crate) scenario: &'a Scenario,
     pub(crate) device: &'a Device,
     pub(crate) now_us: i64,
@@ -29,6 +31,8 @@ pub(crate) struct Running {
     pub(crate) pid: u32,
     /// Bytes; `None` where NVML cannot say.
     pub(crate) memory: Option<u64>,
+    /// Ids of the GPU instance and the compute instance on which it runs.
+    pub(crate) instance: Option<(u32, u32)>,
 }
 
 /// A process's use in its newest slot.
@@ -42,7 +46,10 @@ pub(crate) struct ProcessSample {
 
 impl Reading<'_> {
     pub(crate) fn uuid(&self) -> String {
-        self.gpu.uuid(self.index)
+        match self.instance {
+            Some(instance) => instance.uuid(self.gpu, self.index),
+            None => self.gpu.uuid(self.index),
+        }
     }
 
     /// Mean load of the last second, percent: what power and clocks follow.
@@ -140,15 +147,20 @@ impl Reading<'_> {
         let mut all: Vec<Running> = self
             .scenario
             .all_processes()
-            .filter(|(_, process)| process.gpu == self.index)
-            .map(|(_, process)| Running { pid: process.pid, memory: mib(process) })
+            .filter(|(_, process)| self.has(process))
+            .map(|(_, process)| Running {
+                pid: process.pid,
+                memory: mib(process),
+                instance: process.gi.map(|gi| (gi, process.ci)),
+            })
             .collect();
         if let Source::Replay(played) = self.device.timeline.current() {
             let (first, last) = played.span_us();
             if (first..=last).contains(&self.now_us) {
                 for pid in played.recording.pids() {
                     if all.iter().all(|process| process.pid != pid) {
-                        all.push(Running { pid, memory: Some(RECORDED_PROCESS_MIB << 20) });
+                        let memory = Some(RECORDED_PROCESS_MIB << 20);
+                        all.push(Running { pid, memory, instance: None });
                     }
                 }
             }
@@ -165,7 +177,7 @@ impl Reading<'_> {
         if let Some(server) = self.gpu.mps_server
             && all.iter().all(|process| process.pid != server)
         {
-            all.push(Running { pid: server, memory: Some(0) });
+            all.push(Running { pid: server, memory: Some(0), instance: None });
         }
         all
     }
@@ -194,7 +206,18 @@ impl Reading<'_> {
 
     /// Bytes in all.
     pub(crate) fn memory_total(&self) -> u64 {
-        self.gpu.memory_mib << 20
+        self.instance.map_or(self.gpu.memory_mib << 20, |instance| instance.memory_bytes(self.gpu))
+    }
+
+    /// Bytes that the driver keeps for itself; an instance is cut out of the rest.
+    pub(crate) fn memory_reserved(&self) -> u64 {
+        if self.instance.is_some() { 0 } else { figures::RESERVED_BYTES.min(self.memory_total()) }
+    }
+
+    /// Whether a process runs on it. Memory is the GPU instance's, whichever compute instance of
+    /// it the process has.
+    fn has(&self, process: &Process) -> bool {
+        process.gpu == self.index && self.instance.is_none_or(|instance| process.gi == Some(instance.gi))
     }
 
     /// Bytes that processes use, of those the driver leaves them. What NVML cannot tell of one
@@ -203,11 +226,11 @@ impl Reading<'_> {
         let hidden: u64 = self
             .scenario
             .all_processes()
-            .filter(|(_, process)| process.gpu == self.index && process.memory_unavailable)
+            .filter(|(_, process)| self.has(process) && process.memory_unavailable)
             .map(|(_, process)| process.memory_mib << 20)
             .sum();
         let listed: u64 = self.processes().iter().filter_map(|process| process.memory).sum();
-        (listed + hidden).min(self.memory_total().saturating_sub(figures::RESERVED_BYTES))
+        (listed + hidden).min(self.memory_total().saturating_sub(self.memory_reserved()))
     }
 
     /// Seconds at full load since the driver was loaded: what power-limit violations follow.

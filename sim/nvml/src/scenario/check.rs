@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Container, Gpu, NvLink, Pod, Process, Scenario};
+use super::{Gpu, NvLink, Process, Scenario};
 use crate::abi;
 use crate::load::Load;
 use crate::pci::PciAddress;
@@ -34,8 +34,12 @@ impl Scenario {
         let mut uuids = BTreeSet::new();
         for (index, gpu) in self.gpus.iter().enumerate() {
             gpu.check(index).map_err(|why| format!("gpu {index}: {why}"))?;
-            if !uuids.insert(gpu.uuid(index)) {
-                return Err(format!("gpu {index}: UUID {} is taken by another GPU", gpu.uuid(index)));
+            let instances = gpu.instances().iter().map(|instance| instance.uuid(gpu, index));
+            for uuid in instances.chain([gpu.uuid(index)]) {
+                if uuids.contains(&uuid) {
+                    return Err(format!("gpu {index}: UUID {uuid} is taken by another device"));
+                }
+                uuids.insert(uuid);
             }
         }
         check_calls(self.errors.keys().chain(self.blocks.keys()))?;
@@ -50,7 +54,7 @@ impl Scenario {
         }
         for pod in &self.pods {
             for container in &pod.containers {
-                self.check_devices(pod, container)?;
+                self.check_held(pod, container)?;
             }
         }
         Ok(())
@@ -60,25 +64,16 @@ impl Scenario {
         if process.gpu >= self.gpus.len() {
             return Err(format!("it is on gpu {}, but there are {} GPUs", process.gpu, self.gpus.len()));
         }
+        let gpu = &self.gpus[process.gpu];
+        if let Some(gi) = process.gi
+            && !gpu.instances().iter().any(|instance| process.is_on(process.gpu, instance))
+        {
+            return Err(format!("it is on instance {gi}/{}, which gpu {} has not", process.ci, process.gpu));
+        }
         if process.memory_mib > MAX_MEMORY_MIB {
             return Err(format!("memory_mib is {}: want at most {MAX_MEMORY_MIB}", process.memory_mib));
         }
         process.load.as_ref().map_or(Ok(()), Load::check)
-    }
-
-    fn check_devices(&self, pod: &Pod, container: &Container) -> Result<(), String> {
-        for device in &container.devices {
-            let index = device.split("::").next().unwrap_or(device);
-            if index.parse::<usize>().ok().filter(|i| *i < self.gpus.len()).is_none() {
-                return Err(format!(
-                    "pod {}/{} holds device {device:?}: want a GPU index below {}, or <index>::<replica>",
-                    pod.namespace,
-                    pod.name,
-                    self.gpus.len()
-                ));
-            }
-        }
-        Ok(())
     }
 }
 
@@ -96,6 +91,7 @@ impl Gpu {
         if !(1..=MAX_MEMORY_MIB).contains(&self.memory_mib) {
             return Err(format!("memory_mib is {}: want 1 to {MAX_MEMORY_MIB}", self.memory_mib));
         }
+        self.check_mig()?;
         if let Some(nvlink) = &self.nvlink {
             nvlink.check()?;
         }
