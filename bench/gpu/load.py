@@ -8,6 +8,7 @@ asking the driver.
 
 import argparse
 import json
+import random
 import statistics
 import sys
 import time
@@ -18,6 +19,8 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--size", type=int, default=4096, help="rows and columns of the matrices")
 parser.add_argument("--duty", type=float, required=True, help="part of each period in which kernels are launched")
 parser.add_argument("--period", type=float, required=True, help="seconds")
+parser.add_argument("--jitter", type=float, default=0, help="each period is this much longer or shorter at most, as a part of it")
+parser.add_argument("--seed", type=int, default=1, help="of the jitter")
 parser.add_argument("--seconds", type=float, required=True, help="how long")
 args = parser.parse_args()
 
@@ -54,17 +57,22 @@ say(kernel_ms=kernel_ms, size=args.size)
 # short enough that the busy part ends when it should.
 batch = max(1, round(4 / kernel_ms))
 kernels = 0
+periods = random.Random(args.seed)
 begin = time.time()
 said = 0.0
+# The period under way: when it began, and how long it is.
+started, length = begin, args.period
 while (now := time.time()) < begin + args.seconds:
-    if ((now - begin) / args.period) % 1.0 < args.duty:
+    while now >= started + length:
+        started += length
+        length = args.period * (1 + args.jitter * periods.uniform(-1, 1))
+    if now - started < args.duty * length:
         for _ in range(batch):
             torch.matmul(a, b, out=out)
         torch.cuda.synchronize()
         kernels += batch
     else:
-        rest = args.period - (now - begin) % args.period
-        time.sleep(min(rest, 0.02, max(0.0, begin + args.seconds - now)))
+        time.sleep(max(0.0, min(started + length - now, 0.02, begin + args.seconds - now)))
     if time.time() - said >= 0.05:
         said = time.time()
         say(t=said, kernels=kernels)

@@ -136,18 +136,18 @@ impl<'nvml> SampledDevice<'nvml> {
         self.keep_or_lose(read)
     }
 
-    /// Reads what processes used since the last time, if the GPU is shared.
-    pub(super) fn poll_processes(&mut self, watch: &mut ProcessWatch) -> Result<(), NvmlError> {
-        if !self.is_shared() {
+    /// Reads what processes used since the last time, if that is due.
+    pub(super) fn poll_processes(&mut self, watch: &mut ProcessWatch, now: Instant) -> Result<(), NvmlError> {
+        if self.processes_due().is_none_or(|due| due > now) {
             return Ok(());
         }
         let read = self.processes.poll(&self.device, watch);
         self.keep_or_lose(read)
     }
 
-    /// Whether what processes use is polled.
-    pub(super) fn is_shared(&self) -> bool {
-        self.lost.is_none() && self.processes.is_sampled()
+    /// When what processes use is to be read; `None` while nobody shares the GPU.
+    pub(super) fn processes_due(&self) -> Option<Instant> {
+        self.processes.due().filter(|_| self.lost.is_none())
     }
 
     /// Whether a ring that the plan needs gives nothing.
@@ -255,8 +255,16 @@ impl<'nvml> SampledDevice<'nvml> {
         match watch {
             // Right after the ring: a process's sample is gone 200 ms after its slot at the earliest.
             Some(watch) => {
-                let now = Instant::now();
-                self.credited.extend(self.processes.tick(&self.device, &self.identity, slots, watch, now)?);
+                let (spacing, now) = (self.rings.gpu.clock.spacing(), Instant::now());
+                let processes = &mut self.processes;
+                self.credited.extend(processes.tick(
+                    &self.device,
+                    &self.identity,
+                    slots,
+                    spacing,
+                    watch,
+                    now,
+                )?);
             }
             None => self.credited.extend(slots.into_iter().map(|slot| (slot, Credit::Unsampled))),
         }

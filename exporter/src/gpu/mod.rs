@@ -18,6 +18,7 @@ mod library;
 mod mig;
 mod processes;
 mod raw;
+mod rhythm;
 mod ring;
 mod sampler;
 mod selection;

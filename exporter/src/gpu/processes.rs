@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use nvml_wrapper::Device;
 use nvml_wrapper::error::NvmlError;
@@ -11,6 +11,7 @@ use tokio::sync::{Notify, watch};
 
 use super::fields::Fault;
 use super::raw::{self, ProcessSamples, Running, RunningProcess};
+use super::rhythm::Rhythm;
 use super::ring::Slot;
 use super::{Credit, Identity};
 use crate::attribution::process_table::ProcessTable;
@@ -46,6 +47,8 @@ pub(super) struct DeviceProcesses {
     sampling: Option<Sampling>,
     /// The newest slot, whose process sample may come with the next tick.
     held: Option<Slot>,
+    /// When the driver's slots end.
+    rhythm: Rhythm,
 }
 
 /// Process samples of a shared GPU.
@@ -56,6 +59,8 @@ struct Sampling {
     last_seen_us: u64,
     /// Samples whose slot was not drained yet: by its end, whose it is.
     waiting: BTreeMap<u64, (u32, Whose)>,
+    /// When to ask next.
+    due: Instant,
 }
 
 // === impl ProcessWatch ===
@@ -84,9 +89,9 @@ impl DeviceProcesses {
         self.known.clone()
     }
 
-    /// Whether use per process is polled between ticks.
-    pub(super) fn is_sampled(&self) -> bool {
-        self.sampling.is_some()
+    /// When use per process is to be asked for; `None` while nobody shares the GPU.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.sampling.as_ref().map(|sampling| sampling.due)
     }
 
     /// Reads the lists, begins or ends sampling, and finds out whose the new slots are.
@@ -95,10 +100,14 @@ impl DeviceProcesses {
         device: &Device<'_>,
         identity: &Identity,
         slots: Vec<Slot>,
+        spacing: Duration,
         watch: &mut ProcessWatch,
         now: Instant,
     ) -> Result<Vec<(Slot, Credit)>, NvmlError> {
         let newest_us = slots.iter().filter_map(|slot| slot.timestamp_us).max();
+        if let Some(ended_us) = newest_us {
+            self.rhythm.follow(ended_us, spacing, SystemTime::now(), now);
+        }
         self.known = self.read_lists(device, watch, now)?;
         self.known.holders = self.book.holders(now);
         let owners = count_owners(&watch.knowledge.borrow(), identity, &self.known);
@@ -106,9 +115,11 @@ impl DeviceProcesses {
             self.sampling = None;
         } else if self.sampling.is_none() {
             let since_us = newest_us.or(self.held.and_then(|slot| slot.timestamp_us)).unwrap_or(0);
-            self.sampling = Some(Sampling::new(since_us));
+            self.sampling = Some(Sampling::new(since_us, now));
         }
-        self.poll(device, watch)?;
+        if self.due().is_some_and(|due| due <= now) {
+            self.poll(device, watch)?;
+        }
         self.known.no_utilization = self.unsupported;
         // A process that came and went between two lists has shown in its use.
         self.known.holders = self.book.holders(now);
@@ -118,6 +129,7 @@ impl DeviceProcesses {
     /// Reads what processes used since the last time, if it is sampled.
     pub(super) fn poll(&mut self, device: &Device<'_>, watch: &mut ProcessWatch) -> Result<(), NvmlError> {
         let Some(sampling) = &mut self.sampling else { return Ok(()) };
+        sampling.due = self.rhythm.middle_after(Instant::now());
         let rows = match watch.samples.read(device, sampling.last_seen_us) {
             Ok(rows) => rows,
             Err(error) => {
@@ -216,8 +228,8 @@ impl DeviceProcesses {
 // === impl Sampling ===
 
 impl Sampling {
-    fn new(since_us: u64) -> Self {
-        Self { since_us, last_seen_us: since_us, waiting: BTreeMap::new() }
+    fn new(since_us: u64, due: Instant) -> Self {
+        Self { since_us, last_seen_us: since_us, waiting: BTreeMap::new(), due }
     }
 
     /// Takes a process's sample. Where two have one slot the greater counts: a slot credits one.
@@ -258,7 +270,6 @@ impl Sampling {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn slot(end_us: u64, percent: f64) -> Slot {
         Slot {
@@ -271,7 +282,10 @@ mod tests {
     }
 
     fn sampled(since_us: u64) -> DeviceProcesses {
-        DeviceProcesses { sampling: Some(Sampling::new(since_us)), ..DeviceProcesses::default() }
+        DeviceProcesses {
+            sampling: Some(Sampling::new(since_us, Instant::now())),
+            ..DeviceProcesses::default()
+        }
     }
 
     fn take(processes: &mut DeviceProcesses, end_us: u64, percent: u32, whose: Whose) {

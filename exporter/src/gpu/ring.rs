@@ -161,6 +161,11 @@ impl RingClock {
         self.spacings_us.drain(..surplus);
     }
 
+    /// Time from one slot's end to the next one's, usually.
+    pub(super) fn spacing(&self) -> Duration {
+        Duration::from_micros(self.usual_spacing_us())
+    }
+
     /// The median of the spacings seen, µs. Too few say nothing.
     fn usual_spacing_us(&self) -> u64 {
         if self.spacings_us.len() < 3 {

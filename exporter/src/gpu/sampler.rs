@@ -28,8 +28,6 @@ use super::{CallTimes, DeviceSelection, Message, Readings, Report};
 const TICK: Duration = Duration::from_secs(1);
 /// Utilization rates are read this often where a ring is dry.
 const RATES: Duration = Duration::from_millis(200);
-/// What processes use is read this often on a shared GPU: a slot of 200 ms must not be missed.
-const PROCESSES: Duration = Duration::from_millis(150);
 /// A ring holds 14 s: a tick that comes later than this starts a new rhythm.
 const LATE: Duration = Duration::from_secs(1);
 /// Pause before the library is loaded anew.
@@ -243,7 +241,7 @@ impl Supervisor {
             return End::Done;
         }
         let mut next_tick = Instant::now();
-        let (mut next_rates, mut next_processes) = (next_tick, next_tick);
+        let mut next_rates = next_tick;
         let mut census = Census { gpus, counted_at: Instant::now(), unknown_since: None };
         loop {
             account::seen();
@@ -261,11 +259,10 @@ impl Supervisor {
                     read = device.read_rates_if_dry(&plan);
                 }
                 if !is_tick
-                    && started >= next_processes
                     && read.is_ok()
                     && let Some(processes) = processes.as_deref_mut()
                 {
-                    read = device.poll_processes(processes);
+                    read = device.poll_processes(processes, started);
                 }
                 if let Err(error) = read {
                     self.times.add(started.elapsed());
@@ -291,11 +288,8 @@ impl Supervisor {
             if is_tick || started >= next_rates {
                 next_rates = started + RATES;
             }
-            if is_tick || started >= next_processes {
-                next_processes = started + PROCESSES;
-            }
             let rates = devices.iter().any(|device| device.is_dry(&plan)).then_some(next_rates);
-            let shared = devices.iter().any(SampledDevice::is_shared).then_some(next_processes);
+            let shared = devices.iter().filter_map(SampledDevice::processes_due);
             let wake = rates.into_iter().chain(shared).fold(next_tick, Instant::min);
             std::thread::sleep(wake.saturating_duration_since(Instant::now()));
         }
