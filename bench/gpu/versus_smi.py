@@ -94,8 +94,9 @@ FIELDS = [
     ("DCGM_FI_DEV_CLOCKS_EVENT_REASON_HW_POWER_BRAKE_SLOWDOWN_NS", "clocks_event_reasons_counters/clocks_event_reasons_counters_hw_power_brake", 1000),
     ("DCGM_FI_DEV_CLOCKS_EVENT_REASON_SYNC_BOOST_NS", "clocks_event_reasons_counters/clocks_event_reasons_counters_sync_boost", 1000),
 ]
-# Moves by itself from one read to the next, by so much.
-MOVING = {"DCGM_FI_DEV_BAR1_USED": 1, "DCGM_FI_DEV_GPU_TEMP_LIMIT": 2}
+# The page is up to a second old: by so much a value may have moved since. Times are in ns.
+MOVING = {"DCGM_FI_DEV_BAR1_USED": 1, "DCGM_FI_DEV_GPU_TEMP_LIMIT": 6}
+MOVING |= {family: 1.2e9 for family, _, factor in FIELDS if factor == 1000}
 # The bits of DCGM_FI_DEV_CLOCKS_EVENT_REASONS by nvidia-smi's names.
 REASONS = {
     "gpu_idle": 1, "applications_clocks_setting": 2, "sw_power_cap": 4, "hw_slowdown": 8, "sync_boost": 16,

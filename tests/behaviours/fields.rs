@@ -178,13 +178,15 @@ async fn ecc_counters_are_absent_while_ecc_is_off() {
     let totals =
         ["SBE_VOL", "DBE_VOL", "SBE_AGG", "DBE_AGG"].map(|name| format!("DCGM_FI_DEV_ECC_{name}_TOTAL"));
     let mut lines: Vec<&str> = totals.iter().map(String::as_str).collect();
-    lines.extend(["DCGM_FI_DEV_ECC_DBE_VOL_DEV", "DCGM_FI_DEV_ECC_CURRENT"]);
+    lines.extend(["DCGM_FI_DEV_ECC_DBE_VOL_DEV", "DCGM_FI_DEV_ECC_CURRENT", "DCGM_FI_DEV_ECC_PENDING"]);
     let exporter = exporter_with(&node, &lines).await;
     let page = exporter
         .until("ECC", |page| page.want("DCGM_FI_DEV_ECC_CURRENT", &[("gpu", "1")]).map(|_| page.clone()))
         .await;
     let mode = |gpu| page.value("DCGM_FI_DEV_ECC_CURRENT", &[("gpu", gpu)]);
     assert_eq!((mode("0"), mode("1")), (Some(1.0), Some(0.0)));
+    // Refused in a call that asks for fields of links too.
+    assert_eq!(page.value("DCGM_FI_DEV_ECC_PENDING", &[("gpu", "0")]), Some(1.0));
     for family in &lines[..5] {
         assert_eq!(page.value(family, &[("gpu", "0")]), Some(0.0), "{family}");
         assert_eq!(page.value(family, &[("gpu", "1")]), None, "{family}: NVML left it unset, which is no 0");

@@ -64,6 +64,8 @@ pub(super) struct SampledDevice<'nvml> {
     /// In the order of the plan's texts, read once.
     texts: Option<Arc<[Option<String>]>>,
     values_at: Option<Instant>,
+    /// Means between two readings are still missing, for lack of a second one.
+    settling: bool,
     lost: Option<Lost>,
     ticks: u32,
 }
@@ -99,6 +101,7 @@ impl<'nvml> SampledDevice<'nvml> {
             values: Vec::new(),
             texts: None,
             values_at: None,
+            settling: false,
             lost: None,
             ticks: 0,
         })
@@ -148,6 +151,11 @@ impl<'nvml> SampledDevice<'nvml> {
     /// When what processes use is to be read; `None` while nobody shares the GPU.
     pub(super) fn processes_due(&self) -> Option<Instant> {
         self.processes.due().filter(|_| self.lost.is_none())
+    }
+
+    /// Whether a second reading soon would complete the page.
+    pub(super) fn is_settling(&self) -> bool {
+        self.lost.is_none() && self.settling
     }
 
     /// Whether a ring that the plan needs gives nothing.
@@ -210,12 +218,15 @@ impl<'nvml> SampledDevice<'nvml> {
         }
         let now = Instant::now();
         // Half a tick of slack: a `-c` of one second must not fall on every other tick.
-        let due = self
-            .values_at
-            .is_none_or(|at| now.saturating_duration_since(at) + Duration::from_millis(500) > plan.interval);
+        let due = self.settling
+            || self.values_at.is_none_or(|at| {
+                now.saturating_duration_since(at) + Duration::from_millis(500) > plan.interval
+            });
         self.values.resize(plan.metrics.len(), None);
         if due {
             self.read_values(plan, events)?;
+            let profiles = self.gpm.is_sampling() || self.partition.is_enabled();
+            self.settling = self.values_at.is_none() && plan.gpm.is_asked_for && profiles;
             self.values_at = Some(now);
         }
         Ok(())

@@ -1,5 +1,5 @@
-//! Reads the values of one GPU that a plan asks for: field values in one driver call, memory in
-//! another, the rest one by one.
+//! Reads the values of one GPU that a plan asks for: field values and memory in a call for many, the
+//! rest one by one.
 
 use std::time::{Duration, Instant};
 
@@ -9,6 +9,7 @@ use podgauge_common::catalogue::{Direction, Memory, Metric, Pace, Reading};
 use podgauge_common::exposition::write::Value;
 
 use super::account::timed;
+use super::field_values::{FieldMemo, FieldRequests, Since};
 use super::{calls, direct, raw};
 
 const MIB: u64 = 1024 * 1024;
@@ -20,14 +21,11 @@ const NVLINK_DATA: [u32; 2] = [138, 139];
 const PCIE_BYTES: [u32; 2] = [197, 198];
 /// `NVML_FI_DEV_ECC_CURRENT`.
 const ECC_CURRENT: u32 = 1;
-/// From this driver on the slowdown times have their new ids.
-const RENUMBERED: (u32, u32) = (580, 82);
 
 /// Which driver calls a list of metrics takes.
 #[derive(Debug, Default)]
 pub(super) struct FieldPlan {
-    /// `(field id, scope)` of the one call for field values, each once.
-    requests: Vec<(u32, u32)>,
+    requests: FieldRequests,
     /// By metric: the requests it is made from.
     parts: Vec<[Option<usize>; 2]>,
     /// The requests for sent and received KiB over all NVLinks.
@@ -45,11 +43,8 @@ pub(super) struct Memo {
     previous: Vec<Option<(Instant, u64)>>,
     /// By position in the metric list: do not ask again, the driver has it not or it is static.
     settled: Vec<bool>,
-    /// By request: the driver does not support the field.
-    unsupported: Vec<bool>,
+    fields: FieldMemo,
     slow_at: Option<Instant>,
-    /// Major and minor, asked once.
-    driver: Option<(u32, u32)>,
     /// Bytes over all NVLinks since the driver was loaded, sent and received.
     pub(super) nvlink_bytes: Option<[u64; 2]>,
 }
@@ -116,7 +111,10 @@ impl FieldPlan {
             Reading::LinksField(id) | Reading::LinksErrorRate(id) => {
                 [Some(self.request(id, raw::ALL_LINKS)), None]
             }
-            Reading::SlowdownTime { id, before } => [id, before].map(|id| Some(self.request(id, 0))),
+            Reading::SlowdownTime { id, before } => [
+                Some(self.requests.add(id, 0, Since::Renumbered)),
+                Some(self.requests.add(before, 0, Since::BeforeRenumbered)),
+            ],
             Reading::EccTotal(id) => {
                 self.ecc = Some(self.request(ECC_CURRENT, 0));
                 [Some(self.request(id, 0)), None]
@@ -144,11 +142,7 @@ impl FieldPlan {
     }
 
     fn request(&mut self, id: u32, scope: u32) -> usize {
-        let known = self.requests.iter().position(|request| *request == (id, scope));
-        known.unwrap_or_else(|| {
-            self.requests.push((id, scope));
-            self.requests.len() - 1
-        })
+        self.requests.add(id, scope, Since::Ever)
     }
 
     /// Reads every metric but what comes from rings, events and GPM. `gpm` says that GPM tells PCIe
@@ -164,10 +158,11 @@ impl FieldPlan {
     ) -> Result<(), NvmlError> {
         memo.settled.resize(metrics.len(), false);
         memo.previous.resize(metrics.len(), None);
-        let driver = *memo.driver.get_or_insert_with(|| driver_version(device));
         let started = Instant::now();
         let slow = memo.slow_at.is_none_or(|at| started.saturating_duration_since(at) >= SLOW);
-        let fields = self.field_values(device, memo, gpm)?;
+        // Where GPM tells the rates the counters are not needed.
+        let left_out: &[u32] = if gpm { &PCIE_BYTES } else { &[] };
+        let fields = self.requests.read(device, &mut memo.fields, left_out)?;
         let field = |part: Option<usize>| part.and_then(|request| fields[request]);
         let at = Instant::now();
         let memory = if self.needs_memory { memory(device)? } else { None };
@@ -184,9 +179,8 @@ impl FieldPlan {
                 }
                 Reading::LinksField(_) => field(first).map(Value::U64),
                 Reading::LinksErrorRate(_) => field(first).map(|word| Value::F64(error_rate(word))),
-                Reading::SlowdownTime { .. } => {
-                    field(if driver >= RENUMBERED { first } else { second }).map(Value::U64)
-                }
+                // One of them is of this driver.
+                Reading::SlowdownTime { .. } => field(first).or(field(second)).map(Value::U64),
                 Reading::EccTotal(_) => field(first).filter(|_| ecc_is_on).map(Value::U64),
                 Reading::NvlinkRate { direction, .. } => {
                     let kib = match direction {
@@ -231,41 +225,6 @@ impl FieldPlan {
             memo.slow_at = Some(started);
         }
         Ok(())
-    }
-
-    /// One driver call for all field values that the driver has; by request.
-    fn field_values(
-        &self,
-        device: &Device<'_>,
-        memo: &mut Memo,
-        gpm: bool,
-    ) -> Result<Vec<Option<u64>>, NvmlError> {
-        memo.unsupported.resize(self.requests.len(), false);
-        let mut values = vec![None; self.requests.len()];
-        let asked: Vec<usize> = (0..self.requests.len())
-            .filter(|request| !memo.unsupported[*request])
-            .filter(|request| !(gpm && PCIE_BYTES.contains(&self.requests[*request].0)))
-            .collect();
-        let requests: Vec<(u32, u32)> = asked.iter().map(|request| self.requests[*request]).collect();
-        let answers = match raw::field_values(device, &requests) {
-            Ok(answers) => answers,
-            Err(error) => match Fault::of(&error) {
-                Fault::Lost | Fault::Reload => return Err(error),
-                // A driver without the call has none of them.
-                Fault::Unsupported | Fault::NoValue => return Ok(values),
-            },
-        };
-        for (request, answer) in asked.into_iter().zip(answers) {
-            match answer {
-                Ok(value) => values[request] = Some(value),
-                Err(error) => match Fault::of(&error) {
-                    Fault::Lost | Fault::Reload => return Err(error),
-                    Fault::Unsupported => memo.unsupported[request] = true,
-                    Fault::NoValue => {}
-                },
-            }
-        }
-        Ok(values)
     }
 }
 
@@ -320,16 +279,6 @@ fn unless_fatal<T>(read: Result<T, NvmlError>) -> Result<Option<T>, NvmlError> {
             Fault::Lost | Fault::Reload => Err(error),
             Fault::Unsupported | Fault::NoValue => Ok(None),
         },
-    }
-}
-
-/// Major and minor of the driver's version; a version that cannot be read counts as a new one.
-fn driver_version(device: &Device<'_>) -> (u32, u32) {
-    let text = device.nvml().sys_driver_version().unwrap_or_default();
-    let mut numbers = text.split('.').map(|number| number.parse().ok());
-    match (numbers.next().flatten(), numbers.next().flatten()) {
-        (Some(major), minor) => (major, minor.unwrap_or(0)),
-        (None, _) => (u32::MAX, 0),
     }
 }
 

@@ -12,6 +12,7 @@ mod calls;
 mod device;
 mod direct;
 mod events;
+mod field_values;
 mod fields;
 mod gpm;
 mod library;

@@ -26,6 +26,9 @@ use super::{CallTimes, DeviceSelection, Message, Readings, Report};
 
 /// Rings are drained and the page is rendered this often.
 const TICK: Duration = Duration::from_secs(1);
+/// The second tick comes so soon if the first page lacks what is a mean between two readings.
+/// Profiling counters need 100 ms.
+const SETTLE: Duration = Duration::from_millis(150);
 /// Utilization rates are read this often where a ring is dry.
 const RATES: Duration = Duration::from_millis(200);
 /// A ring holds 14 s: a tick that comes later than this starts a new rhythm.
@@ -271,6 +274,7 @@ impl Supervisor {
             }
             if is_tick {
                 self.say_no_gpm(&plan, devices);
+                let settling = devices.iter().any(SampledDevice::is_settling);
                 let devices =
                     devices.iter_mut().flat_map(|device| device.take_readings(&plan, events)).collect();
                 let readings = Readings { generation: plan.generation, taken_at: Instant::now(), devices };
@@ -281,7 +285,13 @@ impl Supervisor {
                 if let Some(end) = census.check(nvml) {
                     return end;
                 }
-                next_tick = if started > next_tick + LATE { started + TICK } else { next_tick + TICK };
+                next_tick = if settling {
+                    started + SETTLE
+                } else if started > next_tick + LATE {
+                    started + TICK
+                } else {
+                    next_tick + TICK
+                };
             } else {
                 self.times.add(started.elapsed());
             }
