@@ -1,8 +1,10 @@
 //! Owns allocations: which container the kubelet gave which device, and how much of it.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::SystemTime;
 
+use super::claims::{Claim, Claims};
 use super::device_id::{Device, DeviceId};
 use super::kubelet::api::{ContainerDevices, PodResources};
 use crate::gpu::Identity;
@@ -16,7 +18,10 @@ pub(crate) struct Allocation {
     pub(crate) device: Device,
     /// Held replicas, as the plugin numbers them; none means the whole device, which has none.
     pub(crate) replicas: Vec<String>,
-    /// 1, or the replicas held ÷ the device's; `None` if those were never seen.
+    /// By which claims it is held, in order, each once; none: a device plugin gave it.
+    pub(crate) claims: Vec<Arc<Claim>>,
+    /// 1, or the replicas held ÷ the device's, `None` if those were never seen. Of a claim that
+    /// several pods share, the pod's part; `None` if several claims share the device.
     pub(crate) part: Option<f64>,
     /// From the pod's processes, else its logs; `None` if it cannot be told.
     pub(crate) pod_uid: Option<String>,
@@ -43,30 +48,39 @@ pub(crate) fn is_gpu_resource(name: &str, more: &[String]) -> bool {
 // === impl Allocations ===
 
 impl Allocations {
-    /// Reads the kubelet's list. `resources` are names that mean GPUs besides NVIDIA's own.
-    pub(crate) fn from_list(pods: &[PodResources], resources: &[String]) -> Self {
+    /// Reads the kubelet's list. `resources` are names that mean GPUs besides NVIDIA's own; without
+    /// `claims` devices that are held by claims are left out.
+    pub(crate) fn from_list(pods: &[PodResources], resources: &[String], claims: Option<&Claims>) -> Self {
         let mut all: Vec<Allocation> = Vec::new();
         for pod in pods {
             for container in &pod.containers {
                 let first_of_container = all.len();
                 let gpus = container.devices.iter().filter(|d| is_gpu_resource(&d.resource_name, resources));
-                for id in gpus.flat_map(|devices| &devices.device_ids).map(|id| DeviceId::parse(id)) {
-                    match all[first_of_container..].iter_mut().find(|other| other.device == id.device) {
-                        Some(allocation) => {
-                            let new = id.replica.filter(|replica| !allocation.replicas.contains(replica));
-                            allocation.replicas.extend(new);
-                        }
-                        None => all.push(Allocation {
+                let ids = gpus.flat_map(|devices| &devices.device_ids).map(|id| DeviceId::parse(id));
+                let claimed = claims.into_iter().flat_map(|claims| {
+                    container.dynamic_resources.iter().flat_map(|claim| claims.of(claim))
+                });
+                let held = ids.map(|id| (id.device, id.replica, None));
+                let held = held.chain(claimed.map(|(device, claim)| (device, None, Some(claim))));
+                for (device, replica, claim) in held {
+                    let known = all[first_of_container..].iter().position(|other| other.device == device);
+                    let at = known.map_or(all.len(), |at| first_of_container + at);
+                    if known.is_none() {
+                        all.push(Allocation {
                             namespace: pod.namespace.clone(),
                             pod: pod.name.clone(),
                             container: container.name.clone(),
-                            device: id.device,
-                            replicas: id.replica.into_iter().collect(),
+                            device,
+                            replicas: Vec::new(),
+                            claims: Vec::new(),
                             part: None,
                             pod_uid: None,
                             started: None,
-                        }),
+                        });
                     }
+                    let allocation = &mut all[at];
+                    allocation.replicas.extend(replica.filter(|it| !allocation.replicas.contains(it)));
+                    allocation.add_claims(claim);
                 }
             }
         }
@@ -80,9 +94,10 @@ impl Allocations {
         counts: &ReplicaCounts,
         pod: impl Fn(&str, &str) -> Option<(String, SystemTime)>,
     ) -> Self {
-        for allocation in &mut self.all {
+        let claimed = claimed_parts(&self.all);
+        for (allocation, claimed) in self.all.iter_mut().zip(claimed) {
             allocation.part = match allocation.replicas.len() {
-                0 => Some(1.0),
+                0 => claimed.unwrap_or(Some(1.0)),
                 held => counts.0.get(&allocation.device).map(|count| held as f64 / f64::from(*count)),
             };
             (allocation.pod_uid, allocation.started) = pod(&allocation.namespace, &allocation.pod).unzip();
@@ -126,17 +141,55 @@ impl Allocations {
 // === impl Allocation ===
 
 impl Allocation {
+    fn add_claims(&mut self, more: impl IntoIterator<Item = Arc<Claim>>) {
+        self.claims.extend(more);
+        self.claims.sort_unstable();
+        self.claims.dedup();
+    }
+
+    fn name_of_pod(&self) -> (&str, &str) {
+        (&self.namespace, &self.pod)
+    }
+
     fn merge(&mut self, other: &Self) {
         for replica in &other.replicas {
             if !self.replicas.contains(replica) {
                 self.replicas.push(replica.clone());
             }
         }
+        self.add_claims(other.claims.iter().cloned());
         self.part = match (self.part, other.part) {
             (Some(part), Some(more)) => Some((part + more).min(1.0)),
             (part, more) => part.or(more),
         };
     }
+}
+
+/// The part of each allocation, in order: outer `None` for those that no claim made.
+///
+/// A claim that several pods share gives each the same right to the device, so each has the same
+/// part of it, and so have a pod's containers of that. What several claims of one device have of it
+/// the kubelet does not tell: one may be of a program that only watches the device.
+fn claimed_parts(all: &[Allocation]) -> Vec<Option<Option<f64>>> {
+    let mut by_device: HashMap<&Device, Vec<&Allocation>> = HashMap::new();
+    for allocation in all.iter().filter(|allocation| !allocation.claims.is_empty()) {
+        by_device.entry(&allocation.device).or_default().push(allocation);
+    }
+    let part = |allocation: &Allocation| -> Option<f64> {
+        let holders = by_device.get(&allocation.device)?;
+        let claim = allocation.claims.first()?;
+        let is_only =
+            claim.reference.share.is_none() && holders.iter().all(|it| it.claims == allocation.claims);
+        if !is_only || allocation.claims.len() > 1 {
+            return None;
+        }
+        let mut pods: Vec<(&str, &str)> = holders.iter().map(|it| it.name_of_pod()).collect();
+        let containers = pods.iter().filter(|pod| **pod == allocation.name_of_pod()).count();
+        pods.sort_unstable();
+        pods.dedup();
+        Some(1.0 / (pods.len() * containers) as f64)
+    };
+    all.iter().map(|allocation| (!allocation.claims.is_empty()).then(|| part(allocation))).collect()
 }
 
 // === impl ReplicaCounts ===
@@ -192,7 +245,7 @@ mod tests {
             }],
         }];
         let mut counts = ReplicaCounts::default();
-        let list = Allocations::from_list(&pods, &[]);
+        let list = Allocations::from_list(&pods, &[], None);
         assert!(list.has_uncounted(&counts));
         let part =
             |allocations: &Allocations, uuid| allocations.of_device(&gpu(uuid)).first().and_then(|a| a.part);
