@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::process::Command;
+use std::time::Duration;
 
 use podgauge_sim::apiserver::{
     Access, ApiServer, ApiServerHandle, ApiServerOptions, Credentials, EXPORTER_TOKEN, Rule,
 };
 use podgauge_sim::kubelet::KubeletHandle;
 use podgauge_sim_nvml::scenario::Scenario;
+use podgauge_tests::checkout;
 use podgauge_tests::node::Node;
 use podgauge_tests::page::{Page, Sample};
 use podgauge_tests::program::Exporter;
@@ -62,16 +64,21 @@ impl Claimed {
     }
 
     fn permit(&self) {
-        let strings = |texts: &[&str]| texts.iter().copied().map(String::from).collect();
-        let rule = Rule {
-            role: "podgauge-exporter".into(),
-            users: strings(&["system:serviceaccount:podgauge:podgauge-exporter"]),
-            verbs: strings(&["get", "list", "watch"]),
-            groups: strings(&["resource.k8s.io"]),
-            resources: strings(&["resourceslices"]),
-            ..Rule::default()
-        };
-        self.server.extend_access(Access { rules: vec![rule], ..Access::default() });
+        let text = std::fs::read_to_string(checkout("deploy/examples/exporter-rights.yaml")).unwrap();
+        let objects: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
+        let role = objects.iter().find(|object| object["kind"] == "ClusterRole").unwrap();
+        let rules = role["rules"].as_array().unwrap().iter().map(|rule| {
+            let strings = |name: &str| serde_json::from_value(rule[name].clone()).unwrap();
+            Rule {
+                role: role["metadata"]["name"].as_str().unwrap().into(),
+                users: vec!["system:serviceaccount:podgauge:podgauge-exporter".into()],
+                verbs: strings("verbs"),
+                groups: strings("apiGroups"),
+                resources: strings("resources"),
+                ..Rule::default()
+            }
+        });
+        self.server.extend_access(Access { rules: rules.collect(), ..Access::default() });
     }
 
     async fn exporter(&self, configure: impl FnOnce(&mut Command)) -> Exporter {
@@ -341,8 +348,6 @@ async fn c10_a_slice_that_comes_late_tells_the_device_and_one_that_goes_takes_no
         if more >= 3 { Ok(()) } else { Err(more) }
     })
     .await;
-    // And they come back.
-    claimed.server.set_resource_slices(vec![slice("back", 1, "gpu-0", &gpu_attributes(0))]);
     // The claim goes with its pod.
     claimed.node.play("gpus: [{}, {}]\npods: [{name: b, containers: [{devices: ['1']}]}]");
     exporter
@@ -352,6 +357,24 @@ async fn c10_a_slice_that_comes_late_tells_the_device_and_one_that_goes_takes_no
         })
         .await;
     assert_eq!(exporter.program.count_logged("are not known"), 1, "{}", exporter.program.log());
+}
+
+/// A slow API server delays the first page of devices, so that no series begins without its labels;
+/// one that hangs delays it for 3 s.
+#[tokio::test]
+async fn c10_no_series_begins_without_the_labels_that_it_is_about_to_have() {
+    let claimed = Claimed::permitted(&format!("{ONE}{PUBLISHED}")).await;
+    let first = |exporter: Exporter| async move {
+        let page = page_with(&exporter, "pod", "b").await;
+        (page.all(TEMP, &[("pod", "a")]).len(), exporter)
+    };
+    claimed.server.set_delay(Duration::from_millis(1200));
+    assert_eq!(first(claimed.exporter(|_| {}).await).await.0, 1);
+    claimed.server.set_delay(Duration::from_secs(3600));
+    let (labelled, exporter) = first(claimed.exporter(|_| {}).await).await;
+    assert_eq!(labelled, 0);
+    claimed.server.set_delay(Duration::ZERO);
+    page_with(&exporter, "pod", "a").await;
 }
 
 /// No rights, then a cluster that does not know the API, then one that does: a warning each, while
