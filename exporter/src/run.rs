@@ -56,11 +56,6 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     for warning in args.unused.warnings() {
         tracing::warn!("{warning}");
     }
-    if args.devices.names_instances() {
-        tracing::warn!(
-            "--devices: this version serves no MIG instances alone; what is selected of GPUs is served"
-        );
-    }
     report_unserved(&counters, &text.name);
     let readiness = Readiness::default();
     let metrics = SelfMetrics::new();

@@ -290,9 +290,8 @@ pods:
             })
             .await;
         // A page on which a series stands twice does not parse.
-        let page = exporter
-            .until("the owners", |page| page.want(USED, &[("pod", "b")]).map(|_| page.clone()))
-            .await;
+        let page =
+            exporter.until("the owners", |page| page.want(USED, &[("pod", "b")]).map(|_| page.clone())).await;
         let claim = |pod: &str| page.all(USED, &[("pod", pod)])[0].labels["dra_claim_name"].clone();
         assert_eq!((claim("a"), claim("b")), ("one".into(), "two".into()), "{mode:?}");
         // How much of the device each claim has is not known.
@@ -332,7 +331,8 @@ async fn c10_a_slice_that_comes_late_tells_the_device_and_one_that_goes_takes_no
     assert_eq!(page.all(TEMP, &[("gpu", "0"), ("pod", "")]).len(), 1, "{}", page.text);
 
     // Of two generations the newer counts, whichever comes first.
-    let (old, new) = (slice("old", 1, "gpu-0", &gpu_attributes(1)), slice("new", 2, "gpu-0", &gpu_attributes(0)));
+    let (old, new) =
+        (slice("old", 1, "gpu-0", &gpu_attributes(1)), slice("new", 2, "gpu-0", &gpu_attributes(0)));
     claimed.server.set_resource_slices(vec![new, old]);
     let page = page_with(&exporter, "pod", "a").await;
     assert_eq!(page.all(TEMP, &[("pod", "a")])[0].labels["gpu"], "0");

@@ -195,8 +195,7 @@ impl Poller {
             claims.learn(&list.pod_resources);
             self.metrics.claims_learned(claims.untold());
         }
-        let allocations =
-            Allocations::from_list(&list.pod_resources, &self.resources, self.claims.as_ref());
+        let allocations = Allocations::from_list(&list.pod_resources, &self.resources, self.claims.as_ref());
         let count_due = self.counted_at.is_none_or(|at| at.elapsed() >= COUNT_EVERY);
         if count_due || allocations.has_uncounted(&self.counts) {
             // The list is worth having without: only parts of shared devices stay unknown.

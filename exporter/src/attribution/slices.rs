@@ -8,10 +8,10 @@ use std::sync::Arc;
 use futures::StreamExt as _;
 use k8s_openapi::api::resource::v1::ResourceSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Client;
 use kube::api::Api;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
-use kube::Client;
 use podgauge_common::cluster::one_line;
 use serde::Deserialize;
 use tokio::sync::watch;
@@ -126,9 +126,8 @@ impl Devices {
         let mut pools: HashMap<String, Pool> = HashMap::new();
         for Published { pool, generation, devices } in slices {
             let generation = *generation;
-            let pool = pools
-                .entry(pool.clone())
-                .or_insert_with(|| Pool { generation, devices: HashMap::new() });
+            let pool =
+                pools.entry(pool.clone()).or_insert_with(|| Pool { generation, devices: HashMap::new() });
             if generation > pool.generation {
                 *pool = Pool { generation, devices: HashMap::new() };
             }
@@ -178,8 +177,8 @@ impl Health {
         let status = match error {
             // A watch that the API server ends because it is too old is a matter of course.
             watcher::Error::WatchError(status) if status.code == 410 => return Self::Works,
-            watcher::Error::WatchError(status) => status,
-            watcher::Error::InitialListFailed(kube::Error::Api(status))
+            watcher::Error::WatchError(status)
+            | watcher::Error::InitialListFailed(kube::Error::Api(status))
             | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status,
             _ => return Self::Fails,
         };
@@ -306,7 +305,10 @@ mod tests {
         for text in [format!("{old}{new}"), format!("{new}{old}")] {
             let devices = slices(&text);
             let uuid = |device| devices.find("n", device).and_then(|device| device.uuid.clone());
-            assert_eq!((uuid("gpu-0").as_deref(), uuid("gpu-1").as_deref()), (Some("GPU-new"), Some("GPU-1")));
+            assert_eq!(
+                (uuid("gpu-0").as_deref(), uuid("gpu-1").as_deref()),
+                (Some("GPU-new"), Some("GPU-1"))
+            );
             assert_eq!(devices.find("other", "gpu-0"), None);
         }
         // A newer generation without the device ends it.

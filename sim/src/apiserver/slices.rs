@@ -5,9 +5,9 @@ use jiff::Timestamp;
 use podgauge_sim_nvml::scenario::{DRIVER, Held, Instance, Scenario};
 use serde_json::{Value, json};
 
+use super::ApiServerHandle;
 use super::kinds::Kind;
 use super::pods::rfc3339;
-use super::ApiServerHandle;
 
 // === impl ApiServerHandle ===
 
@@ -87,7 +87,8 @@ mod tests {
 
     #[test]
     fn a_slice_is_of_its_kind_and_names_every_device() {
-        let yaml = "gpus: [{}, {mig: {instances: [{profile: 1g.10gb, gi: 7}]}}]\nresource_slices: {generation: 3}";
+        let yaml =
+            "gpus: [{}, {mig: {instances: [{profile: 1g.10gb, gi: 7}]}}]\nresource_slices: {generation: 3}";
         let scenario = Scenario::parse(yaml).unwrap();
         let slice = resource_slices(&scenario, Timestamp::UNIX_EPOCH).remove(0);
         let slice: ResourceSlice = serde_json::from_value(slice).unwrap();

@@ -105,7 +105,11 @@ impl Held<'_> {
 
 impl Scenario {
     /// The claims of a pod's container.
-    pub fn claims_of<'a>(&'a self, pod: &'a Pod, container: &'a Container) -> impl Iterator<Item = &'a Claim> {
+    pub fn claims_of<'a>(
+        &'a self,
+        pod: &'a Pod,
+        container: &'a Container,
+    ) -> impl Iterator<Item = &'a Claim> {
         container.claims.iter().filter_map(|name| {
             self.claims.iter().find(|claim| (&claim.namespace, &claim.name) == (&pod.namespace, name))
         })
