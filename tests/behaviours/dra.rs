@@ -42,7 +42,7 @@ const PUBLISHED: &str = "resource_slices: {generation: 4}\n";
 /// A node whose cluster knows ResourceSlices, and the exporter on it.
 struct Claimed {
     node: Node,
-    _kubelet: KubeletHandle,
+    kubelet: KubeletHandle,
     server: ApiServerHandle,
 }
 
@@ -53,7 +53,7 @@ impl Claimed {
         let options = ApiServerOptions { scenarios: vec![node.scenario()], ..ApiServerOptions::default() };
         let server = ApiServer::start(options).await.unwrap();
         server.write_kubeconfig(&kubeconfig(&node), &Credentials::Token(EXPORTER_TOKEN.into())).unwrap();
-        Self { node, _kubelet: kubelet, server }
+        Self { node, kubelet, server }
     }
 
     /// As [`new`](Self::new), and the exporter has the rights of deploy/examples.
@@ -79,6 +79,18 @@ impl Claimed {
             }
         });
         self.server.extend_access(Access { rules: rules.collect(), ..Access::default() });
+    }
+
+    /// Waits for three more lists of the kubelet, during which pod a has so many samples of its memory.
+    async fn three_lists(&self, exporter: &Exporter, samples: usize) {
+        let before = self.kubelet.calls().list;
+        until("three more lists", || async {
+            let page = exporter.page().await;
+            assert_eq!(page.all(USED, &[("pod", "a")]).len(), samples, "{}", page.text);
+            let more = self.kubelet.calls().list - before;
+            if more >= 3 { Ok(()) } else { Err(more) }
+        })
+        .await;
     }
 
     async fn exporter(&self, configure: impl FnOnce(&mut Command)) -> Exporter {
@@ -330,9 +342,12 @@ async fn c10_a_slice_that_comes_late_tells_the_device_and_one_that_goes_takes_no
     let page = page_with(&exporter, "pod", "b").await;
     assert_eq!(page.all(TEMP, &[("gpu", "0"), ("pod", "")]).len(), 1, "{}", page.text);
 
-    // Of two generations the newer counts, whichever comes first.
+    // Of two generations the newer alone counts: the older one's devices are not there any more.
+    let left_over = slice("left-over", 1, "gpu-0", &gpu_attributes(1));
+    claimed.server.set_resource_slices(vec![slice("other", 2, "gpu-9", &gpu_attributes(1)), left_over]);
+    claimed.three_lists(&exporter, 0).await;
     let (old, new) =
-        (slice("old", 1, "gpu-0", &gpu_attributes(1)), slice("new", 2, "gpu-0", &gpu_attributes(0)));
+        (slice("old", 3, "gpu-0", &gpu_attributes(1)), slice("new", 4, "gpu-0", &gpu_attributes(0)));
     claimed.server.set_resource_slices(vec![new, old]);
     let page = page_with(&exporter, "pod", "a").await;
     assert_eq!(page.all(TEMP, &[("pod", "a")])[0].labels["gpu"], "0");
@@ -340,14 +355,7 @@ async fn c10_a_slice_that_comes_late_tells_the_device_and_one_that_goes_takes_no
 
     // The driver is replaced: its slices go, the pod runs on.
     claimed.server.set_resource_slices(Vec::new());
-    let lists = claimed._kubelet.calls().list;
-    until("two more lists", || async {
-        let page = exporter.page().await;
-        assert_eq!(page.all(TEMP, &[("pod", "a")]).len(), 1, "{}", page.text);
-        let more = claimed._kubelet.calls().list - lists;
-        if more >= 3 { Ok(()) } else { Err(more) }
-    })
-    .await;
+    claimed.three_lists(&exporter, 1).await;
     // The claim goes with its pod.
     claimed.node.play("gpus: [{}, {}]\npods: [{name: b, containers: [{devices: ['1']}]}]");
     exporter
@@ -415,13 +423,15 @@ async fn c10_claims_of_other_drivers_are_ignored() {
 gpus: [{}, {}]
 claims: [{name: nic, driver: net.example.com, device_names: [gpu-0]}, {name: gpu, devices: ['1']}]
 resource_slices: {}
-pods: [{name: a, containers: [{claims: [nic]}]}, {name: b, containers: [{claims: [gpu, nic]}]}]
+pods: [{name: a, containers: [{claims: [nic]}]}, {name: b, containers: [{claims: [gpu]}]}]
 ";
     let claimed = Claimed::permitted(yaml).await;
     let exporter = claimed.exporter(|_| {}).await;
     let page = page_with(&exporter, "pod", "b").await;
-    assert_eq!(page.all(TEMP, &[("pod", "a")]), none());
-    assert_eq!(page.all(TEMP, &[("pod", "b")])[0].labels["gpu"], "1");
+    for family in [TEMP, USED, ALLOCATION] {
+        assert_eq!(page.all(family, &[("pod", "a")]), none(), "{family}");
+        assert_eq!(page.all(family, &[("pod", "b")])[0].labels["gpu"], "1", "{family}");
+    }
     assert_eq!(exporter.program.count_logged("are not known"), 0, "{}", exporter.program.log());
 }
 
