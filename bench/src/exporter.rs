@@ -9,7 +9,7 @@ use podgauge_common::exposition::parse;
 use crate::http1::{self, Coding, Connection};
 use crate::latency::Latencies;
 use crate::nvitop::Nvitop;
-use crate::process::{Program, Programs, free_address};
+use crate::process::{Program, Programs, SIMULATED_LIBRARY, free_address};
 use crate::report::{Report, Unit};
 use crate::rows;
 use crate::simulated::{Exporter, Node, one_pod_a_gpu, runtime};
@@ -70,12 +70,13 @@ pub(crate) fn measure(programs: &Programs, report: &mut Report) -> anyhow::Resul
     let before = exporter.program.memory()?;
     scrapes(exporter.address)?;
     let after = exporter.program.memory()?;
+    let library = exporter.program.mapped(SIMULATED_LIBRARY)?;
     report.judge(
         rows::EXPORTER_RSS,
-        after.resident,
+        after.resident - library,
         format!(
-            "VmRSS after all scrapes: {:.1} MiB of its own (RssAnon), {:.1} MiB mapped files, the simulated library included; {:.2} MiB before the requests",
-            after.anonymous, after.file, quiet.resident
+            "VmRSS after all scrapes, {:.2} MiB, less {library:.2} MiB of the simulated library's file: {:.1} MiB heap and stacks (RssAnon), the rest mapped files; VmRSS {:.2} MiB before the requests",
+            after.resident, after.anonymous, quiet.resident
         ),
     );
     report.judge(

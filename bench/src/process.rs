@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use parking_lot::Mutex;
 
+/// File name of the simulated driver library.
+pub(crate) const SIMULATED_LIBRARY: &str = "libpodgauge_sim_nvml.so";
 /// Clock ticks per second in /proc/<pid>/stat, which Linux gives to programs on every machine.
 const TICKS_PER_SECOND: f64 = 100.0;
 
@@ -57,7 +59,7 @@ impl Programs {
         Ok(Self {
             exporter: find("podgauge-exporter")?,
             adapter: find("podgauge-adapter")?,
-            nvml_library: find("libpodgauge_sim_nvml.so")?,
+            nvml_library: find(SIMULATED_LIBRARY)?,
         })
     }
 }
@@ -136,6 +138,24 @@ impl Program {
             Ok(kib / 1024.0)
         };
         Ok(Memory { resident: mib("VmRSS:")?, anonymous: mib("RssAnon:")?, file: mib("RssFile:")? })
+    }
+
+    /// Resident MiB of a file that the process has mapped.
+    pub(crate) fn mapped(&self, file_name: &str) -> anyhow::Result<f64> {
+        let path = format!("/proc/{}/smaps", self.child.id());
+        let smaps = std::fs::read_to_string(&path).with_context(|| path.clone())?;
+        let mut is_of_file = false;
+        let mut kib = 0.0;
+        for line in smaps.lines() {
+            let mut words = line.split_whitespace();
+            match words.next() {
+                Some("Rss:") if is_of_file => kib += words.next().context("no value")?.parse::<f64>()?,
+                // A mapping's first line begins with its addresses and ends with its file.
+                Some(first) if !first.ends_with(':') => is_of_file = line.ends_with(file_name),
+                _ => {}
+            }
+        }
+        Ok(kib / 1024.0)
     }
 
     pub(crate) fn log_tail(&self) -> String {

@@ -37,7 +37,7 @@ pub(crate) struct Args {
     )]
     pub(crate) configmap_data: String,
 
-    /// How the API server is reached, for -m and pod labels. Default: the pod's service account.
+    /// How the API server is reached, for -m, pod labels and claims. Default: the pod's service account.
     #[arg(long, value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
 
@@ -118,6 +118,14 @@ pub(crate) struct Args {
         value_name = "PATTERNS"
     )]
     pub(crate) kubernetes_pod_label_allowlist_regex: Vec<String>,
+
+    /// Label samples of devices that pods hold by claims of dynamic resource allocation. Watches the
+    /// ResourceSlices of this node; needs Kubernetes 1.34.
+    #[arg(
+        long, env = "KUBERNETES_ENABLE_DRA", value_name = "BOOL", value_parser = parse_go_bool,
+        num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true"
+    )]
+    pub(crate) kubernetes_enable_dra: bool,
 
     /// Leave the hostname label out.
     #[arg(
@@ -266,12 +274,17 @@ impl Args {
         }
     }
 
+    /// The name of this node in the cluster, if it is known for certain.
+    pub(crate) fn node(&self) -> Option<&str> {
+        self.node_name.as_deref().filter(|name| !name.is_empty())
+    }
+
     /// Names and value of the hostname labels.
     pub(crate) fn hostname_labels(&self) -> Vec<(&'static str, String)> {
         if self.no_hostname {
             return Vec::new();
         }
-        let value = self.node_name.clone().filter(|name| !name.is_empty()).unwrap_or_else(host_name);
+        let value = self.node().map_or_else(host_name, str::to_owned);
         match self.hostname_label.as_str() {
             "Hostname" => vec![("Hostname", value)],
             "both" => vec![("Hostname", value.clone()), ("hostname", value)],

@@ -344,11 +344,7 @@ impl Renderer {
         if !self.labelling.pods.virtual_gpus {
             return vec![self.pod_labels(device, Some(owner))];
         }
-        let holds = |allocation: &&Allocation| {
-            (&allocation.namespace, &allocation.pod) == (&owner.namespace, &owner.pod)
-                && (owner.container.is_empty() || allocation.container == owner.container)
-        };
-        let held = device.allocations.iter().filter(holds);
+        let held = held_by(device, owner);
         let copies: Vec<LabelText> = held.flat_map(|allocation| self.replicas(device, allocation)).collect();
         if copies.is_empty() { vec![self.pod_labels(device, Some(owner))] } else { copies }
     }
@@ -371,6 +367,11 @@ impl Renderer {
     fn pod_labels(&self, device: &DeviceSnapshot, owner: Option<&Owner>) -> LabelText {
         let Some(owner) = owner else { return LabelText::default() };
         let mut labels = self.labelling.names.owner(owner);
+        // Of several claims it is the first by name: one sample for each would count the owner's
+        // use more than once.
+        if let Some(claim) = held_by(device, owner).flat_map(|held| &held.claims).min() {
+            claim.add_to(&mut labels);
+        }
         if self.labelling.pods.uid {
             labels.push("pod_uid", device.pod_uid(owner).unwrap_or_default());
         }
@@ -381,6 +382,14 @@ impl Renderer {
         }
         labels
     }
+}
+
+/// What an owner holds of the device.
+fn held_by<'a>(device: &'a DeviceSnapshot, owner: &Owner) -> impl Iterator<Item = &'a Allocation> {
+    device.allocations.iter().filter(move |allocation| {
+        (&allocation.namespace, &allocation.pod) == (&owner.namespace, &owner.pod)
+            && (owner.container.is_empty() || allocation.container == owner.container)
+    })
 }
 
 fn by_xid(page: &mut PageWriter, labels: &LabelText, counts: &BTreeMap<u64, u64>) {

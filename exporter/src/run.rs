@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 use arc_swap::ArcSwap;
+use kube::Client;
+use podgauge_common::cluster::{self, ClientError};
 use podgauge_common::http::{Request, serve};
 use podgauge_common::readiness::{Condition, Readiness};
 use podgauge_common::shutdown;
@@ -14,10 +16,12 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use crate::args::Args;
 use crate::attribution::Knowledge;
+use crate::attribution::claims::Claims;
 use crate::attribution::kubelet::Poller;
-use crate::attribution::pod_labels::{self, AllowList, PodLabels, WatchError};
+use crate::attribution::pod_labels::{AllowList, PodLabels};
 use crate::attribution::pod_names::PodNames;
 use crate::attribution::process_table::ProcessTable;
+use crate::attribution::slices::{self, Slices};
 use crate::counters::{self, Counters};
 use crate::gpu::{self, CallTimes, Message, Plan, ProcessWatch, Report};
 use crate::page::Page;
@@ -44,17 +48,13 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     if let Some(path) = &args.nvml_library {
         gpu::check_library(path)?;
     }
+    let client = api_client(&args).await?;
     let listener = serve::listen(&args.address).map_err(|message| anyhow!(message))?;
     let mut shutdown = shutdown::on_signals()?;
     let hang_ups = on_hang_up()?;
 
     for warning in args.unused.warnings() {
         tracing::warn!("{warning}");
-    }
-    if args.devices.names_instances() {
-        tracing::warn!(
-            "--devices: this version serves no MIG instances alone; what is selected of GPUs is served"
-        );
     }
     report_unserved(&counters, &text.name);
     let readiness = Readiness::default();
@@ -64,7 +64,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let plan = Arc::new(ArcSwap::from_pointee(plan_of(&counters, 0, &args)));
     let nvml = readiness.condition("nvml", "not loaded yet");
     let unknown_pid = Arc::new(Notify::new());
-    let knowledge = start_kubelet(&args, &readiness, &metrics, &unknown_pid);
+    let claims = start_claims(&args, client.as_ref());
+    let knowledge = start_kubelet(&args, claims, &readiness, &metrics, &unknown_pid);
     let processes = args.kubernetes.then(|| {
         let names = PodNames::new(args.path_pod_logs.clone(), args.path_container_logs.clone());
         let table = ProcessTable::new(args.path_procfs.clone(), names);
@@ -87,7 +88,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         names: if args.use_old_namespace { LabelNames::OLD } else { LabelNames::CURRENT },
         hostname: args.hostname_labels(),
         replace_blanks: args.replace_blanks_in_model_name,
-        pods: pod_labelling(&args).await?,
+        pods: pod_labelling(&args, client),
     };
     let page = Arc::new(ArcSwap::from_pointee(Page::default()));
     let pages = Pages {
@@ -163,28 +164,73 @@ fn on_hang_up() -> std::io::Result<watch::Receiver<u64>> {
     Ok(receiver)
 }
 
+/// A client of the API server, if a flag asks for what it alone knows. Claims do without it: the
+/// samples of what they hold have no pod labels then.
+async fn api_client(args: &Args) -> anyhow::Result<Option<Client>> {
+    let labels = args.kubernetes && args.kubernetes_enable_pod_labels;
+    let claims = args.kubernetes && args.kubernetes_enable_dra;
+    if !labels && !claims {
+        return Ok(None);
+    }
+    if args.node().is_none() {
+        let what = "give --node-name or set NODE_NAME (spec.nodeName of this pod)";
+        if labels {
+            return Err(anyhow!("--kubernetes-enable-pod-labels watches the pods of one node: {what}"));
+        }
+        tracing::warn!(
+            "--kubernetes-enable-dra watches the ResourceSlices of one node: {what}; until then devices that pods hold by claims have no pod labels"
+        );
+        return Ok(None);
+    }
+    // Refused only if one is installed already, which is then used.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    match cluster::connect(args.kubeconfig.as_deref()).await {
+        Ok(client) => Ok(Some(client)),
+        Err(error) if labels => Err(anyhow!("--kubernetes-enable-pod-labels needs the API server: {error}")),
+        Err(error @ ClientError::InCluster { .. }) => {
+            tracing::warn!(
+                "--kubernetes-enable-dra needs the API server: {error}, or mount the service account's token; until then devices that pods hold by claims have no pod labels"
+            );
+            Ok(None)
+        }
+        Err(error) => Err(anyhow!("--kubernetes-enable-dra needs the API server: {error}")),
+    }
+}
+
 /// What the flags say of pods, and the watch of their labels started if it is needed.
-async fn pod_labelling(args: &Args) -> Result<PodLabelling, WatchError> {
+fn pod_labelling(args: &Args, client: Option<Client>) -> PodLabelling {
     let mut pods = PodLabelling {
         virtual_gpus: args.kubernetes_virtual_gpus,
         uid: args.kubernetes_enable_pod_uid,
         labels: None,
     };
-    if args.kubernetes && args.kubernetes_enable_pod_labels {
-        let node = args.node_name.clone().filter(|node| !node.is_empty()).ok_or(WatchError::NoNode)?;
-        // Refused only if one is installed already, which is then used.
-        drop(rustls::crypto::ring::default_provider().install_default());
-        let client = pod_labels::connect(args.kubeconfig.as_deref()).await?;
+    if args.kubernetes_enable_pod_labels
+        && let (Some(client), Some(node)) = (client, args.node())
+    {
         let allowed = AllowList::new(&args.kubernetes_pod_label_allowlist_regex);
         let labels = PodLabels::default();
-        tokio::spawn(labels.clone().watch(client, node, allowed));
+        tokio::spawn(labels.clone().watch(client, node.to_owned(), allowed));
         pods.labels = Some(labels);
     }
-    Ok(pods)
+    pods
+}
+
+/// What tells the devices of claims, if they are asked for, and the watch that it needs.
+fn start_claims(args: &Args, client: Option<&Client>) -> Option<Claims> {
+    if !args.kubernetes || !args.kubernetes_enable_dra {
+        return None;
+    }
+    let (Some(client), Some(node)) = (client, args.node()) else {
+        return Some(Claims::new(watch::channel(Slices::Unknown).1));
+    };
+    let (sender, receiver) = watch::channel(Slices::Waiting);
+    tokio::spawn(slices::follow(client.clone(), node.to_owned(), sender));
+    Some(Claims::new(receiver))
 }
 
 fn start_kubelet(
     args: &Args,
+    claims: Option<Claims>,
     readiness: &Readiness,
     metrics: &SelfMetrics,
     unknown_pid: &Arc<Notify>,
@@ -196,6 +242,7 @@ fn start_kubelet(
     let poller = Poller::new(
         args.pod_resources_kubelet_socket.clone(),
         args.nvidia_resource_names.clone(),
+        claims,
         args.path_pod_logs.clone(),
         Arc::clone(unknown_pid),
         metrics.clone(),

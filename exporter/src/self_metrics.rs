@@ -42,6 +42,7 @@ pub(crate) struct SelfMetrics {
     dropped_series: Family<Dropped, Counter>,
     devices_allocated: Gauge,
     devices_labelled: Gauge,
+    claimed_devices_unknown: Gauge,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -89,6 +90,7 @@ impl SelfMetrics {
             dropped_series: Family::default(),
             devices_allocated: Gauge::default(),
             devices_labelled: Gauge::default(),
+            claimed_devices_unknown: Gauge::default(),
             registry: Arc::default(),
         };
         // From the start, so that its first increase is seen.
@@ -145,6 +147,16 @@ impl SelfMetrics {
             "Devices whose samples carry a pod",
             self.devices_labelled.clone(),
         );
+        registry.register(
+            "claimed_devices_unknown",
+            "Devices held by claims of which it is not known which they are",
+            self.claimed_devices_unknown.clone(),
+        );
+    }
+
+    /// So many devices that are held by claims could not be told.
+    pub(crate) fn claims_learned(&self, unknown: usize) {
+        self.claimed_devices_unknown.set(whole(unknown));
     }
 
     /// The kubelet was asked; `error` is what became of it in one word.

@@ -16,6 +16,7 @@ mod reviews;
 mod routes;
 mod selector;
 mod server;
+mod slices;
 mod status;
 mod store;
 mod watches;
@@ -125,6 +126,10 @@ struct State {
     generation: watch::Sender<u64>,
     exporter_service: ServiceName,
     namespaces: Mutex<BTreeSet<String>>,
+    /// Groups that this server knows and does not serve.
+    unserved: RwLock<BTreeSet<String>>,
+    /// The resource and the field selector of every list and watch, oldest first.
+    selected: Mutex<Vec<(String, String)>>,
     started: Timestamp,
 }
 
@@ -160,6 +165,8 @@ impl ApiServer {
             generation: watch::Sender::new(0),
             exporter_service: options.exporter_service,
             namespaces: Mutex::new(BTreeSet::new()),
+            unserved: RwLock::default(),
+            selected: Mutex::default(),
             started: Timestamp::now(),
         });
         state.store.replace(
@@ -382,6 +389,7 @@ impl State {
     fn show(&self, source: &str, scenario: &Scenario, history: &mut PodHistory) {
         self.add_namespaces(scenario.pods.iter().map(|pod| pod.namespace.clone()));
         self.store.replace(Kind::Node, source, vec![pods::node(scenario, self.started)]);
+        self.store.replace(Kind::ResourceSlice, source, slices::resource_slices(scenario, self.started));
         self.store.replace(Kind::Pod, source, history.pods(scenario, Timestamp::now()));
     }
 

@@ -31,11 +31,12 @@ const WITHOUT_EFFECT: [(&str, &str, &str); 17] = [
 ];
 
 /// Flags and variables that mean something, in a value that changes little.
-const SERVED: [(&str, &str, &str); 13] = [
+const SERVED: [(&str, &str, &str); 14] = [
     ("--collect-interval", "DCGM_EXPORTER_INTERVAL", "30000"),
     ("--kubernetes", "DCGM_EXPORTER_KUBERNETES", "false"),
     ("--configmap-data", "DCGM_EXPORTER_CONFIGMAP_DATA", "none"),
     ("--devices", "DCGM_EXPORTER_DEVICES_STR", "f"),
+    ("--kubernetes-enable-dra", "KUBERNETES_ENABLE_DRA", "true"),
     ("--no-hostname", "DCGM_EXPORTER_NO_HOSTNAME", "0"),
     ("--replace-blanks-in-model-name", "DCGM_EXPORTER_REPLACE_BLANKS_IN_MODEL_NAME", "f"),
     ("--debug", "DCGM_EXPORTER_DEBUG", "False"),

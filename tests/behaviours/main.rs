@@ -11,6 +11,7 @@ mod attribution;
 mod bad_input;
 mod demo;
 mod device_loss;
+mod dra;
 mod endurance;
 mod events;
 mod exposition;

@@ -94,6 +94,80 @@ async fn a4_mig_lines_carry_profile_and_id_and_the_parents_uuid() {
     assert_eq!(page.all("podgauge_attribution_unavailable", &[]), none());
 }
 
+/// What `-d` selects: GPU and instance of every device on the page.
+async fn selected(node: &Node, devices: &str, expected: &[(&str, &str)]) {
+    let exporter = node
+        .exporter_with(|command| {
+            command.args(["-d", devices]);
+        })
+        .await;
+    exporter
+        .until(&format!("what {devices} selects"), |page| {
+            let label = |sample: &Sample, name: &str| sample.labels.get(name).cloned().unwrap_or_default();
+            let up = page.all("podgauge_gpu_up", &[]);
+            let found: Vec<(String, String)> =
+                up.iter().map(|sample| (label(sample, "gpu"), label(sample, "GPU_I_ID"))).collect();
+            let expected: Vec<(String, String)> =
+                expected.iter().map(|(gpu, id)| ((*gpu).into(), (*id).into())).collect();
+            if found == expected { Ok(()) } else { Err(format!("{found:?}")) }
+        })
+        .await;
+    let page = exporter.page().await;
+    // A GPU as a whole has its own temperature and memory, whether it is cut or not.
+    for (gpu, id) in expected {
+        for family in ["DCGM_FI_DEV_GPU_TEMP", "DCGM_FI_DEV_FB_USED"] {
+            assert_eq!(page.all(family, &[("gpu", gpu), ("GPU_I_ID", id)]).len(), 1, "{devices}: {family}");
+        }
+        assert_eq!(page.all("DCGM_FI_DEV_GPU_TEMP", &[]).len(), expected.len(), "{devices}");
+    }
+}
+
+#[tokio::test]
+async fn instances_and_whole_gpus_are_selected() {
+    let node = Node::new(CUT);
+    for (devices, expected) in [
+        ("f", &[("0", ""), ("1", "2"), ("1", "7")][..]),
+        ("g", &[("0", ""), ("1", "")]),
+        ("g:1", &[("1", "")]),
+        ("i", &[("1", "2"), ("1", "7")]),
+        // The smaller one has the lower number.
+        ("i:8", &[("1", "7")]),
+        ("i:9", &[("1", "2")]),
+        ("g:0+i:8-9", &[("0", ""), ("1", "2"), ("1", "7")]),
+        ("g+i", &[("0", ""), ("1", ""), ("1", "2"), ("1", "7")]),
+    ] {
+        selected(&node, devices, expected).await;
+    }
+}
+
+#[tokio::test]
+async fn a_selected_instance_that_is_not_there_ends_the_start_and_none_at_all_is_waited_for() {
+    let node = Node::new(CUT);
+    for (devices, why) in [
+        ("i:8,10", "--devices i:8,10: there is no MIG instance 10; GPU 1 has 2, numbered from 8"),
+        ("i:0", "there is no MIG instance 0; GPU 0 has 0, numbered from 0"),
+        ("i:16", "there is no MIG instance 16; this node has 2 GPUs"),
+    ] {
+        let mut exporter = node
+            .exporter_with(|command| {
+                command.args(["-d", devices]);
+            })
+            .await;
+        assert_eq!(exporter.program.ended().await.code(), Some(1), "{devices}");
+        assert_eq!(exporter.program.count_logged(why), 1, "{devices}: {}", exporter.program.log());
+    }
+    let uncut = Node::new("gpus: [{}, {}]");
+    let mut exporter = uncut
+        .exporter_with(|command| {
+            command.args(["-d", "i"]);
+        })
+        .await;
+    exporter.program.logged("selects MIG instances alone, and no GPU has any").await;
+    assert_eq!(exporter.page().await.all("podgauge_gpu_up", &[]), none());
+    uncut.play(CUT);
+    measured(&exporter, &["7", "2"]).await;
+}
+
 #[tokio::test]
 async fn an_instances_use_is_the_scenarios() {
     let node = Node::new(CUT);

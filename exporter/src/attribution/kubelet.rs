@@ -11,6 +11,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::Knowledge;
 use super::allocations::{Allocations, ReplicaCounts};
+use super::claims::Claims;
 use super::pod_uid::PodUids;
 use crate::self_metrics::SelfMetrics;
 
@@ -55,6 +56,8 @@ enum PollError {
 pub(crate) struct Poller {
     socket: PathBuf,
     resources: Vec<String>,
+    /// `None`: devices that are held by claims are not asked for.
+    claims: Option<Claims>,
     client: Option<PodResourcesListerClient<Channel>>,
     counts: ReplicaCounts,
     counted_at: Option<Instant>,
@@ -94,6 +97,7 @@ impl Poller {
     pub(crate) fn new(
         socket: PathBuf,
         resources: Vec<String>,
+        claims: Option<Claims>,
         pod_logs: PathBuf,
         unknown_pid: Arc<Notify>,
         metrics: SelfMetrics,
@@ -101,6 +105,7 @@ impl Poller {
         Self {
             socket,
             resources,
+            claims,
             client: None,
             counts: ReplicaCounts::default(),
             counted_at: None,
@@ -115,6 +120,9 @@ impl Poller {
     }
 
     pub(crate) async fn run(mut self, knowledge: watch::Sender<Knowledge>, ready: Condition) {
+        if let Some(claims) = &mut self.claims {
+            claims.first_slices(FIRST).await;
+        }
         loop {
             let asked = Instant::now();
             let polled = self.poll().await;
@@ -142,6 +150,7 @@ impl Poller {
             tokio::select! {
                 () = tokio::time::sleep(LIST_EVERY - LIST_AT_MOST_EVERY) => {}
                 () = self.unknown_pid.notified() => {}
+                () = slices_changed(self.claims.as_mut()) => {}
             }
         }
     }
@@ -182,7 +191,11 @@ impl Poller {
         if list.pod_resources.is_empty() {
             return Err(PollError::Empty);
         }
-        let allocations = Allocations::from_list(&list.pod_resources, &self.resources);
+        if let Some(claims) = &mut self.claims {
+            claims.learn(&list.pod_resources);
+            self.metrics.claims_learned(claims.untold());
+        }
+        let allocations = Allocations::from_list(&list.pod_resources, &self.resources, self.claims.as_ref());
         let count_due = self.counted_at.is_none_or(|at| at.elapsed() >= COUNT_EVERY);
         if count_due || allocations.has_uncounted(&self.counts) {
             // The list is worth having without: only parts of shared devices stay unknown.
@@ -228,6 +241,13 @@ impl Poller {
             self.client = Some(connect(&self.socket).await?);
         }
         Ok(self.client.as_mut().expect("because it was just set"))
+    }
+}
+
+async fn slices_changed(claims: Option<&mut Claims>) {
+    match claims {
+        Some(claims) => claims.changed().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,7 +1,8 @@
 //! Owns whose a device is: allocations from the kubelet and processes from NVML, turned into owners.
 //!
 //! ```text
-//! kubelet poll ─► Allocations ─────────────────────┐
+//! ResourceSlices ─► Claims ─┐
+//! kubelet poll ─────────────┴► Allocations ────────┐
 //! process lists ─► ProcessTable ─► Processes ──────┼─► attribute(device) ─► Attribution
 //! (NVML thread)    (cgroups, log folders' names)   │
 //! credited slots ─► Doubt ─────────────────────────┘
@@ -9,6 +10,7 @@
 
 pub(crate) mod allocations;
 pub(crate) mod cgroup;
+pub(crate) mod claims;
 pub(crate) mod device_id;
 pub(crate) mod doubt;
 pub(crate) mod kubelet;
@@ -17,6 +19,7 @@ pub(crate) mod pod_names;
 pub(crate) mod pod_uid;
 pub(crate) mod process_table;
 pub(crate) mod processes;
+pub(crate) mod slices;
 
 use std::sync::Arc;
 
@@ -194,12 +197,15 @@ pub(crate) fn count_owners(knowledge: &Knowledge, identity: &Identity, processes
 }
 
 /// The device's allocations. Where a kubelet lists a whole device for two pods, because one of
-/// them has finished, that one has it which has processes on it, else the newest.
+/// them has finished, that one has it which has processes on it, else the newest. Pods that hold it
+/// by claims share it: kubelets that know claims of this version list no finished pod.
 fn allocations_of(all: &Allocations, identity: &Identity, processes: &Processes) -> Vec<Allocation> {
     let mut allocations = all.of_device(identity);
     // A compute instance of several is no whole device.
     let is_whole = |allocation: &Allocation| {
-        allocation.replicas.is_empty() && allocation.device.part_of(identity) == Some(1.0)
+        allocation.replicas.is_empty()
+            && allocation.claims.is_empty()
+            && allocation.device.part_of(identity) == Some(1.0)
     };
     if allocations.iter().all(is_whole) && distinct_pods(&allocations) > 1 {
         let is_live = |allocation: &Allocation| {
@@ -303,7 +309,7 @@ mod tests {
     }
 
     fn known(pods: &[PodResources]) -> Knowledge {
-        Knowledge::Known(Arc::new(Allocations::from_list(pods, &[])))
+        Knowledge::Known(Arc::new(Allocations::from_list(pods, &[], None)))
     }
 
     fn owner(pod: &str, container: &str) -> Arc<Owner> {
@@ -404,7 +410,7 @@ mod tests {
         let instance = MigInstance::of_test(7, vec![compute(0, "MIG-a"), compute(1, "MIG-b")]);
         let identity = Identity { instance: Some(instance), ..gpu("GPU-1", 0) };
         let list = [pod("a", &[("main", &["MIG-a"])]), pod("b", &[("main", &["MIG-b"])])];
-        let list = Allocations::from_list(&list, &[]).completed(&ReplicaCounts::default(), |_, _| None);
+        let list = Allocations::from_list(&list, &[], None).completed(&ReplicaCounts::default(), |_, _| None);
         let knowledge = Knowledge::Known(Arc::new(list));
         let blind = Processes { no_utilization: true, ..Processes::default() };
         let attribution = attribute(&knowledge, &identity, &blind, None);
@@ -417,7 +423,7 @@ mod tests {
             [Unavailable::NoProcessMemory, Unavailable::NoProcessUtilization]
         );
         // One container with both has all of it.
-        let list = Allocations::from_list(&[pod("a", &[("main", &["MIG-a", "MIG-b"])])], &[]);
+        let list = Allocations::from_list(&[pod("a", &[("main", &["MIG-a", "MIG-b"])])], &[], None);
         let list = list.completed(&ReplicaCounts::default(), |_, _| None);
         let attribution = attribute(&Knowledge::Known(Arc::new(list)), &identity, &blind, None);
         assert_eq!((attribution.owners, attribution.allocations[0].part), (Some(1), Some(1.0)));

@@ -2,18 +2,16 @@
 //! one node, and their label keys made into names that Prometheus takes.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Pod;
+use kube::Client;
 use kube::api::Api;
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Client, Config};
 use regex::Regex;
 
 /// Most labels of one pod that are printed.
@@ -52,23 +50,6 @@ const RESERVED: [&str; 27] = [
 ];
 /// Prefixes of such names.
 const RESERVED_PREFIXES: [&str; 3] = ["DCGM_FI_", "dra_", "exported_"];
-
-/// Why pods cannot be watched.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum WatchError {
-    #[error(
-        "--kubernetes-enable-pod-labels watches the pods of one node: give --node-name or set NODE_NAME (spec.nodeName of this pod)"
-    )]
-    NoNode,
-    #[error("kubeconfig {path}: {reason}")]
-    Kubeconfig { path: String, reason: String },
-    #[error(
-        "--kubernetes-enable-pod-labels needs the API server, and this is no pod with a service account ({reason}): mount its token, or give --kubeconfig"
-    )]
-    InCluster { reason: String },
-    #[error("cannot make a client for the API server: {reason}")]
-    Client { reason: String },
-}
 
 /// Which label keys are printed.
 #[derive(Debug, Clone, Default)]
@@ -161,24 +142,6 @@ fn apply(event: Event<Pod>, pods: &mut Index, allowed: &AllowList) -> bool {
         }
     }
     is_seen
-}
-
-/// A client by a kubeconfig file, or by the pod's service account.
-pub(crate) async fn connect(kubeconfig: Option<&Path>) -> Result<Client, WatchError> {
-    let config = match kubeconfig {
-        Some(path) => {
-            let wrong = |error: &dyn std::fmt::Display| WatchError::Kubeconfig {
-                path: path.display().to_string(),
-                reason: error.to_string(),
-            };
-            let kubeconfig = Kubeconfig::read_from(path).map_err(|error| wrong(&error))?;
-            Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
-                .await
-                .map_err(|error| wrong(&error))?
-        }
-        None => Config::incluster().map_err(|error| WatchError::InCluster { reason: error.to_string() })?,
-    };
-    Client::try_from(config).map_err(|error| WatchError::Client { reason: error.to_string() })
 }
 
 /// Label keys as Prometheus takes them. A name that a sample has already, or that two keys make,

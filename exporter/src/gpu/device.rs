@@ -19,7 +19,7 @@ use super::mig::Partition;
 use super::processes::{DeviceProcesses, ProcessWatch};
 use super::ring::{RingClock, Slot};
 use super::sampler::Plan;
-use super::{Credit, DeviceReading, Identity, calls, direct, raw};
+use super::{Credit, DeviceReading, DeviceSelection, Identity, MigInstance, calls, direct, raw};
 
 /// A ring that gives nothing new for so long is replaced by the rates.
 const DRY_AFTER: Duration = Duration::from_secs(1);
@@ -171,9 +171,20 @@ impl<'nvml> SampledDevice<'nvml> {
         self.gpm.is_unsupported()
     }
 
+    /// How many MIG instances it is cut into.
+    pub(super) fn count_instances(&mut self, events: &EventLog) -> Result<usize, NvmlError> {
+        self.partition.follow(&self.device, &self.identity, events)?;
+        Ok(self.partition.len())
+    }
+
     /// What was learned since the last time, taken out: of the GPU, or if it is cut into MIG
-    /// instances of each of them.
-    pub(super) fn take_readings(&mut self, plan: &Plan, events: &EventLog) -> Vec<DeviceReading> {
+    /// instances of each of them, as far as it is selected.
+    pub(super) fn take_readings(
+        &mut self,
+        plan: &Plan,
+        events: &EventLog,
+        selection: &DeviceSelection,
+    ) -> Vec<DeviceReading> {
         let now = Instant::now();
         let gpu = DeviceReading {
             texts: self.texts.clone().unwrap_or_default(),
@@ -188,7 +199,13 @@ impl<'nvml> SampledDevice<'nvml> {
             memory_slots: std::mem::take(&mut self.rings.memory.slots),
         };
         let instances = self.partition.take_readings(&plan.instance, &gpu, events, now);
-        if instances.is_empty() { vec![gpu] } else { instances }
+        let cut: Vec<&MigInstance> =
+            instances.iter().filter_map(|it| it.identity.instance.as_ref()).collect();
+        let index = self.identity.index;
+        let served = selection.serves_instances(index, &cut);
+        let whole = selection.serves_gpu(index, !instances.is_empty()).then_some(gpu);
+        let instances = instances.into_iter().zip(served).filter(|(_, served)| *served);
+        whole.into_iter().chain(instances.map(|(instance, _)| instance)).collect()
     }
 
     fn read_all(

@@ -102,6 +102,11 @@ impl<'nvml> Partition<'nvml> {
         self.enabled
     }
 
+    /// Of the last look.
+    pub(super) fn len(&self) -> usize {
+        self.instances.len()
+    }
+
     /// Looks how the GPU is cut now. Answers whether that has changed.
     pub(super) fn follow(
         &mut self,

@@ -192,12 +192,13 @@ impl Supervisor {
             Ok(gpus) => gpus,
             Err(error) => return End::Reload(format!("nvmlDeviceGetCount: {error}")),
         };
-        if !std::mem::replace(&mut self.selection_checked, true)
-            && let Some(reason) = self.selection.unknown_gpu(gpus)
-        {
+        let is_first = !std::mem::replace(&mut self.selection_checked, true);
+        let unknown =
+            || self.selection.unknown_gpu(gpus).or_else(|| self.selection.unknown_instance(&[], gpus));
+        if is_first && let Some(reason) = unknown() {
             return End::Refused(reason);
         }
-        let selected: Vec<u32> = (0..gpus).filter(|index| self.selection.serves_gpu(*index)).collect();
+        let selected: Vec<u32> = (0..gpus).filter(|index| self.selection.concerns(*index)).collect();
         if selected.is_empty() {
             return End::Reload(format!("--devices selects none of the {gpus} GPUs"));
         }
@@ -213,6 +214,9 @@ impl Supervisor {
         }
         if devices.is_empty() {
             return End::Reload(format!("none of the {gpus} GPUs can be opened"));
+        }
+        if is_first && let Some(reason) = self.check_instances(&mut devices, gpus, events) {
+            return End::Refused(reason);
         }
         let over = AtomicBool::new(false);
         let xids = xid::listen(nvml, gpus, events);
@@ -275,8 +279,10 @@ impl Supervisor {
             if is_tick {
                 self.say_no_gpm(&plan, devices);
                 let settling = devices.iter().any(SampledDevice::is_settling);
-                let devices =
-                    devices.iter_mut().flat_map(|device| device.take_readings(&plan, events)).collect();
+                let devices = devices
+                    .iter_mut()
+                    .flat_map(|device| device.take_readings(&plan, events, &self.selection))
+                    .collect();
                 let readings = Readings { generation: plan.generation, taken_at: Instant::now(), devices };
                 self.times.add(started.elapsed());
                 if self.messages.blocking_send(Message::Readings(readings)).is_err() {
@@ -307,6 +313,30 @@ impl Supervisor {
 }
 
 impl Supervisor {
+    /// Which instance is named that is not there, if one is; says where there is none at all.
+    fn check_instances(
+        &self,
+        devices: &mut [SampledDevice<'_>],
+        gpus: u32,
+        events: &EventLog,
+    ) -> Option<String> {
+        let mut counts = Vec::new();
+        for device in devices {
+            // A GPU that does not answer now is met at the first tick.
+            if let Ok(count) = device.count_instances(events) {
+                counts.push((device.identity.index, count));
+            }
+        }
+        let unknown = self.selection.unknown_instance(&counts, gpus);
+        let is_empty = counts.iter().all(|(_, count)| *count == 0);
+        if unknown.is_none() && is_empty && self.selection.is_of_instances_alone() {
+            tracing::warn!(
+                "--devices selects MIG instances alone, and no GPU has any; they are served once it has"
+            );
+        }
+        unknown
+    }
+
     fn say_no_gpm(&mut self, plan: &Plan, devices: &[SampledDevice<'_>]) {
         let without: Vec<String> = devices
             .iter()

@@ -102,7 +102,7 @@ fn knowledge(tick: &Tick) -> Knowledge {
     let mut counts = ReplicaCounts::default();
     let replicas: Vec<String> = (0..4).map(|replica| format!("{UUID}::{replica}")).collect();
     counts.learn(&[ContainerDevices { resource_name: "nvidia.com/gpu".into(), device_ids: replicas }], &[]);
-    Knowledge::Known(Arc::new(Allocations::from_list(&pods, &[]).completed(&counts, |_, _| None)))
+    Knowledge::Known(Arc::new(Allocations::from_list(&pods, &[], None).completed(&counts, |_, _| None)))
 }
 
 fn readings(tick: &Tick, now: Instant, second: u64) -> Readings {

@@ -6,6 +6,7 @@
 //! that read the same file agree on the truth.
 
 mod check;
+mod claims;
 mod mig;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use serde::Deserialize;
 
 use crate::load::Load;
 
+pub use claims::{Claim, DRIVER, ResourceSlices};
 pub(crate) use mig::MAX_INSTANCES;
 pub use mig::{Held, IdForm, Instance, Mig};
 
@@ -40,6 +42,11 @@ pub struct Scenario {
     /// Processes outside any pod.
     #[serde(default)]
     pub processes: Vec<Process>,
+    /// Claims of dynamic resource allocation that pods hold.
+    #[serde(default)]
+    pub claims: Vec<Claim>,
+    /// The driver's list of this node's devices in the API server. Absent: none is published.
+    pub resource_slices: Option<ResourceSlices>,
     /// Calls that answer an error on every GPU, and system-wide calls: NVML function name, with or
     /// without its version, to the error's name without its NVML_ERROR_ prefix, such as
     /// `nvmlInit_v2: DRIVER_NOT_LOADED`. `all` means every call but those to initialise, to shut
@@ -199,6 +206,9 @@ pub struct Container {
     /// The extended resource those devices were asked under.
     #[serde(default = "default_resource")]
     pub resource: String,
+    /// Names of the claims that it holds, in the pod's namespace.
+    #[serde(default)]
+    pub claims: Vec<String>,
     #[serde(default)]
     pub processes: Vec<Process>,
 }

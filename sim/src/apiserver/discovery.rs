@@ -1,6 +1,7 @@
 //! Owns discovery: `/version`, `/api`, `/apis` and the lists below them, as far as kubectl and
 //! client libraries need them.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use serde_json::{Value, json};
@@ -23,9 +24,10 @@ pub(crate) fn core_versions(address: SocketAddr) -> Value {
 }
 
 /// `/apis`, aggregated groups included: the API server makes it from the APIServices.
-pub(crate) fn groups(aggregated: &[ApiService]) -> Value {
+pub(crate) fn groups(aggregated: &[ApiService], unserved: &BTreeSet<String>) -> Value {
     let mut groups: Vec<Value> = Vec::new();
-    for name in own_groups().into_iter().chain(aggregated_groups(aggregated)) {
+    let own = own_groups().into_iter().filter(|name| !unserved.contains(*name));
+    for name in own.chain(aggregated_groups(aggregated)) {
         if let Some(mut group) = group(name, aggregated) {
             if let Some(fields) = group.as_object_mut() {
                 // Items of a list carry no kind of their own.

@@ -11,6 +11,7 @@ pub(crate) enum Kind {
     Node,
     Service,
     EndpointSlice,
+    ResourceSlice,
     ApiService,
 }
 
@@ -47,6 +48,15 @@ pub(crate) const RESOURCES: &[Resource] = &[
         true,
         &[],
         Kind::EndpointSlice,
+    ),
+    stored(
+        "resource.k8s.io",
+        "resourceslices",
+        "ResourceSlice",
+        "resourceslice",
+        false,
+        &[],
+        Kind::ResourceSlice,
     ),
     stored("apiregistration.k8s.io", "apiservices", "APIService", "apiservice", false, &[], Kind::ApiService),
     review("authentication.k8s.io", "tokenreviews", "TokenReview"),

@@ -17,6 +17,8 @@ use super::status::{self, Body};
 use super::{State, discovery, kinds, watches};
 use crate::aggregator::{Aggregator, Answer, ProxiedRequest};
 
+/// Lists and watches whose selectors are kept.
+const SELECTORS_KEPT: usize = 10_000;
 /// The largest request body read.
 const BODY_LIMIT: usize = 1 << 20;
 
@@ -111,7 +113,8 @@ fn path(state: &State, method: &Method, info: &RequestInfo) -> Response<Body> {
         ["version"] => Some(discovery::version()),
         ["api"] => Some(discovery::core_versions(state.address)),
         ["api", version] => discovery::resources("", version),
-        ["apis"] => Some(discovery::groups(aggregated)),
+        ["apis"] => Some(discovery::groups(aggregated, &state.unserved.read())),
+        ["apis", group, ..] if state.unserved.read().contains(*group) => None,
         ["apis", group] => discovery::group(group, aggregated),
         ["apis", group, version] => discovery::resources(group, version),
         _ => None,
@@ -119,8 +122,21 @@ fn path(state: &State, method: &Method, info: &RequestInfo) -> Response<Body> {
     found.map_or_else(|| not_found(&info.path), |document| status::json(StatusCode::OK, &document))
 }
 
+fn note_selector(state: &State, wanted: &ResourceAttributes, info: &RequestInfo) {
+    if wanted.verb == "get" {
+        return;
+    }
+    let mut selected = state.selected.lock();
+    if selected.len() < SELECTORS_KEPT {
+        let fields = info.parameter("fieldSelector").unwrap_or_default();
+        selected.push((wanted.resource.clone(), fields.to_owned()));
+    }
+}
+
 fn read(state: &State, wanted: &ResourceAttributes, info: &RequestInfo) -> Response<Body> {
-    let resource = kinds::find(&wanted.group, &wanted.version, &wanted.resource);
+    note_selector(state, wanted, info);
+    let resource = kinds::find(&wanted.group, &wanted.version, &wanted.resource)
+        .filter(|resource| !state.unserved.read().contains(resource.group));
     let Some((resource, kind)) = resource.and_then(|resource| Some((resource, resource.stored?))) else {
         return not_found(&info.path);
     };

@@ -21,7 +21,8 @@ enum Requirement {
 }
 
 /// Field selectors this server knows.
-const FIELDS: [&str; 4] = ["metadata.name", "metadata.namespace", "spec.nodeName", "status.phase"];
+const FIELDS: [&str; 5] =
+    ["metadata.name", "metadata.namespace", "spec.driver", "spec.nodeName", "status.phase"];
 
 // === impl Selector ===
 

@@ -242,5 +242,5 @@ async fn it_comes_back_on_its_address_after_an_outage() {
     assert_eq!(client.apiserver_version().await.unwrap().minor, "36");
     cluster.server.restart().await.unwrap();
     assert_eq!(client.apiserver_version().await.unwrap().minor, "36");
-    assert_eq!(client.list_api_groups().await.unwrap().groups.len(), 4);
+    assert_eq!(client.list_api_groups().await.unwrap().groups.len(), 5);
 }

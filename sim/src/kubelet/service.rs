@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use podgauge_sim_nvml::scenario::{Held, IdForm, Scenario};
+use podgauge_sim_nvml::scenario::{Claim, Held, IdForm, Scenario};
 use prost::Message as _;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -14,8 +14,8 @@ use tonic::{Request, Response, Status};
 use super::rate_limit::RateLimit;
 use super::v1::pod_resources_lister_server::PodResourcesLister;
 use super::v1::{
-    AllocatableResourcesRequest, AllocatableResourcesResponse, ContainerDevices, ContainerResources,
-    ListPodResourcesRequest, ListPodResourcesResponse, PodResources,
+    AllocatableResourcesRequest, AllocatableResourcesResponse, CdiDevice, ClaimResource, ContainerDevices,
+    ContainerResources, DynamicResource, ListPodResourcesRequest, ListPodResourcesResponse, PodResources,
 };
 use super::{Calls, KubeletOptions};
 
@@ -165,12 +165,33 @@ fn active_pods(scenario: &Scenario) -> Vec<PodResources> {
                     ContainerResources {
                         name: container.name.clone(),
                         devices: devices.into_iter().collect(),
-                        dynamic_resources: Vec::new(),
+                        dynamic_resources: scenario
+                            .claims_of(pod, container)
+                            .map(|claim| dynamic_resource(scenario, claim))
+                            .collect(),
                     }
                 })
                 .collect(),
         })
         .collect()
+}
+
+/// A claim that a container holds, device by device.
+fn dynamic_resource(scenario: &Scenario, claim: &Claim) -> DynamicResource {
+    let devices = claim.device_names(scenario).into_iter();
+    DynamicResource {
+        claim_name: claim.name.clone(),
+        claim_namespace: claim.namespace.clone(),
+        claim_resources: devices
+            .map(|device| ClaimResource {
+                cdi_devices: claim.cdi_names(&device).into_iter().map(|name| CdiDevice { name }).collect(),
+                driver_name: claim.driver.clone(),
+                pool_name: claim.pool(&scenario.node).to_owned(),
+                device_name: device,
+                share_id: claim.share.clone(),
+            })
+            .collect(),
+    }
 }
 
 /// One entry per healthy device, or per replica of one that is shared. Replicas are counted from

@@ -57,7 +57,7 @@ impl Scenario {
                 self.check_held(pod, container)?;
             }
         }
-        Ok(())
+        self.check_claims()
     }
 
     fn check_process(&self, process: &Process) -> Result<(), String> {
