@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 pub(crate) enum Kind {
     Pod,
     ConfigMap,
+    Secret,
     Namespace,
     Node,
     Service,
@@ -31,11 +32,13 @@ pub(crate) struct Resource {
 
 const READ: &[&str] = &["get", "list", "watch"];
 const CREATE: &[&str] = &["create"];
+const WRITE: &[&str] = &["create", "delete", "get", "list", "patch", "update", "watch"];
 
 /// Everything this server serves itself.
 pub(crate) const RESOURCES: &[Resource] = &[
     stored("", "pods", "Pod", "pod", true, &["po"], Kind::Pod),
     stored("", "configmaps", "ConfigMap", "configmap", true, &["cm"], Kind::ConfigMap),
+    written(stored("", "secrets", "Secret", "secret", true, &[], Kind::Secret)),
     stored("", "namespaces", "Namespace", "namespace", false, &["ns"], Kind::Namespace),
     stored("", "nodes", "Node", "node", false, &["no"], Kind::Node),
     stored("", "services", "Service", "service", true, &["svc"], Kind::Service),
@@ -48,7 +51,15 @@ pub(crate) const RESOURCES: &[Resource] = &[
         &[],
         Kind::EndpointSlice,
     ),
-    stored("apiregistration.k8s.io", "apiservices", "APIService", "apiservice", false, &[], Kind::ApiService),
+    written(stored(
+        "apiregistration.k8s.io",
+        "apiservices",
+        "APIService",
+        "apiservice",
+        false,
+        &[],
+        Kind::ApiService,
+    )),
     review("authentication.k8s.io", "tokenreviews", "TokenReview"),
     review("authorization.k8s.io", "subjectaccessreviews", "SubjectAccessReview"),
     review("authorization.k8s.io", "selfsubjectaccessreviews", "SelfSubjectAccessReview"),
@@ -76,6 +87,12 @@ const fn stored(
     }
 }
 
+/// One that clients may write, too.
+const fn written(mut resource: Resource) -> Resource {
+    resource.verbs = WRITE;
+    resource
+}
+
 const fn review(group: &'static str, name: &'static str, kind: &'static str) -> Resource {
     Resource {
         group,
@@ -98,6 +115,11 @@ pub(crate) fn find(group: &str, version: &str, name: &str) -> Option<&'static Re
 // === impl Resource ===
 
 impl Resource {
+    /// Whether clients may write it; the reviews are no objects.
+    pub(crate) fn is_written(&self) -> bool {
+        self.stored.is_some() && self.verbs.contains(&"update")
+    }
+
     /// `v1` or `<group>/v1`.
     pub(crate) fn api_version(&self) -> String {
         if self.group.is_empty() {
