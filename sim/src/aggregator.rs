@@ -165,8 +165,12 @@ impl Aggregator {
             availability: Mutex::new(availability),
         };
         let client = Arc::new(made.client(made.settings.address, &made.settings.ca_bundle)?);
-        made.routes.lock().clients =
-            made.settings.api_services.iter().map(|_| (made.settings.ca_bundle.clone(), Arc::clone(&client))).collect();
+        made.routes.lock().clients = made
+            .settings
+            .api_services
+            .iter()
+            .map(|_| (made.settings.ca_bundle.clone(), Arc::clone(&client)))
+            .collect();
         Ok(Arc::new(made))
     }
 
@@ -206,15 +210,21 @@ impl Aggregator {
     }
 
     fn client(&self, address: SocketAddr, ca_bundle: &str) -> Result<AdapterClient, CertificateError> {
-        AdapterClient::new(address, &self.server_name, ca_bundle, Some(&self.certificate), self.settings.protocol)
+        AdapterClient::new(
+            address,
+            &self.server_name,
+            ca_bundle,
+            Some(&self.certificate),
+            self.settings.protocol,
+        )
     }
 
     /// The connection for a path: that of its APIService, else the first's.
     fn client_for(&self, path: &str) -> Arc<AdapterClient> {
         let services = &self.settings.api_services;
-        let at = services
-            .iter()
-            .position(|api| path.strip_prefix(&api.path()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')));
+        let at = services.iter().position(|api| {
+            path.strip_prefix(&api.path()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        });
         Arc::clone(&self.routes.lock().clients[at.unwrap_or(0)].1)
     }
 

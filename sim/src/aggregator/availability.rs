@@ -158,7 +158,8 @@ impl Aggregator {
         let aggregator = User { groups: vec!["system:masters".into()], ..User::of("system:kube-aggregator") };
         let missing = |error: super::AdapterError| format!("failing or missing response from {url}: {error}");
         set_user(&mut headers, &aggregator).map_err(missing)?;
-        let answer = self.client_for(path).send(Method::GET, path, headers, PROBE_LIMIT).await.map_err(missing)?;
+        let answer =
+            self.client_for(path).send(Method::GET, path, headers, PROBE_LIMIT).await.map_err(missing)?;
         if answer.status.is_success() {
             Ok(())
         } else {

@@ -53,8 +53,11 @@ pub(super) fn update(before: Option<&Value>, after: &mut Value, manager: &str) {
     let before = before.unwrap_or(&nothing);
     let (was, is) = (leaves(before), leaves(after));
     let mut owners = owners(before);
-    let changed: BTreeSet<Path> =
-        is.iter().filter(|(path, value)| was.get(*path) != Some(value)).map(|(path, _)| path.clone()).collect();
+    let changed: BTreeSet<Path> = is
+        .iter()
+        .filter(|(path, value)| was.get(*path) != Some(value))
+        .map(|(path, _)| path.clone())
+        .collect();
     for fields in owners.values_mut() {
         fields.retain(|path| is.contains_key(path) && !changed.contains(path));
     }
@@ -171,7 +174,8 @@ mod tests {
 
     #[test]
     fn an_apply_takes_a_field_of_another_manager_only_by_force() {
-        let mut object = json!({"apiVersion": "v1", "metadata": {"name": "a"}, "spec": {"group": "g", "caBundle": "x"}});
+        let mut object =
+            json!({"apiVersion": "v1", "metadata": {"name": "a"}, "spec": {"group": "g", "caBundle": "x"}});
         update(None, &mut object, "kubectl");
         let refused = apply(&mut object.clone(), &service("y"), "me", false).unwrap_err();
         assert!(refused.contains("\"kubectl\": .spec.caBundle"), "{refused}");

@@ -215,7 +215,9 @@ pub(super) async fn json_body(
     let body = Limited::new(request.into_body(), BODY_LIMIT).collect().await;
     let body = body.map_err(|error| refused(StatusCode::PAYLOAD_TOO_LARGE, &error.to_string()))?.to_bytes();
     let read = match serde_json::from_slice(&body) {
-        Err(_) if format.ends_with("yaml") => serde_saphyr::from_slice(&body).map_err(|error| error.to_string()),
+        Err(_) if format.ends_with("yaml") => {
+            serde_saphyr::from_slice(&body).map_err(|error| error.to_string())
+        }
         read => read.map_err(|error| error.to_string()),
     };
     match read {

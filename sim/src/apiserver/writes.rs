@@ -145,9 +145,10 @@ impl Write<'_> {
     }
 
     fn delete(&self, name: &str) -> Response<Body> {
-        let outcome = self.state.store.change(self.kind, self.namespace, name, |before| {
-            before.ok_or(Refused::NotFound).map(|_| None)
-        });
+        let outcome = self
+            .state
+            .store
+            .change(self.kind, self.namespace, name, |before| before.ok_or(Refused::NotFound).map(|_| None));
         match outcome {
             Ok(_) => status::json(
                 StatusCode::OK,
@@ -192,7 +193,9 @@ impl Write<'_> {
             Err(Refused::Conflict(why)) => {
                 (StatusCode::CONFLICT, format!("Operation cannot be fulfilled on {of}: {why}"))
             }
-            Err(Refused::Invalid(why)) => (StatusCode::UNPROCESSABLE_ENTITY, format!("{of} is invalid: {why}")),
+            Err(Refused::Invalid(why)) => {
+                (StatusCode::UNPROCESSABLE_ENTITY, format!("{of} is invalid: {why}"))
+            }
         };
         status::failure(code, &message)
     }
