@@ -180,7 +180,7 @@ pub async fn follow_trust(client: Client, sources: Sources, trust: Trust) {
             if flags {
                 contents.change(REREAD).await;
             } else {
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
         };
         tokio::select! {

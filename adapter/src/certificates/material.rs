@@ -170,7 +170,7 @@ impl Material {
         let mut authorities = Vec::new();
         for der in CertificateDer::pem_slice_iter(text("ca.crt")?.as_bytes()) {
             let der = der.map_err(|error| broken("ca.crt", &error))?;
-            authorities.push(Authority::read(der).map_err(|reason| broken("ca.crt", &reason))?);
+            authorities.push(Authority::read(&der).map_err(|reason| broken("ca.crt", &reason))?);
         }
         if authorities.len() > MAX_AUTHORITIES {
             return Err(broken("ca.crt", &format!("more than {MAX_AUTHORITIES} certificates")));
@@ -251,14 +251,14 @@ impl Material {
             made.authorities.insert(1, authority(&next, lifetimes.authority, now)?);
             made.next = Some(next);
             changes.push(Change::AuthorityAdded);
-        } else if published == Published::Yes || now >= made.signer().at(5, 6) {
-            if let Some(next) = made.next.take() {
-                let at = made.authorities.iter().position(|authority| authority.has(&next)).unwrap_or(0);
-                let authority = made.authorities.remove(at);
-                made.authorities.insert(0, authority);
-                made.signing = next;
-                changes.extend([Change::AuthorityTaken, Change::Leaf]);
-            }
+        } else if (published == Published::Yes || now >= made.signer().at(5, 6))
+            && let Some(next) = made.next.take()
+        {
+            let at = made.authorities.iter().position(|authority| authority.has(&next)).unwrap_or(0);
+            let authority = made.authorities.remove(at);
+            made.authorities.insert(0, authority);
+            made.signing = next;
+            changes.extend([Change::AuthorityTaken, Change::Leaf]);
         }
         let due = now >= made.leaf_due() || !made.leaf_is_trusted(names, now);
         if due && !changes.contains(&Change::Leaf) {
@@ -325,13 +325,13 @@ impl fmt::Debug for Material {
 // === impl Authority ===
 
 impl Authority {
-    fn read(der: CertificateDer<'static>) -> Result<Self, String> {
-        let (_, certificate) = X509Certificate::from_der(&der).map_err(|error| error.to_string())?;
+    fn read(der: &CertificateDer<'static>) -> Result<Self, String> {
+        let (_, certificate) = X509Certificate::from_der(der).map_err(|error| error.to_string())?;
         let name = certificate.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
         let name = name.ok_or("its subject has no common name")?.to_owned();
         let (made, expires) = validity(&certificate)?;
         let public_key = certificate.tbs_certificate.subject_pki.subject_public_key.data.to_vec();
-        Ok(Self { pem: pem(&der), name, made, expires, public_key, der: der.clone() })
+        Ok(Self { pem: pem(der), name, made, expires, public_key, der: der.clone() })
     }
 
     fn has(&self, key: &KeyPair) -> bool {
@@ -370,7 +370,7 @@ fn authority(key: &KeyPair, lifetime: Duration, now: Timestamp) -> Result<Author
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     set_dates(&mut params, now, now.saturating_add(signed(lifetime)).unwrap_or(now));
     let certificate = params.self_signed(key)?;
-    Authority::read(certificate.der().clone()).map_err(|_| rcgen::Error::CouldNotParseCertificate)
+    Authority::read(certificate.der()).map_err(|_| rcgen::Error::CouldNotParseCertificate)
 }
 
 fn leaf(

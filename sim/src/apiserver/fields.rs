@@ -69,7 +69,7 @@ pub(super) fn update(before: Option<&Value>, after: &mut Value, manager: &str) {
 fn leaves(object: &Value) -> BTreeMap<Path, Value> {
     fn walk(value: &Value, path: &mut Path, found: &mut BTreeMap<Path, Value>) {
         match value {
-            Value::Object(fields) if !fields.is_empty() => {
+            Value::Object(fields) => {
                 for (name, value) in fields {
                     path.push(name.clone());
                     walk(value, path, found);
