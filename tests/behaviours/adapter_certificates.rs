@@ -289,7 +289,7 @@ async fn a_right_that_is_missing_is_named_once_and_its_return_noticed() {
     site.server.set_access(without("apiservices"));
     let aggregator = site.aggregate(adapter.address);
     adapter.ready().await;
-    adapter.program.logged("cannot list resource \"apiservices\"").await;
+    adapter.program.logged("cannot patch resource \"apiservices\"").await;
     site.server.set_access(Access::built_in());
     available(&aggregator).await;
     assert_eq!(adapter.program.count_logged("cannot list resource \"secrets\""), 1);

@@ -336,14 +336,20 @@ async fn http2_rapid_reset_ends_the_connection_and_costs_nothing() {
 #[tokio::test]
 async fn the_request_beyond_512_at_once_is_a_429() {
     let (cluster, before) = start().await;
+    let certificate = cluster.server.certificates().front_proxy_client.clone();
+    let mut clients = Vec::new();
+    for _ in 0..8 {
+        let client = Arc::new(kept(&cluster, &certificate));
+        // With its one connection open, it opens no others.
+        assert_eq!(as_user(&client, "first", METRIC).await.status, 403);
+        clients.push(client);
+    }
     // Each waits for the API server's word on another user.
     cluster.server.set_delay(LIMIT);
-    let certificate = cluster.server.certificates().front_proxy_client.clone();
     let mut asked = tokio::task::JoinSet::new();
-    for connection in 0..8 {
-        let client = Arc::new(kept(&cluster, &certificate));
+    for (connection, client) in clients.iter().enumerate() {
         for request in 0..90 {
-            let client = Arc::clone(&client);
+            let client = Arc::clone(client);
             asked.spawn(
                 async move { as_user(&client, &format!("user-{connection}-{request}"), METRIC).await },
             );
