@@ -319,3 +319,17 @@ async fn certificate_files_touch_neither_secret_nor_api_service_unless_asked() {
     assert_eq!(site.ca_bundle(API_SERVICES[0]), authority.pem());
     assert!(site.secret().is_none());
 }
+
+#[tokio::test]
+async fn outside_a_cluster_the_authority_of_this_start_is_written_to_a_file() {
+    let site = Site::start().await;
+    let path = site.folder.path().join("ca.crt");
+    let adapter = site.adapter(&[&format!("--write-ca-file={}", path.display())]).await;
+    adapter.ready().await;
+    let ca = std::fs::read_to_string(&path).unwrap();
+    assert!(!ca.contains("PRIVATE KEY"));
+    let client = AdapterClient::new(adapter.address, SERVICE, &ca, None, Protocol::Negotiated).unwrap();
+    assert_eq!(client.send(Method::GET, "/livez", http::HeaderMap::new(), LIMIT).await.unwrap().status, 200);
+    let _aggregator = site.aggregate(adapter.address);
+    assert!(site.secret().is_none() && site.ca_bundle(API_SERVICES[0]).is_empty());
+}

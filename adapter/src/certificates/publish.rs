@@ -107,7 +107,6 @@ impl Publisher {
                                 }
                                 same
                             });
-                            seen.mark_changed();
                         }
                         Duration::ZERO
                     }
