@@ -235,6 +235,22 @@ async fn a_secret_of_somebody_else_is_left_alone_and_said_to_be_in_the_way() {
 }
 
 #[tokio::test]
+async fn adapters_of_two_services_do_not_fight_over_one_secret() {
+    let site = Site::start().await;
+    let mut first = site.adapter(&[]).await;
+    first.ready().await;
+    let mut second =
+        site.adapter(&["--service-name=other", "--cert-secret=podgauge/podgauge-adapter-certificates"]).await;
+    // Whoever wrote last sees that it is not his alone, and leaves it.
+    second.ready().await;
+    first.program.logged("an adapter for another Service writes it").await;
+    let (wrote, other) = (&mut first, &mut second);
+    let renewals =
+        wrote.program.count_logged("certificate renewed") + other.program.count_logged("certificate renewed");
+    assert!(renewals <= 2, "{renewals}");
+}
+
+#[tokio::test]
 async fn without_an_api_server_it_lives_and_is_not_ready_until_there_is_one() {
     let site = Site::start().await;
     site.server.stop().await;

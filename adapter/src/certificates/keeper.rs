@@ -29,6 +29,10 @@ const LOOK: Duration = Duration::from_secs(600);
 const RETRY: Duration = Duration::from_secs(5);
 /// … that another replica was faster with: its object is about to be told.
 const CONFLICT_RETRY: Duration = Duration::from_secs(1);
+/// A Secret that somebody else empties as often as it is written is written this often.
+const REFILL: Duration = Duration::from_secs(1);
+/// A certificate for other names that follows ours within this is another Service's adapter's.
+const RIVAL: Duration = Duration::from_secs(60);
 
 /// Keeps one Secret; see [`Keeper::keep`].
 pub(super) struct Keeper {
@@ -64,6 +68,8 @@ struct Held {
     published: Option<Instant>,
     /// What was logged last, so that it is logged once.
     trouble: Option<String>,
+    /// When we wrote it.
+    written: Option<Instant>,
 }
 
 impl Seen {
@@ -137,6 +143,9 @@ impl Keeper {
 
     /// Writes what is served, or everything anew, into a Secret that is missing or holds nothing.
     async fn fill(&self, held: &mut Held, old: Option<&Secret>) -> (Duration, Option<Secret>) {
+        if held.written.is_some_and(|at| at.elapsed() < REFILL) {
+            return (REFILL, None);
+        }
         let material = match &held.material {
             Some(material) => Ok(material.clone()),
             None => Material::create(&self.names, self.lifetimes, Timestamp::now()),
@@ -157,6 +166,13 @@ impl Keeper {
         let Some(material) = held.material.clone() else { return (LOOK, None) };
         let (published, seen_in) = self.published(held, &material);
         let now = Timestamp::now();
+        if held.written.is_some_and(|at| at.elapsed() < RIVAL) && !material.serves(&self.names, now) {
+            self.trouble(
+                held,
+                "an adapter for another Service writes it, too: give each its own --cert-secret".to_owned(),
+            );
+            return (RIVAL, None);
+        }
         match material.advance(&self.names, self.lifetimes, published, now) {
             Err(error) => (self.failed(held, &error.to_string()), None),
             Ok(Some((renewed, changes))) => {
@@ -206,7 +222,8 @@ impl Keeper {
             material.leaf_expires()
         );
         self.condition.met();
-        *held = Held { material: Some(material), data, ..Held::default() };
+        (held.material, held.data) = (Some(material), data);
+        (held.published, held.trouble) = (None, None);
     }
 
     fn written(
@@ -219,6 +236,7 @@ impl Keeper {
         match written {
             Ok(secret) => {
                 info!("Secret {}: {what}", self.secret);
+                held.written = Some(Instant::now());
                 self.serve_with(held, material);
                 (Duration::ZERO, Some(secret))
             }

@@ -12,21 +12,16 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
-use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, PublicKeyData as _,
-};
+use rcgen::KeyPair;
 use rustls::client::WebPkiServerVerifier;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{RootCertStore, ServerConfig};
-use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+use super::issue::{Authority, Leaf, authority, leaf, seconds};
 use crate::apiserver::tls::Protocols;
 use crate::args::ServiceName;
 
-/// How far before its making a certificate is valid, for clocks that are behind.
-const BACKDATED: Duration = Duration::from_secs(3600);
 /// Most authorities read of a Secret: two is usual.
 const MAX_AUTHORITIES: usize = 16;
 const DAY: u64 = 86_400;
@@ -76,27 +71,6 @@ pub(super) enum Unusable {
     Broken { key: &'static str, reason: String },
 }
 
-/// A certificate that signs others.
-#[derive(Debug, Clone)]
-struct Authority {
-    pem: String,
-    der: CertificateDer<'static>,
-    name: String,
-    made: Timestamp,
-    expires: Timestamp,
-    public_key: Vec<u8>,
-}
-
-/// The serving certificate.
-#[derive(Clone)]
-struct Leaf {
-    pem: String,
-    chain: Vec<CertificateDer<'static>>,
-    key_pem: String,
-    made: Timestamp,
-    expires: Timestamp,
-}
-
 /// Everything the Secret holds. Its parts belong together.
 #[derive(Clone)]
 pub(super) struct Material {
@@ -143,7 +117,7 @@ impl Material {
     pub(super) fn create(names: &Names, lifetimes: Lifetimes, now: Timestamp) -> Result<Self, rcgen::Error> {
         let signing = Arc::new(KeyPair::generate()?);
         let authority = authority(&signing, lifetimes.authority, now)?;
-        let leaf = leaf(&authority, &signing, names, lifetimes.leaf, now)?;
+        let leaf = leaf(&authority, &signing, &names.0, lifetimes.leaf, now)?;
         Ok(Self { authorities: vec![authority], signing, next: None, leaf })
     }
 
@@ -260,12 +234,12 @@ impl Material {
             made.signing = next;
             changes.extend([Change::AuthorityTaken, Change::Leaf]);
         }
-        let due = now >= made.leaf_due() || !made.leaf_is_trusted(names, now);
+        let due = now >= made.leaf_due() || !made.serves(names, now);
         if due && !changes.contains(&Change::Leaf) {
             changes.push(Change::Leaf);
         }
         if changes.contains(&Change::Leaf) {
-            made.leaf = leaf(made.signer(), &made.signing, names, lifetimes.leaf, now)?;
+            made.leaf = leaf(made.signer(), &made.signing, &names.0, lifetimes.leaf, now)?;
         }
         Ok((!changes.is_empty()).then_some((made, changes)))
     }
@@ -289,10 +263,11 @@ impl Material {
     }
 
     fn leaf_due(&self) -> Timestamp {
-        part(self.leaf.made, self.leaf.expires, 2, 3)
+        self.leaf.at(2, 3)
     }
 
-    fn leaf_is_trusted(&self, names: &Names, now: Timestamp) -> bool {
+    /// Whether what is served is verified at `now`, under the bundle and for the names.
+    pub(super) fn serves(&self, names: &Names, now: Timestamp) -> bool {
         let mut roots = RootCertStore::empty();
         for authority in &self.authorities {
             // One that cannot be a root vouches for nothing.
@@ -322,127 +297,6 @@ impl fmt::Debug for Material {
     }
 }
 
-// === impl Authority ===
-
-impl Authority {
-    fn read(der: &CertificateDer<'static>) -> Result<Self, String> {
-        let (_, certificate) = X509Certificate::from_der(der).map_err(|error| error.to_string())?;
-        let name = certificate.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
-        let name = name.ok_or("its subject has no common name")?.to_owned();
-        let (made, expires) = validity(&certificate)?;
-        let public_key = certificate.tbs_certificate.subject_pki.subject_public_key.data.to_vec();
-        Ok(Self { pem: pem(der), name, made, expires, public_key, der: der.clone() })
-    }
-
-    fn has(&self, key: &KeyPair) -> bool {
-        self.public_key == key.der_bytes()
-    }
-
-    /// The end of a part of its life.
-    fn at(&self, part_of: i64, whole: i64) -> Timestamp {
-        part(self.made, self.expires, part_of, whole)
-    }
-}
-
-// === impl Leaf ===
-
-impl Leaf {
-    fn read(text: &str, key_pem: &str) -> Result<Self, String> {
-        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
-        let chain = chain.map_err(|error| error.to_string())?;
-        let own = chain.first().ok_or("no certificate in PEM form")?;
-        let (_, certificate) = X509Certificate::from_der(own).map_err(|error| error.to_string())?;
-        let (made, expires) = validity(&certificate)?;
-        // A key that is not this certificate's shows now, not in a handshake.
-        let key = KeyPair::from_pem(key_pem).map_err(|_| "tls.key has no private key in PEM form")?;
-        if certificate.tbs_certificate.subject_pki.subject_public_key.data.as_ref() != key.der_bytes() {
-            return Err("tls.key is not its key".to_owned());
-        }
-        Ok(Self { pem: text.to_owned(), key_pem: key_pem.to_owned(), made, expires, chain: chain.clone() })
-    }
-}
-
-fn authority(key: &KeyPair, lifetime: Duration, now: Timestamp) -> Result<Authority, rcgen::Error> {
-    let mut params = CertificateParams::default();
-    // A name of its own: two authorities of a bundle must be told apart.
-    params.distinguished_name = common_name(&format!("podgauge-adapter CA {}", whole_seconds(now)));
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    set_dates(&mut params, now, now.saturating_add(signed(lifetime)).unwrap_or(now));
-    let certificate = params.self_signed(key)?;
-    Authority::read(certificate.der()).map_err(|_| rcgen::Error::CouldNotParseCertificate)
-}
-
-fn leaf(
-    authority: &Authority,
-    signing: &KeyPair,
-    names: &Names,
-    lifetime: Duration,
-    now: Timestamp,
-) -> Result<Leaf, rcgen::Error> {
-    let mut issuer = CertificateParams::default();
-    issuer.distinguished_name = common_name(&authority.name);
-    issuer.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-    let key = KeyPair::generate()?;
-    let mut params = CertificateParams::new(names.0.clone())?;
-    params.distinguished_name = common_name("podgauge-adapter");
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.use_authority_key_identifier_extension = true;
-    let until = now.saturating_add(signed(lifetime)).unwrap_or(now).min(authority.expires);
-    set_dates(&mut params, now, until);
-    let certificate = params.signed_by(&key, &Issuer::from_params(&issuer, signing))?;
-    Leaf::read(&certificate.pem(), &key.serialize_pem()).map_err(|_| rcgen::Error::CouldNotParseCertificate)
-}
-
-fn common_name(name: &str) -> DistinguishedName {
-    let mut distinguished = DistinguishedName::new();
-    distinguished.push(DnType::CommonName, name);
-    distinguished
-}
-
-/// When it was made and when it expires.
-fn validity(certificate: &X509Certificate<'_>) -> Result<(Timestamp, Timestamp), String> {
-    let at = |time: x509_parser::time::ASN1Time| {
-        Timestamp::from_second(time.timestamp()).map_err(|error| error.to_string())
-    };
-    let validity = certificate.validity();
-    let made =
-        at(validity.not_before)?.saturating_add(signed(BACKDATED)).map_err(|error| error.to_string())?;
-    Ok((made, at(validity.not_after)?))
-}
-
-fn set_dates(params: &mut CertificateParams, made: Timestamp, until: Timestamp) {
-    let at = |seconds| rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(seconds);
-    params.not_before = at(seconds(made).saturating_sub(BACKDATED.as_secs()));
-    params.not_after = at(seconds(until));
-}
-
-fn pem(der: &CertificateDer<'_>) -> String {
-    use base64::Engine as _;
-    let text = base64::engine::general_purpose::STANDARD.encode(der);
-    let lines: Vec<&str> =
-        text.as_bytes().chunks(64).filter_map(|line| std::str::from_utf8(line).ok()).collect();
-    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
-}
-
-fn part(from: Timestamp, until: Timestamp, part_of: i64, whole: i64) -> Timestamp {
-    let millis = from.as_millisecond() + (until.as_millisecond() - from.as_millisecond()) * part_of / whole;
-    Timestamp::from_millisecond(millis).unwrap_or(until)
-}
-
-fn seconds(time: Timestamp) -> u64 {
-    u64::try_from(time.as_second()).unwrap_or(0)
-}
-
-fn whole_seconds(time: Timestamp) -> Timestamp {
-    Timestamp::from_second(time.as_second()).unwrap_or(time)
-}
-
-fn signed(duration: Duration) -> jiff::SignedDuration {
-    jiff::SignedDuration::try_from(duration).unwrap_or(jiff::SignedDuration::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -468,13 +322,13 @@ mod tests {
     #[test]
     fn the_leaf_is_renewed_after_two_thirds_of_its_life() {
         let made = Material::create(&names(), TIMES, at(0)).unwrap();
-        assert!(made.leaf_is_trusted(&names(), at(0)) && !made.leaf_is_trusted(&names(), at(121)));
+        assert!(made.serves(&names(), at(0)) && !made.serves(&names(), at(121)));
         assert_eq!(step(&made, 79, Published::No).1, []);
         assert_eq!(made.due(), at(80));
         let (renewed, changes) = step(&made, 80, Published::No);
         assert_eq!(changes, [Change::Leaf]);
         assert_eq!((renewed.bundle(), renewed.leaf_expires()), (made.bundle(), at(200)));
-        assert!(renewed.leaf_is_trusted(&names(), at(199)));
+        assert!(renewed.serves(&names(), at(199)));
     }
 
     #[test]
@@ -486,7 +340,7 @@ mod tests {
         // The old bundle alone still verifies what is served.
         let old_bundle =
             |material: &Material| Material { authorities: first.authorities.clone(), ..material.clone() };
-        assert!(old_bundle(&second).leaf_is_trusted(&names(), at(801)));
+        assert!(old_bundle(&second).serves(&names(), at(801)));
         assert_eq!(step(&second, 810, Published::No).1, []);
         let (third, changes) = step(&second, 810, Published::Yes);
         assert_eq!(changes, [Change::AuthorityTaken, Change::Leaf]);
@@ -496,9 +350,9 @@ mod tests {
                 signing: Arc::clone(&first.signing),
                 ..third.clone()
             }
-            .leaf_is_trusted(&names(), at(811))
+            .serves(&names(), at(811))
         );
-        assert!(third.leaf_is_trusted(&names(), at(811)));
+        assert!(third.serves(&names(), at(811)));
         assert_eq!(third.authorities.len(), 2, "what the old one signed is trusted on");
         assert!(!third.data().contains_key("next-ca.key"));
         let (fourth, changes) = step(&third, 1200, Published::No);

@@ -10,6 +10,7 @@
 //! ```
 //! Nothing here writes a key anywhere but into that Secret.
 
+mod issue;
 mod keeper;
 mod material;
 mod publish;
