@@ -52,6 +52,8 @@ struct Publisher {
     self_metrics: SelfMetrics,
     /// Times of the newest applies.
     applied: VecDeque<Instant>,
+    /// When it was applied last, and the resourceVersion that gave.
+    newest: Option<(Instant, u64)>,
     /// Since when it has another bundle than ours.
     differs: Option<Instant>,
     /// Not before this, after a failure.
@@ -76,6 +78,7 @@ pub(super) fn start(
             live: live.clone(),
             self_metrics: self_metrics.clone(),
             applied: VecDeque::new(),
+            newest: None,
             differs: None,
             not_before: None,
             trouble: None,
@@ -143,6 +146,13 @@ impl Publisher {
             }
             return Due::Never;
         }
+        // The watch may still tell of what was before the last apply.
+        if let Some((at, newest)) = self.newest
+            && version(object).is_some_and(|version| version < newest)
+            && now < at + SETTLE
+        {
+            return Due::In(at + SETTLE - now);
+        }
         let differs = *self.differs.get_or_insert(now);
         let settled = if live.is_empty() { differs } else { differs + SETTLE };
         while self.applied.front().is_some_and(|at| now.saturating_duration_since(*at) >= PACE) {
@@ -178,6 +188,7 @@ impl Publisher {
         match self.api.patch(&self.name, &parameters, &Patch::Apply(&configuration)).await {
             Ok(applied) => {
                 self.self_metrics.ca_bundle_applied(&self.name, "success");
+                self.newest = version(&applied).map(|version| (Instant::now(), version));
                 info!("APIService {}: caBundle set", self.name);
                 Some(applied)
             }
@@ -229,6 +240,11 @@ enum Due {
     Now,
     In(Duration),
     Never,
+}
+
+/// Of one object later versions are larger.
+fn version(object: &APIService) -> Option<u64> {
+    object.metadata.resource_version.as_deref()?.parse().ok()
 }
 
 /// PEM; empty if there is none.
