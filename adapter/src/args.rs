@@ -1,5 +1,8 @@
 //! Owns the command line.
 
+pub mod serving;
+mod unused;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,6 +11,7 @@ use clap::error::ErrorKind;
 use clap::{ArgGroup, CommandFactory as _, Parser};
 use podgauge_common::duration::parse_go_duration;
 use podgauge_common::logging;
+use serving::Serving;
 
 /// Serves the GPU use of pods to HorizontalPodAutoscalers as custom metrics.
 #[derive(Debug, Clone, Parser)]
@@ -41,22 +45,8 @@ pub struct Args {
     /// Port to listen on, always with TLS
     #[arg(long, value_name = "PORT", default_value_t = 6443)]
     pub secure_port: u16,
-    /// Certificate chain to serve with (PEM). Without it a CA of its own is made at each start
-    #[arg(long, value_name = "PATH", requires = "tls_private_key_file")]
-    pub tls_cert_file: Option<PathBuf>,
-    /// Private key of --tls-cert-file (PEM)
-    #[arg(long, value_name = "PATH", requires = "tls_cert_file")]
-    pub tls_private_key_file: Option<PathBuf>,
-    /// Where to write the certificate of the CA made at start (PEM), for an APIService's caBundle
-    #[arg(long, value_name = "PATH", conflicts_with = "tls_cert_file")]
-    pub write_ca_file: Option<PathBuf>,
-    /// Service that the aggregation layer reaches this adapter through: the name in the
-    /// certificate made at start
-    #[arg(long, value_name = "NAME", default_value = "podgauge-adapter")]
-    pub service_name: String,
-    /// Namespace of --service-name
-    #[arg(long, value_name = "NAMESPACE", env = "POD_NAMESPACE", default_value = "podgauge")]
-    pub service_namespace: String,
+    #[command(flatten)]
+    pub serving: Serving,
 
     /// How to reach the API server; the pod's service account unless given
     #[arg(long, value_name = "PATH")]
@@ -66,7 +56,7 @@ pub struct Args {
     #[arg(long, value_name = "FORMAT", default_value_t = logging::Format::Text)]
     pub log_format: logging::Format,
     /// Log more
-    #[arg(short = 'v', long)]
+    #[arg(long)]
     pub debug: bool,
 }
 
@@ -78,7 +68,7 @@ pub struct ExporterUrl {
     pub url: http::Uri,
 }
 
-/// A Service whose endpoints are exporters.
+/// A Service or another thing in a namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ServiceName {
     pub namespace: String,
@@ -103,6 +93,9 @@ impl Args {
                 "--staleness {:?} is shorter than --scrape-interval {:?}: values would end before the next scrape",
                 self.staleness, self.scrape_interval
             ));
+        }
+        if let Err(message) = self.serving.check() {
+            return wrong(message);
         }
         Ok(())
     }
@@ -149,7 +142,7 @@ fn parse_service(text: &str) -> Result<ServiceName, String> {
         Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
             Ok(ServiceName { namespace: namespace.to_owned(), name: name.to_owned() })
         }
-        _ => Err(format!("{text:?} is not a Service: write it NAMESPACE/NAME")),
+        _ => Err(format!("{text:?} is not a namespace and a name: write it NAMESPACE/NAME")),
     }
 }
 

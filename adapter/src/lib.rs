@@ -10,6 +10,7 @@
 pub mod apiserver;
 pub mod args;
 pub mod auth;
+pub mod certificates;
 pub mod cluster;
 pub mod evaluate;
 pub mod metric;

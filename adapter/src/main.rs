@@ -6,7 +6,7 @@ use clap::Parser as _;
 use podgauge_adapter::args::Args;
 use podgauge_adapter::run::Adapter;
 use podgauge_common::logging;
-use tracing::error;
+use tracing::{error, warn};
 
 fn main() -> ExitCode {
     if rustls::crypto::ring::default_provider().install_default().is_err() {
@@ -16,7 +16,10 @@ fn main() -> ExitCode {
     if let Err(usage) = args.check() {
         usage.exit();
     }
-    logging::init(args.log_format, args.debug);
+    logging::init(args.log_format, args.debug || args.serving.verbosity.is_some_and(|level| level >= 4));
+    for warning in args.serving.warnings() {
+        warn!("{warning}");
+    }
     match serve(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

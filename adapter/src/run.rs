@@ -1,6 +1,7 @@
 //! Wires the parts together, starts them, and says when the adapter is ready.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,11 +16,12 @@ use tracing::{info, warn};
 
 use crate::apiserver::custom::CustomMetrics;
 use crate::apiserver::discovery::Documents;
-use crate::apiserver::tls::{self, Files, TlsError};
+use crate::apiserver::tls::TlsError;
 use crate::apiserver::{ApiServer, MAX_REQUESTS};
 use crate::args::Args;
 use crate::auth::Auth;
-use crate::auth::trust::{Trust, follow_config_map};
+use crate::auth::trust::{self, Trust, follow_trust};
+use crate::certificates;
 use crate::cluster::client::{ClientError, connect};
 use crate::cluster::endpoints::{self, ServiceTargets};
 use crate::cluster::{PodIndex, watch as cluster_watch};
@@ -43,6 +45,8 @@ pub enum StartError {
     Client(#[from] ClientError),
     #[error(transparent)]
     Tls(#[from] TlsError),
+    #[error(transparent)]
+    Trust(#[from] trust::FileError),
     #[error("{0}")]
     Listen(String),
 }
@@ -52,6 +56,7 @@ pub enum StartError {
 pub struct Adapter {
     listener: TcpListener,
     tls: Tls,
+    limits: Limits,
     server: Arc<ApiServer>,
     shutdown: Shutdown,
 }
@@ -64,7 +69,19 @@ impl Adapter {
     /// What an operator has to put right, in one line.
     pub async fn start(args: Args, shutdown: Shutdown) -> Result<Self, StartError> {
         let client = connect(args.kubeconfig.as_deref()).await?;
-        let tls = serving_tls(&args)?;
+        let of = async |path: &Option<PathBuf>| match path {
+            Some(path) => connect(Some(path)).await,
+            None => Ok(client.clone()),
+        };
+        let serving = &args.serving;
+        let (tokens, access) =
+            (of(&serving.authentication_kubeconfig).await?, of(&serving.authorization_kubeconfig).await?);
+        let lister = of(&serving.lister_kubeconfig).await?;
+        let sources = serving.trust_sources();
+        sources.check()?;
+        let readiness = Readiness::default();
+        let self_metrics = SelfMetrics::default();
+        let tls = certificates::start(serving.settings(), client, &readiness, self_metrics.clone())?;
         let address = match args.bind_address {
             Some(ip) => SocketAddr::new(ip, args.secure_port).to_string(),
             None => format!(":{}", args.secure_port),
@@ -74,7 +91,6 @@ impl Adapter {
             info!("serving on https://{address}");
         }
 
-        let self_metrics = SelfMetrics::default();
         let metrics = Arc::new(Metrics::new(&args.metric));
         let pods = PodIndex::default();
         let scraper =
@@ -84,25 +100,24 @@ impl Adapter {
         self_metrics.watch(pods.clone(), Arc::clone(&exporters));
 
         let trust = Trust::default();
-        tokio::spawn(follow_config_map(client.clone(), Arc::clone(&trust)));
-        let readiness = Readiness::default();
+        tokio::spawn(follow_trust(tokens.clone(), sources, Arc::clone(&trust)));
         let startup = Startup {
             pods: pods.clone(),
             pods_missing: Arc::default(),
             exporters: Arc::clone(&exporters),
             pods_told: Arc::default(),
             scraper,
-            services: watch_services(&client, &args, &exporters),
+            services: watch_services(&lister, &args, &exporters),
             conditions: [
                 readiness.condition("pods", "not listed yet"),
                 readiness.condition("exporters", "not asked yet"),
             ],
         };
-        startup.watch_pods(client.clone());
+        startup.watch_pods(lister);
         tokio::spawn(startup.finish());
 
         let server = Arc::new(ApiServer {
-            auth: Auth::new(client, trust, self_metrics.clone()),
+            auth: Auth::new(&tokens, &access, trust, serving.auth_rules(), self_metrics.clone()),
             documents: Documents::new(&metrics),
             custom: CustomMetrics {
                 pods,
@@ -115,38 +130,18 @@ impl Adapter {
             self_metrics,
             requests: Semaphore::new(MAX_REQUESTS),
         });
-        Ok(Self { listener, tls, server, shutdown })
+        // A user's groups come as a header each.
+        let limits = Limits { headers: 512, http2: !args.serving.disable_http2, ..Limits::default() };
+        Ok(Self { listener, tls, limits, server, shutdown })
     }
 
     /// Serves until told to end, then lets open requests finish.
     pub async fn serve(self) {
-        let Self { listener, tls, server, shutdown } = self;
+        let Self { listener, tls, limits, server, shutdown } = self;
         let handler = move |request, peer| Arc::clone(&server).handle(request, peer);
-        // A user's groups come as a header each.
-        let limits = Limits { headers: 512, ..Limits::default() };
         serve(listener, Some(tls), limits, handler, shutdown).await;
         info!("ended");
     }
-}
-
-fn serving_tls(args: &Args) -> Result<Tls, TlsError> {
-    if let (Some(certificate), Some(key)) = (&args.tls_cert_file, &args.tls_private_key_file) {
-        let files = Files { certificate: certificate.clone(), key: key.clone() };
-        let tls = tls::serving(files.load()?);
-        tokio::spawn(files.follow(Arc::clone(&tls)));
-        return Ok(tls);
-    }
-    let own = tls::own_ca(&args.service_name, &args.service_namespace)?;
-    match &args.write_ca_file {
-        Some(path) => {
-            tls::write_ca(path, &own.ca_pem)?;
-            info!("CA of this start's certificate written to {}", path.display());
-        }
-        None => warn!(
-            "serving with a CA made just now that nobody knows: give --tls-cert-file, or --write-ca-file for a caBundle"
-        ),
-    }
-    Ok(tls::serving(own.config))
 }
 
 /// Watches the Services named on the command line, and scrapes what they and `--exporter-url` name.

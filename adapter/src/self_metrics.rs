@@ -10,7 +10,7 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
@@ -45,6 +45,17 @@ struct ReasonLabels {
     reason: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CertificateLabels {
+    certificate: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ApiServiceLabels {
+    api_service: String,
+    result: &'static str,
+}
+
 /// Counts. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct SelfMetrics {
@@ -56,6 +67,8 @@ pub struct SelfMetrics {
     scrapes: Family<ScrapeLabels, Counter>,
     dropped: Counter,
     omissions: Family<ReasonLabels, Counter>,
+    expiries: Family<CertificateLabels, Gauge>,
+    ca_bundles: Family<ApiServiceLabels, Counter>,
 }
 
 impl Default for SelfMetrics {
@@ -71,6 +84,8 @@ impl Default for SelfMetrics {
             scrapes: Family::default(),
             dropped: Counter::default(),
             omissions: Family::default(),
+            expiries: Family::default(),
+            ca_bundles: Family::default(),
         };
         registry.register("requests", "Requests answered", made.requests.clone());
         registry.register(
@@ -95,6 +110,16 @@ impl Default for SelfMetrics {
             made.dropped.clone(),
         );
         registry.register("omissions", "Pods left out of answers, by reason", made.omissions.clone());
+        registry.register(
+            "certificate_expiry_timestamp_seconds",
+            "When a certificate of this adapter expires, as Unix time",
+            made.expiries.clone(),
+        );
+        registry.register(
+            "ca_bundle_applies",
+            "Times that the caBundle of an APIService was set",
+            made.ca_bundles.clone(),
+        );
         *made.registry.write() = registry;
         made
     }
@@ -137,6 +162,16 @@ impl SelfMetrics {
 
     pub fn omitted(&self, omission: &Omission) {
         self.omissions.get_or_create(&ReasonLabels { reason: omission.label() }).inc();
+    }
+
+    /// `certificate`: `serving` or `ca`.
+    pub fn certificate_expires(&self, certificate: &'static str, at: jiff::Timestamp) {
+        self.expiries.get_or_create(&CertificateLabels { certificate }).set(at.as_second());
+    }
+
+    pub fn ca_bundle_applied(&self, api_service: &str, result: &'static str) {
+        let api_service = api_service.to_owned();
+        self.ca_bundles.get_or_create(&ApiServiceLabels { api_service, result }).inc();
     }
 
     /// As OpenMetrics text.

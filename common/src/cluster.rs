@@ -61,6 +61,8 @@ pub fn one_line(error: &(dyn std::error::Error + 'static)) -> String {
     while let Some(error) = next {
         let full = error.to_string();
         let line = full.lines().find(|line| !line.trim().is_empty()).unwrap_or_default().trim();
+        // A refusal of the API server comes with all its fields after its text.
+        let line = line.split(" (Status {").next().unwrap_or_default();
         // Many errors already hold their cause's text.
         if !text.contains(line) {
             if !text.is_empty() {

@@ -15,6 +15,7 @@ use std::time::Duration;
 use http::header::{ACCEPT, ACCEPT_ENCODING, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 pub use self::availability::{Availability, AvailabilityStatus};
 pub use self::client::{AdapterClient, AdapterError, Answer, Protocol};
@@ -51,7 +52,8 @@ pub struct Aggregation {
     pub address: SocketAddr,
     /// The Service: its `<name>.<namespace>.svc` is what the serving certificate must be for.
     pub service: ServiceName,
-    /// PEM, the only authorities trusted.
+    /// PEM, the only authorities trusted: at first. The stand-in API server follows its
+    /// APIServices from then on.
     pub ca_bundle: String,
     pub protocol: Protocol,
     pub api_services: Vec<ApiService>,
@@ -78,8 +80,20 @@ pub struct ProxiedRequest {
 #[derive(Debug)]
 pub struct Aggregator {
     settings: Aggregation,
-    client: AdapterClient,
+    server_name: String,
+    certificate: Leaf,
+    routes: Mutex<Routes>,
+    /// Told of every change of the routes.
+    changed: Notify,
     availability: Mutex<Vec<Availability>>,
+}
+
+/// Where the aggregated server is reached, and how it is known.
+#[derive(Debug)]
+struct Routes {
+    address: SocketAddr,
+    /// One per APIService, in their order, with the CA bundle it verifies against.
+    clients: Vec<(String, Arc<AdapterClient>)>,
 }
 
 // === impl ApiService ===
@@ -136,19 +150,82 @@ impl Aggregator {
     /// # Errors
     /// If a certificate cannot be used.
     pub fn new(settings: Aggregation, certificates: &Certificates) -> Result<Arc<Self>, CertificateError> {
-        let certificate = settings.client_certificate.as_ref().unwrap_or(&certificates.front_proxy_client);
+        let certificate = settings.client_certificate.clone();
+        let certificate = certificate.unwrap_or_else(|| certificates.front_proxy_client.clone());
         let server_name = format!("{}.{}.svc", settings.service.name, settings.service.namespace);
-        let client = AdapterClient::new(
-            settings.address,
-            &server_name,
-            &settings.ca_bundle,
-            Some(certificate),
-            settings.protocol,
-        )?;
         let now = jiff::Timestamp::now();
         let availability =
             settings.api_services.iter().map(|api| Availability::unknown(api.clone(), now)).collect();
-        Ok(Arc::new(Self { settings, client, availability: Mutex::new(availability) }))
+        let made = Self {
+            routes: Mutex::new(Routes { address: settings.address, clients: Vec::new() }),
+            settings,
+            server_name,
+            certificate,
+            changed: Notify::new(),
+            availability: Mutex::new(availability),
+        };
+        let client = Arc::new(made.client(made.settings.address, &made.settings.ca_bundle)?);
+        made.routes.lock().clients = made
+            .settings
+            .api_services
+            .iter()
+            .map(|_| (made.settings.ca_bundle.clone(), Arc::clone(&client)))
+            .collect();
+        Ok(Arc::new(made))
+    }
+
+    /// Verifies the aggregated server's certificate for this APIService against another bundle
+    /// (PEM). What cannot be used verifies nothing. Connections of before are not used any more.
+    pub fn trust(&self, api: &ApiService, ca_bundle: &str) {
+        let Some(at) = self.settings.api_services.iter().position(|known| known == api) else { return };
+        let mut routes = self.routes.lock();
+        if routes.clients[at].0 == ca_bundle {
+            return;
+        }
+        let client = self.client(routes.address, ca_bundle).or_else(|_| self.client(routes.address, ""));
+        if let Ok(client) = client {
+            routes.clients[at] = (ca_bundle.to_owned(), Arc::new(client));
+        }
+        drop(routes);
+        self.changed.notify_waiters();
+    }
+
+    /// Dials another address from now on, as after a change of the EndpointSlice; the same one is
+    /// dialled anew. Connections of before are not used any more.
+    pub fn dial(&self, address: SocketAddr) {
+        let mut routes = self.routes.lock();
+        routes.address = address;
+        for (ca_bundle, client) in &mut routes.clients {
+            if let Ok(made) = self.client(address, ca_bundle).or_else(|_| self.client(address, "")) {
+                *client = Arc::new(made);
+            }
+        }
+        drop(routes);
+        self.changed.notify_waiters();
+    }
+
+    /// What is dialled.
+    pub fn address(&self) -> SocketAddr {
+        self.routes.lock().address
+    }
+
+    fn client(&self, address: SocketAddr, ca_bundle: &str) -> Result<AdapterClient, CertificateError> {
+        AdapterClient::new(
+            address,
+            &self.server_name,
+            ca_bundle,
+            Some(&self.certificate),
+            self.settings.protocol,
+        )
+    }
+
+    /// The connection for a path: that of its APIService, else the first's.
+    fn client_for(&self, path: &str) -> Arc<AdapterClient> {
+        let services = &self.settings.api_services;
+        let at = services.iter().position(|api| {
+            path.strip_prefix(&api.path()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        });
+        Arc::clone(&self.routes.lock().clients[at.unwrap_or(0)].1)
     }
 
     /// What it was made with.
@@ -178,7 +255,7 @@ impl Aggregator {
             headers.remove(name);
         }
         set_user(&mut headers, &request.user)?;
-        set_forwarded(&mut headers, self.settings.address, &path)?;
+        set_forwarded(&mut headers, self.address(), &path)?;
         headers.insert("x-forwarded-for", value(&request.from.to_string())?);
         headers.insert("audit-id", value(&audit_id())?);
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
@@ -190,7 +267,7 @@ impl Aggregator {
             .map(|(key, value)| format!("{}={}", query_escape(key), query_escape(value)))
             .collect();
         let target = if query.is_empty() { path } else { format!("{path}?{}", query.join("&")) };
-        self.client.send(request.method, &target, headers, REQUEST_LIMIT).await
+        self.client_for(&request.path).send(request.method, &target, headers, REQUEST_LIMIT).await
     }
 
     /// The HPA controller's request for a Pods metric, of the preferred version of
@@ -289,9 +366,9 @@ impl Aggregator {
         limit: Duration,
     ) -> Result<Answer, AdapterError> {
         set_user(&mut headers, user)?;
-        set_forwarded(&mut headers, self.settings.address, path)?;
+        set_forwarded(&mut headers, self.address(), path)?;
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
-        self.client.send(Method::GET, path, headers, limit).await
+        self.client_for(path).send(Method::GET, path, headers, limit).await
     }
 }
 

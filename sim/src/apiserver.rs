@@ -7,6 +7,7 @@
 
 mod access;
 mod discovery;
+mod fields;
 mod kinds;
 mod kubeconfig;
 mod objects;
@@ -20,6 +21,7 @@ mod slices;
 mod status;
 mod store;
 mod watches;
+mod writes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -50,7 +52,7 @@ pub use self::request_info::RequestInfo;
 use self::reviews::Reviews;
 pub use self::reviews::{Failing, Review};
 pub use self::selector::Selector;
-use self::store::Store;
+use self::store::{Refused, Store};
 use crate::aggregator::{Aggregation, Aggregator, Availability};
 use crate::certs::{CertificateError, Certificates};
 use crate::serving::Serving;
@@ -241,18 +243,34 @@ impl ApiServerHandle {
         self.state.store.replace(Kind::ConfigMap, &source, object.into_iter().collect());
     }
 
+    /// An object as it is stored, such as `("", "secrets", "podgauge", "name")`.
+    pub fn object(
+        &self,
+        group: &str,
+        resource: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Option<Arc<serde_json::Value>> {
+        let kind = kinds::find(group, "v1", resource)?.stored?;
+        self.state.store.get(kind, namespace, name)
+    }
+
     /// Sends requests for an aggregated server's groups to it, and checks its availability now
-    /// and every 30 s. Replaces an earlier one.
+    /// and every 30 s. Replaces an earlier one. The APIServices are made as `settings` say; an
+    /// empty CA bundle leaves that of APIServices that are there. From then on the bundle that
+    /// counts is the stored object's.
     ///
     /// # Errors
     /// If a certificate cannot be used.
     pub fn aggregate(&self, settings: Aggregation) -> Result<Arc<Aggregator>, CertificateError> {
         let aggregator = Aggregator::new(settings, &self.state.certificates)?;
+        self.state.register_api_services(&aggregator);
         *self.state.aggregator.write() = Some(Arc::clone(&aggregator));
         let state = Arc::clone(&self.state);
         let checked = Arc::clone(&aggregator);
         let checking = tokio::spawn(async move {
-            checked.keep_checking(|| state.publish_api_services(&checked)).await;
+            let checks = checked.keep_checking(|| state.publish_api_services(&checked));
+            tokio::join!(checks, state.follow_ca_bundles(&checked));
         });
         if let Some(earlier) = self.checking.lock().replace(checking.abort_handle()) {
             earlier.abort();
@@ -393,14 +411,54 @@ impl State {
         self.store.replace(Kind::Pod, source, history.pods(scenario, Timestamp::now()));
     }
 
-    fn publish_api_services(&self, aggregator: &Aggregator) {
+    /// Makes the APIServices, as whoever installs the adapter does.
+    fn register_api_services(&self, aggregator: &Aggregator) {
         let settings = aggregator.settings();
-        let objects = aggregator
-            .availability()
-            .iter()
-            .map(|a| objects::api_service(a, &settings.service, &settings.ca_bundle, self.started))
-            .collect();
-        self.store.replace(Kind::ApiService, "aggregator", objects);
+        for availability in aggregator.availability() {
+            let name = availability.api_service.name();
+            let mut object =
+                objects::api_service(&availability, &settings.service, &settings.ca_bundle, self.started);
+            // Never refused: the object is there or it is made.
+            let _ = self.store.change(Kind::ApiService, "", &name, |before| {
+                if let Some(before) = before {
+                    object["metadata"] = before["metadata"].clone();
+                    if settings.ca_bundle.is_empty() && before["spec"]["caBundle"].is_string() {
+                        object["spec"]["caBundle"] = before["spec"]["caBundle"].clone();
+                    }
+                }
+                Ok(Some(object))
+            });
+        }
+    }
+
+    /// Writes the Available conditions into the APIServices that are there.
+    fn publish_api_services(&self, aggregator: &Aggregator) {
+        for availability in aggregator.availability() {
+            let status = objects::api_service_status(&availability);
+            let name = availability.api_service.name();
+            // One that was deleted meanwhile has no condition.
+            let _ = self.store.change(Kind::ApiService, "", &name, |before| {
+                let mut object = before.cloned().ok_or(Refused::NotFound)?;
+                object["status"] = status;
+                Ok(Some(object))
+            });
+        }
+    }
+
+    /// Verifies the aggregated server against what its APIServices say, from each change on.
+    async fn follow_ca_bundles(&self, aggregator: &Aggregator) {
+        let mut revision = self.store.subscribe();
+        loop {
+            revision.borrow_and_update();
+            for api in &aggregator.settings().api_services {
+                let object = self.store.get(Kind::ApiService, "", &api.name());
+                let bundle = object.map(|object| objects::ca_bundle(&object)).unwrap_or_default();
+                aggregator.trust(api, &bundle);
+            }
+            if revision.changed().await.is_err() {
+                return;
+            }
+        }
     }
 }
 

@@ -92,9 +92,10 @@ struct ApiserverArgs {
     #[arg(long, value_name = "FILE")]
     access: Option<PathBuf>,
     /// Proxy custom.metrics.k8s.io to the adapter here, as kube-apiserver's aggregation layer does
-    #[arg(long, value_name = "IP:PORT", requires = "adapter_ca_file")]
+    #[arg(long, value_name = "IP:PORT")]
     adapter: Option<SocketAddr>,
-    /// The caBundle: what the adapter's certificate is verified against (PEM)
+    /// The caBundle at first: what the adapter's certificate is verified against (PEM). Without it the
+    /// APIServices have none until the adapter sets it
     #[arg(long, value_name = "FILE", requires = "adapter")]
     adapter_ca_file: Option<PathBuf>,
     /// The adapter's Service: its certificate must be for <NAME>.<NAMESPACE>.svc
@@ -253,10 +254,13 @@ async fn apiserver(args: ApiserverArgs) -> anyhow::Result<()> {
             writeln!(text, "  kubeconfig {} (token {token})", path.display())?;
         }
     }
-    let aggregator = match (args.adapter, &args.adapter_ca_file) {
-        (Some(address), Some(ca_file)) => {
-            let ca_bundle = std::fs::read_to_string(ca_file)
-                .with_context(|| format!("cannot read {}", ca_file.display()))?;
+    let aggregator = match args.adapter {
+        Some(address) => {
+            let ca_bundle = match &args.adapter_ca_file {
+                Some(ca_file) => std::fs::read_to_string(ca_file)
+                    .with_context(|| format!("cannot read {}", ca_file.display()))?,
+                None => String::new(),
+            };
             let mut api_services = ApiService::custom_metrics();
             if args.external_metrics {
                 api_services.push(ApiService::external_metrics());
@@ -274,7 +278,7 @@ async fn apiserver(args: ApiserverArgs) -> anyhow::Result<()> {
                 ..Aggregation::of_adapter(address, ca_bundle)
             })?)
         }
-        _ => None,
+        None => None,
     };
     print!("{text}");
     until_told_to_stop().await?;

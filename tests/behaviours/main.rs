@@ -7,6 +7,9 @@
 mod adapter_access;
 mod adapter_api;
 mod adapter_bad_input;
+mod adapter_certificates;
+mod adapter_flags;
+mod adapter_negative;
 mod attribution;
 mod bad_input;
 mod demo;

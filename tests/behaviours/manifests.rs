@@ -106,3 +106,71 @@ fn nothing_skips_verification_and_the_exporter_has_no_rights() {
         assert_eq!(mount["readOnly"], true, "{mount}");
     }
 }
+
+/// What a rule grants: namespace, groups, resources, names, verbs, each sorted.
+type Grant = (String, [Vec<String>; 4]);
+
+#[test]
+fn the_adapter_has_the_rights_that_the_simulation_gives_it_and_no_more() {
+    let sorted = |list: &[String]| {
+        let mut list = list.to_vec();
+        list.sort();
+        list
+    };
+    let mut shipped: Vec<Grant> = Vec::new();
+    for (_, object) in objects() {
+        let role = ["Role", "ClusterRole"].iter().any(|kind| object["kind"] == *kind);
+        if !role || object["metadata"]["name"] != "podgauge-adapter" {
+            continue;
+        }
+        for rule in object["rules"].as_array().unwrap() {
+            let list = |name: &str| -> Vec<String> {
+                let texts = rule[name].as_array().into_iter().flatten();
+                sorted(&texts.map(|text| text.as_str().unwrap().to_owned()).collect::<Vec<_>>())
+            };
+            let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default().to_owned();
+            shipped.push((
+                namespace,
+                [list("apiGroups"), list("resources"), list("resourceNames"), list("verbs")],
+            ));
+        }
+    }
+    let mut simulated: Vec<Grant> = podgauge_sim::apiserver::Access::built_in()
+        .rules
+        .into_iter()
+        .filter(|rule| rule.role == "podgauge-adapter")
+        .map(|rule| {
+            let lists = [&rule.groups, &rule.resources, &rule.names, &rule.verbs];
+            (rule.namespaces.first().cloned().unwrap_or_default(), lists.map(|list| sorted(list)))
+        })
+        .collect();
+    shipped.sort();
+    simulated.sort();
+    assert_eq!(shipped, simulated);
+    // Secrets: one by name; of others only their making.
+    for (namespace, [_, resources, names, verbs]) in &shipped {
+        if resources.iter().any(|resource| resource == "secrets") {
+            assert_eq!(namespace, "podgauge");
+            assert!(!names.is_empty() || verbs == &["create"], "{verbs:?}");
+        }
+        assert!(!verbs.iter().chain(resources).any(|text| text == "*"));
+    }
+}
+
+#[test]
+fn the_adapter_is_started_without_certificate_files_for_the_service_of_the_api_services() {
+    let objects = objects();
+    let find = |kind: &str, name: &str| {
+        let found = objects.iter().find(|(_, o)| o["kind"] == kind && o["metadata"]["name"] == name);
+        found.unwrap_or_else(|| panic!("no {kind} {name}")).1.clone()
+    };
+    let container = &find("Deployment", "podgauge-adapter")["spec"]["template"]["spec"]["containers"][0];
+    assert!(!container["args"].to_string().contains("tls-"), "{}", container["args"]);
+    assert_eq!(container["env"][0]["name"], "POD_NAMESPACE");
+    for version in ["v1beta1", "v1beta2"] {
+        let service = &find("APIService", &format!("{version}.custom.metrics.k8s.io"))["spec"]["service"];
+        let service = (service["namespace"].as_str().unwrap(), service["name"].as_str().unwrap());
+        assert_eq!(service, ("podgauge", "podgauge-adapter"));
+        find("Service", service.1);
+    }
+}

@@ -6,9 +6,11 @@
 
 pub mod client;
 pub mod cluster;
+pub mod managed;
 pub mod node;
 pub mod page;
 pub mod program;
+pub mod raw;
 pub mod wait;
 
 use std::path::{Path, PathBuf};

@@ -87,20 +87,16 @@ impl ApiServer {
         route: &Route,
     ) -> Result<Response, Status> {
         // Probes come from kubelets, which have no identity here.
+        let open = self.auth.is_open(head.uri.path());
         match route {
-            Route::Alive => return Ok(text(StatusCode::OK, "ok")),
-            Route::Ready => {
-                return Ok(match self.readiness.check() {
-                    Ok(()) => text(StatusCode::OK, "ok"),
-                    Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, reason),
-                });
-            }
+            Route::Alive if open => return Ok(text(StatusCode::OK, "ok")),
+            Route::Ready if open => return Ok(self.ready()),
             _ => {}
         }
         let Ok(_place) = self.requests.try_acquire() else {
             return Err(Status::too_many_requests(format!("{MAX_REQUESTS} requests are under way")));
         };
-        let (user, standing) = self.auth.authenticate(&head.headers, &peer.certificates).await?;
+        let (user, standing) = self.auth.authenticate(&head.headers, peer).await?;
         // The rest may be large, and the API server may take its time.
         head.headers = [header::ACCEPT, header::IF_NONE_MATCH]
             .iter()
@@ -108,7 +104,8 @@ impl ApiServer {
                 head.headers.get_all(name).iter().map(move |value| (name.clone(), value.clone()))
             })
             .collect();
-        self.auth.authorize(&user, standing, &path.attributes(&head.method)).await?;
+        let from = peer.address.ip();
+        self.auth.authorize(&user, standing, from, &path.attributes(&head.method)).await?;
         if !matches!(head.method, Method::GET | Method::HEAD) {
             return Err(Status::method_not_allowed());
         }
@@ -122,7 +119,16 @@ impl ApiServer {
             Route::OpenApiV3 => Ok(self.documents.openapi_v3(&head.headers)),
             Route::OpenApiV3Document(_) => Ok(self.documents.openapi_v3_version(&head.headers)),
             Route::Metric(metric) => self.custom.answer(metric, &Query::parse(head.uri.query())?),
-            Route::Alive | Route::Ready | Route::Unknown => Err(Status::no_such_path()),
+            Route::Alive => Ok(text(StatusCode::OK, "ok")),
+            Route::Ready => Ok(self.ready()),
+            Route::Unknown => Err(Status::no_such_path()),
+        }
+    }
+
+    fn ready(&self) -> Response {
+        match self.readiness.check() {
+            Ok(()) => text(StatusCode::OK, "ok"),
+            Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, reason),
         }
     }
 

@@ -1,4 +1,5 @@
-//! Owns the serving certificate: from files, re-read when they change, or from a CA made at start.
+//! Owns how TLS is served: protocols, certificate files re-read when they change. The adapter's own
+//! certificate is made in [`crate::certificates`].
 //!
 //! The handshake takes any client certificate whose key the client proves to have, and trusts none:
 //! who it speaks for is judged per request against the trust of that moment ([`crate::auth`]).
@@ -10,23 +11,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use jiff::Timestamp;
 use podgauge_common::contents::Contents;
 use podgauge_common::http::serve::Tls;
 use podgauge_common::http::tls::{FileError, PossessionVerifier, pair_error, read_pair};
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
-};
-use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{CipherSuite, ServerConfig, SupportedProtocolVersion};
 use tracing::{info, warn};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use crate::self_metrics::SelfMetrics;
 
 /// Time between two looks at certificate files. Projected volumes change by a symlink, which no
 /// watch of a file sees.
-const REREAD: Duration = Duration::from_secs(10);
-/// Years that a CA made at start is good for: longer than the program runs, because nothing
-/// renews it yet.
-const OWN_CA_YEARS: i16 = 10;
+pub(crate) const REREAD: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -41,79 +39,88 @@ pub enum TlsError {
 pub struct Files {
     pub certificate: PathBuf,
     pub key: PathBuf,
+    pub protocols: Protocols,
 }
 
-/// A CA made at start and what it serves.
+/// What the files hold, to serve with.
 #[derive(Debug)]
-pub struct OwnCa {
+pub struct Loaded {
     pub config: ServerConfig,
-    /// For an APIService's `caBundle`.
-    pub ca_pem: String,
+    /// When the first certificate expires, if it can be told.
+    pub expires: Option<Timestamp>,
+}
+
+/// Which TLS and which HTTP are spoken.
+#[derive(Debug, Clone)]
+pub struct Protocols {
+    /// TLS 1.3 only.
+    pub tls13_only: bool,
+    /// The suites of TLS 1.2; `None`: all that are safe. Those of TLS 1.3 are always all.
+    pub tls12_suites: Option<Vec<CipherSuite>>,
+    pub http2: bool,
+}
+
+// === impl Protocols ===
+
+impl Protocols {
+    /// A configuration that serves with this certificate.
+    ///
+    /// # Errors
+    /// If the key is not the certificate's.
+    pub fn config(
+        &self,
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+    ) -> Result<ServerConfig, rustls::Error> {
+        let mut provider = rustls::crypto::ring::default_provider();
+        if let Some(suites) = &self.tls12_suites {
+            provider.cipher_suites.retain(|suite| suite.tls13().is_some() || suites.contains(&suite.suite()));
+        }
+        let has_tls12 = provider.cipher_suites.iter().any(|suite| suite.tls13().is_none());
+        let versions: &[&SupportedProtocolVersion] =
+            if self.tls13_only || !has_tls12 { &[&rustls::version::TLS13] } else { rustls::ALL_VERSIONS };
+        let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
+            .with_protocol_versions(versions)?
+            .with_client_cert_verifier(Arc::new(PossessionVerifier::new(false)))
+            .with_single_cert(chain, key)?;
+        let http1 = b"http/1.1".to_vec();
+        config.alpn_protocols = if self.http2 { vec![b"h2".to_vec(), http1] } else { vec![http1] };
+        Ok(config)
+    }
 }
 
 // === impl Files ===
 
 impl Files {
     /// Reads both. The error names the file.
-    pub fn load(&self) -> Result<ServerConfig, TlsError> {
+    pub fn load(&self) -> Result<Loaded, TlsError> {
         let (chain, key) = read_pair(&self.certificate, &self.key)?;
-        config(chain, key).map_err(|error| pair_error(&self.certificate, &self.key, &error).into())
+        let expires = chain.first().and_then(expiry);
+        let config = self
+            .protocols
+            .config(chain, key)
+            .map_err(|error| pair_error(&self.certificate, &self.key, &error))?;
+        Ok(Loaded { config, expires })
     }
 
     /// Serves with what the files hold whenever that changes. A pair that cannot be used is said
     /// once, and the last good one stays. Never returns.
-    pub async fn follow(self, serving: Tls) {
+    pub async fn follow(self, serving: Tls, self_metrics: SelfMetrics) {
         let mut contents = Contents::of([self.certificate.clone(), self.key.clone()]);
         loop {
             contents.change(REREAD).await;
             match self.load() {
-                Ok(config) => {
+                Ok(Loaded { config, expires }) => {
                     serving.store(Arc::new(config));
+                    if let Some(at) = expires {
+                        self_metrics.certificate_expires("serving", at);
+                    }
                     info!("{} changed: serving with it from now on", self.certificate.display());
                 }
                 Err(error) => warn!("keeping the last good certificate: {error}"),
             }
         }
     }
-}
-
-/// A CA and a certificate of it for `<service>.<namespace>.svc` and this host.
-pub fn own_ca(service: &str, namespace: &str) -> Result<OwnCa, TlsError> {
-    let name = format!("{service}.{namespace}.svc");
-    let wrong =
-        |reason: &dyn std::fmt::Display| TlsError::Own { name: name.clone(), reason: reason.to_string() };
-    let today = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date();
-    let date = |year: i16| {
-        let (month, day) = (today.month().unsigned_abs(), today.day().unsigned_abs());
-        // 29 February is in few years.
-        rcgen::date_time_ymd(year.into(), month, day.min(28))
-    };
-    // A year back: nobody's clock is so wrong.
-    let (from, until) = (date(today.year() - 1), date(today.year() + OWN_CA_YEARS));
-
-    let ca_key = KeyPair::generate().map_err(|error| wrong(&error))?;
-    let mut ca = CertificateParams::default();
-    ca.distinguished_name = rcgen::DistinguishedName::new();
-    ca.distinguished_name.push(DnType::CommonName, format!("{name} CA"));
-    ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    (ca.not_before, ca.not_after) = (from, until);
-    let ca_certificate = ca.self_signed(&ca_key).map_err(|error| wrong(&error))?;
-    let issuer = Issuer::from_params(&ca, &ca_key);
-
-    let key = KeyPair::generate().map_err(|error| wrong(&error))?;
-    let names = [&name, "localhost", "127.0.0.1", "::1"].map(str::to_owned);
-    let mut leaf = CertificateParams::new(names).map_err(|error| wrong(&error))?;
-    leaf.distinguished_name = rcgen::DistinguishedName::new();
-    leaf.distinguished_name.push(DnType::CommonName, name.clone());
-    leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    leaf.use_authority_key_identifier_extension = true;
-    (leaf.not_before, leaf.not_after) = (from, until);
-    let certificate = leaf.signed_by(&key, &issuer).map_err(|error| wrong(&error))?;
-    let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(|error| wrong(&error))?;
-    let config = config(vec![certificate.der().clone()], key).map_err(|error| wrong(&error))?;
-    Ok(OwnCa { config, ca_pem: ca_certificate.pem() })
 }
 
 /// Writes the CA's certificate so that a reader never sees half of it.
@@ -135,13 +142,8 @@ pub fn serving(config: ServerConfig) -> Tls {
     Arc::new(ArcSwap::from_pointee(config))
 }
 
-fn config(
-    chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
-) -> Result<ServerConfig, rustls::Error> {
-    let verifier = Arc::new(PossessionVerifier::new(false));
-    let mut config =
-        ServerConfig::builder().with_client_cert_verifier(verifier).with_single_cert(chain, key)?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(config)
+/// When a certificate expires.
+fn expiry(certificate: &CertificateDer<'_>) -> Option<Timestamp> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    Timestamp::from_second(certificate.validity().not_after.timestamp()).ok()
 }

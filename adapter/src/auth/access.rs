@@ -1,7 +1,8 @@
 //! Owns authorization: asks the API server whether a user may (SubjectAccessReview).
 
 use std::fmt;
-use std::time::Instant;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::authorization::v1::{
     NonResourceAttributes, ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec,
@@ -11,12 +12,12 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use super::cache::TtlCache;
-use super::review::{Lane, Reviews, UNVERIFIED, Unanswered, VERIFIED};
-use super::{CACHE_ENTRIES, CACHE_TTL, Standing, User};
+use super::review::{BY_TOKEN, Lane, Reviews, UNVERIFIED, Unanswered, VERIFIED};
+use super::{CACHE_ENTRIES, Standing, User};
 use crate::apiserver::Status;
 
-/// Questions larger than this, bytes, are not remembered.
-const MAX_CACHED_BYTES: usize = 10_000;
+/// Questions whose attributes have more characters than this are not remembered.
+const MAX_CACHED_CHARACTERS: usize = 10_000;
 /// Most answers kept of those whom no certificate vouches for.
 const UNVERIFIED_ENTRIES: usize = 1024;
 
@@ -50,15 +51,24 @@ pub enum Decision {
 #[derive(Debug)]
 pub struct Access {
     verified: Asked,
-    unverified: Asked,
+    by_token: Asked,
+    nobody: Asked,
 }
 
-/// The questions of one lane, and their answers: who floods one neither delays the other nor
-/// pushes its answers out.
+/// The questions of one lane, and their answers: who floods one neither delays the others nor
+/// pushes their answers out.
 #[derive(Debug)]
 struct Asked {
     reviews: Reviews<SubjectAccessReview>,
-    answers: TtlCache<[u8; 32], Decision>,
+    allowed: TtlCache<[u8; 32], ()>,
+    denied: TtlCache<[u8; 32], String>,
+}
+
+/// How long answers are believed.
+#[derive(Debug, Clone, Copy)]
+pub struct AnswerTtl {
+    pub allowed: Duration,
+    pub denied: Duration,
 }
 
 /// Why nobody could decide.
@@ -99,6 +109,21 @@ impl Attributes {
     }
 }
 
+impl Attributes {
+    /// Their size, as the limit on remembering counts it.
+    fn characters(&self) -> usize {
+        match self {
+            Self::Path { verb, path } => verb.len() + path.len(),
+            Self::Resource { verb, group, version, namespace, resource, name, subresource } => {
+                [verb, group, version, namespace, resource, name, subresource]
+                    .iter()
+                    .map(|text| text.len())
+                    .sum()
+            }
+        }
+    }
+}
+
 impl fmt::Display for Attributes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -123,14 +148,16 @@ impl fmt::Display for Attributes {
 // === impl Access ===
 
 impl Access {
-    pub fn new(client: Client) -> Self {
-        let asked = |client, lane: Lane, entries| Asked {
-            reviews: Reviews::new(client, lane),
-            answers: TtlCache::new(CACHE_TTL, entries),
+    pub fn new(client: &Client, ttl: AnswerTtl) -> Self {
+        let asked = |lane: Lane, entries| Asked {
+            reviews: Reviews::new(client.clone(), lane),
+            allowed: TtlCache::new(ttl.allowed, entries),
+            denied: TtlCache::new(ttl.denied, entries),
         };
         Self {
-            verified: asked(client.clone(), VERIFIED, CACHE_ENTRIES),
-            unverified: asked(client, UNVERIFIED, UNVERIFIED_ENTRIES),
+            verified: asked(VERIFIED, CACHE_ENTRIES),
+            by_token: asked(BY_TOKEN, UNVERIFIED_ENTRIES),
+            nobody: asked(UNVERIFIED, UNVERIFIED_ENTRIES),
         }
     }
 
@@ -139,33 +166,50 @@ impl Access {
         &self,
         user: &User,
         standing: Standing,
+        from: IpAddr,
         attributes: &Attributes,
     ) -> Result<(Decision, &'static str), Undecided> {
         let asked = match standing {
             Standing::Verified => &self.verified,
-            Standing::Unverified => &self.unverified,
+            Standing::ByToken => &self.by_token,
+            Standing::Nobody => &self.nobody,
         };
         let spec = spec(user, attributes);
         let written = serde_json::to_vec(&spec).map_err(|error| Undecided::Failed(error.to_string()))?;
         let key: Option<[u8; 32]> =
-            (written.len() <= MAX_CACHED_BYTES).then(|| Sha256::digest(&written).into());
-        if let Some(decision) = key.and_then(|key| asked.answers.get(&key, Instant::now())) {
-            return Ok((decision, "cache"));
+            (attributes.characters() <= MAX_CACHED_CHARACTERS).then(|| Sha256::digest(&written).into());
+        if let Some(key) = &key {
+            let now = Instant::now();
+            if asked.allowed.get(key, now).is_some() {
+                return Ok((Decision::Allowed, "cache"));
+            }
+            if let Some(reason) = asked.denied.get(key, now) {
+                return Ok((Decision::Denied(reason), "cache"));
+            }
         }
         let question = SubjectAccessReview { spec, ..SubjectAccessReview::default() };
-        let review = asked.reviews.ask(&question).await.map_err(|unanswered| match unanswered {
+        let review = asked.reviews.ask(&question, from).await.map_err(|unanswered| match unanswered {
             Unanswered::Busy => Undecided::Busy,
             Unanswered::Failed(reason) => Undecided::Failed(reason),
         })?;
         let no_status = || Undecided::Failed("the answer has no status".to_owned());
         let status = review.status.ok_or_else(no_status)?;
+        let now = Instant::now();
         let decision = match (status.allowed, status.denied) {
-            (true, None | Some(false)) => Decision::Allowed,
-            _ => Decision::Denied(status.reason.unwrap_or_default()),
+            (true, None | Some(false)) => {
+                if let Some(key) = key {
+                    asked.allowed.insert(key, (), now);
+                }
+                Decision::Allowed
+            }
+            _ => {
+                let reason = status.reason.unwrap_or_default();
+                if let Some(key) = key {
+                    asked.denied.insert(key, reason.clone(), now);
+                }
+                Decision::Denied(reason)
+            }
         };
-        if let Some(key) = key {
-            asked.answers.insert(key, decision.clone(), Instant::now());
-        }
         Ok((decision, "review"))
     }
 }

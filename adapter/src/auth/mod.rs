@@ -9,27 +9,30 @@
 pub mod access;
 pub mod cache;
 pub mod certificate;
+pub mod paths;
 pub mod request_header;
 mod review;
 pub mod token;
 pub mod trust;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use http::HeaderMap;
 use kube::Client;
-use rustls::pki_types::CertificateDer;
+use podgauge_common::http::serve::Peer;
 use tracing::debug;
 
 use crate::apiserver::Status;
 use crate::self_metrics::SelfMetrics;
-use access::{Access, Attributes, Decision, Undecided};
+use access::{Access, AnswerTtl, Attributes, Decision, Undecided};
 use certificate::Certificates;
+use paths::OpenPaths;
 use token::{TokenError, Tokens};
 use trust::Trust;
 
-/// How long the API server's answers are believed.
+/// How long a verdict on a certificate stands: as long as the certificate itself may be outdated.
 pub(crate) const CACHE_TTL: Duration = Duration::from_secs(10);
 /// Most answers kept.
 pub(crate) const CACHE_ENTRIES: usize = 8192;
@@ -48,13 +51,14 @@ pub struct User {
     pub extra: BTreeMap<String, Vec<String>>,
 }
 
-/// Whether a certificate vouches for who asks. Everybody else may be anybody who reaches the port.
+/// What vouches for who asks. Nobody may be anybody who reaches the port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
     /// The front proxy's word, or a certificate of their own.
     Verified,
-    /// By token, or nobody.
-    Unverified,
+    /// A bearer token's user.
+    ByToken,
+    Nobody,
 }
 
 /// Finds out who asks and whether they may.
@@ -64,7 +68,16 @@ pub struct Auth {
     certificates: Certificates,
     tokens: Tokens,
     access: Access,
+    open: OpenPaths,
     self_metrics: SelfMetrics,
+}
+
+/// How answers of the API server are used, and what needs none.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    pub token_ttl: Duration,
+    pub access_ttl: AnswerTtl,
+    pub open: OpenPaths,
 }
 
 // === impl User ===
@@ -92,23 +105,33 @@ impl User {
 // === impl Auth ===
 
 impl Auth {
-    pub fn new(client: Client, trust: Trust, self_metrics: SelfMetrics) -> Self {
+    /// `tokens` and `access` reach the API server for TokenReviews and SubjectAccessReviews.
+    pub fn new(
+        tokens: &Client,
+        access: &Client,
+        trust: Trust,
+        rules: Rules,
+        self_metrics: SelfMetrics,
+    ) -> Self {
         Self {
             trust,
             certificates: Certificates::default(),
-            tokens: Tokens::new(client.clone()),
-            access: Access::new(client),
+            tokens: Tokens::new(tokens, rules.token_ttl),
+            access: Access::new(access, rules.access_ttl),
+            open: rules.open,
             self_metrics,
         }
     }
 
+    /// Whether a path needs no permission.
+    pub fn is_open(&self, path: &str) -> bool {
+        self.open.contains(path)
+    }
+
     /// Who asks: front proxy, client certificate, bearer token, else anonymous. A credential that
     /// is none is 401; it never makes somebody anonymous.
-    pub async fn authenticate(
-        &self,
-        headers: &HeaderMap,
-        chain: &[CertificateDer<'static>],
-    ) -> Result<(User, Standing), Status> {
+    pub async fn authenticate(&self, headers: &HeaderMap, peer: &Peer) -> Result<(User, Standing), Status> {
+        let chain = &peer.certificates;
         let counted = |method, result| self.self_metrics.authentication(method, result);
         let trust = self.trust.load_full();
         let mut refused = Vec::new();
@@ -116,9 +139,9 @@ impl Auth {
             let verdict = self.certificates.verify(chain, &trust);
             match (&verdict.front_proxy, &trust.front_proxy) {
                 (Ok(()), Some(front_proxy)) => match request_header::user(headers, &front_proxy.headers) {
-                    Err(too_many) => {
+                    Err(unreadable) => {
                         counted("request_header", "error");
-                        return Err(Status::head_too_large(too_many.to_string()));
+                        return Err(Status::head_too_large(unreadable.to_string()));
                     }
                     Ok(Some(user)) => {
                         counted("request_header", "success");
@@ -138,18 +161,22 @@ impl Auth {
             }
         }
         if let Some(token) = token::bearer(headers) {
-            match self.tokens.review(token).await {
+            let (answer, from) = self.tokens.review(token, peer.address.ip()).await;
+            match answer {
                 Ok(user) => {
-                    counted("token", "success");
-                    return Ok((user.authenticated(), Standing::Unverified));
+                    counted(from, "success");
+                    return Ok((user.authenticated(), Standing::ByToken));
                 }
                 Err(TokenError::Busy) => {
-                    counted("token", "limited");
+                    counted(from, "limited");
                     return Err(Status::too_many_requests("too many bearer tokens that are not known yet"));
                 }
-                Err(TokenError::Invalid(reason)) => refused.push(format!("as token: {reason}")),
+                Err(TokenError::Invalid(reason)) => {
+                    counted(from, "failure");
+                    refused.push(format!("as token: {reason}"));
+                }
                 Err(TokenError::Unavailable(reason)) => {
-                    counted("token", "error");
+                    counted(from, "error");
                     debug!("TokenReview failed: {reason}");
                     return Err(Status::internal(
                         "the API server cannot be asked whether the bearer token is valid",
@@ -159,7 +186,7 @@ impl Auth {
         }
         if refused.is_empty() {
             counted("anonymous", "success");
-            return Ok((User::anonymous(), Standing::Unverified));
+            return Ok((User::anonymous(), Standing::Nobody));
         }
         counted("any", "failure");
         debug!("refused: {}", refused.join("; "));
@@ -171,6 +198,7 @@ impl Auth {
         &self,
         user: &User,
         standing: Standing,
+        from: IpAddr,
         attributes: &Attributes,
     ) -> Result<(), Status> {
         let counted = |method, result| self.self_metrics.authorization(method, result);
@@ -178,7 +206,11 @@ impl Auth {
             counted("masters", "allowed");
             return Ok(());
         }
-        match self.access.review(user, standing, attributes).await {
+        if matches!(attributes, Attributes::Path { path, verb: _ } if self.is_open(path)) {
+            counted("open_path", "allowed");
+            return Ok(());
+        }
+        match self.access.review(user, standing, from, attributes).await {
             Ok((Decision::Allowed, from)) => {
                 counted(from, "allowed");
                 Ok(())

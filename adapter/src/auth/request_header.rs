@@ -29,25 +29,29 @@ impl Default for HeaderNames {
     }
 }
 
-/// More groups or extra values than are read.
+/// A user that is refused, because only a part of him could be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("more than {MAX_VALUES} groups or extra values of a user")]
-pub struct TooMany;
+pub enum Unreadable {
+    #[error("more than {MAX_VALUES} groups or extra values of a user")]
+    TooMany,
+    #[error("a header that names the user is not UTF-8")]
+    NotText,
+}
 
 /// The user, or `None` if no user header has a value. Only for requests over a verified
 /// front-proxy certificate. Values are UTF-8: names need not be ASCII.
 ///
 /// # Errors
 /// A user that cannot be read whole is refused: with some groups fewer it would be another.
-pub fn user(headers: &HeaderMap, names: &HeaderNames) -> Result<Option<User>, TooMany> {
-    let all = |names: &[HeaderName]| -> Vec<String> {
+pub fn user(headers: &HeaderMap, names: &HeaderNames) -> Result<Option<User>, Unreadable> {
+    let all = |names: &[HeaderName]| -> Result<Vec<String>, Unreadable> {
         let values = names.iter().flat_map(|name| headers.get_all(name));
-        values.filter_map(text).filter(|value| !value.is_empty()).take(MAX_VALUES + 1).collect()
+        values.filter(|value| !value.is_empty()).take(MAX_VALUES + 1).map(text).collect()
     };
-    let first = |names: &[HeaderName]| all(names).into_iter().next();
-    let Some(name) = first(&names.username) else { return Ok(None) };
-    let groups = all(&names.group);
-    let uid = first(&names.uid).unwrap_or_default();
+    let first = |names: &[HeaderName]| all(names).map(|values| values.into_iter().next());
+    let Some(name) = first(&names.username)? else { return Ok(None) };
+    let groups = all(&names.group)?;
+    let uid = first(&names.uid)?.unwrap_or_default();
     let mut user = User { name, uid, groups, ..User::default() };
     let mut extras = 0;
     for (header, value) in headers {
@@ -55,24 +59,25 @@ pub fn user(headers: &HeaderMap, names: &HeaderNames) -> Result<Option<User>, To
         let Some(key) = prefixes.find_map(|prefix| header.as_str().strip_prefix(prefix)) else {
             continue;
         };
-        if let Some(value) = text(value) {
-            extras += 1;
-            user.extra.entry(extra_key(key)).or_default().push(value);
-        }
+        extras += 1;
+        user.extra.entry(extra_key(key)).or_default().push(text(value)?);
     }
-    if user.groups.len() > MAX_VALUES || extras > MAX_VALUES { Err(TooMany) } else { Ok(Some(user)) }
+    if user.groups.len() > MAX_VALUES || extras > MAX_VALUES {
+        return Err(Unreadable::TooMany);
+    }
+    Ok(Some(user))
 }
 
-fn text(value: &HeaderValue) -> Option<String> {
-    String::from_utf8(value.as_bytes().to_vec()).ok()
+fn text(value: &HeaderValue) -> Result<String, Unreadable> {
+    String::from_utf8(value.as_bytes().to_vec()).map_err(|_| Unreadable::NotText)
 }
 
-/// The key of an extra value: percent-decoded where it can be, in lower case.
+/// The key of an extra value: its header's name, which is in lower case, percent-decoded where that
+/// can be. What was encoded keeps its case.
 fn extra_key(encoded: &str) -> String {
     percent_decode(encoded.as_bytes())
         .and_then(|bytes| String::from_utf8(bytes).ok())
         .unwrap_or_else(|| encoded.to_owned())
-        .to_lowercase()
 }
 
 #[cfg(test)]
@@ -120,8 +125,32 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert("x-remote-user", HeaderValue::from_bytes("Jürgen".as_bytes()).unwrap());
         headers.insert("x-remote-group", HeaderValue::from_bytes("開発".as_bytes()).unwrap());
+        headers.append("x-remote-group", HeaderValue::from_static(""));
         let read = user(&headers, &HeaderNames::default()).unwrap().unwrap();
-        assert_eq!((read.name.as_str(), read.groups[0].as_str()), ("Jürgen", "開発"));
+        assert_eq!((read.name.as_str(), read.groups.as_slice()), ("Jürgen", ["開発".to_owned()].as_slice()));
+        headers.append("x-remote-group", HeaderValue::from_bytes(b"\xff").unwrap());
+        assert_eq!(user(&headers, &HeaderNames::default()), Err(Unreadable::NotText));
+    }
+
+    #[test]
+    fn keys_of_extras_are_in_lower_case_where_they_were_not_encoded() {
+        let headers = headers(&[
+            ("X-Remote-Extra-Scopes", "a"),
+            ("X-Remote-Extra-scopes", "b"),
+            ("X-Remote-Extra-%41cme.com%2FTeam", "c"),
+            ("X-Remote-Extra-100%", "d"),
+        ]);
+        let extra = user_with(headers).extra;
+        assert_eq!(extra["scopes"], ["a", "b"]);
+        assert_eq!(
+            (extra["Acme.com/team"].as_slice(), extra["100%"].as_slice()),
+            (["c".to_owned()].as_slice(), ["d".to_owned()].as_slice())
+        );
+    }
+
+    fn user_with(mut headers: HeaderMap) -> User {
+        headers.insert("x-remote-user", "u".parse().unwrap());
+        user(&headers, &HeaderNames::default()).unwrap().unwrap()
     }
 
     #[test]
@@ -131,6 +160,6 @@ mod tests {
             assert!(user(&headers, &HeaderNames::default()).is_ok());
             headers.append("x-remote-group", group.to_string().parse().unwrap());
         }
-        assert_eq!(user(&headers, &HeaderNames::default()), Err(TooMany));
+        assert_eq!(user(&headers, &HeaderNames::default()), Err(Unreadable::TooMany));
     }
 }

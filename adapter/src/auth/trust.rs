@@ -1,8 +1,10 @@
 //! Owns what is trusted: the two CAs and the header names of the live ConfigMap
-//! `kube-system/extension-apiserver-authentication`. As long as that is unknown, nothing is.
+//! `kube-system/extension-apiserver-authentication`, or of flags. As long as that is unknown,
+//! nothing is.
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -11,14 +13,17 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Client;
 use kube::api::Api;
 use kube::runtime::watcher::{Config, Event};
+use podgauge_common::contents::Contents;
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::request_header::HeaderNames;
+use crate::apiserver::tls::REREAD;
 use crate::cluster::watch::follow;
 
 const NAMESPACE: &str = "kube-system";
@@ -66,12 +71,143 @@ pub enum TrustError {
     Header { key: &'static str, name: String },
 }
 
-/// Follows the ConfigMap for the life of the program.
-pub async fn follow_config_map(client: Client, trust: Trust) {
-    let api: Api<ConfigMap> = Api::namespaced(client, NAMESPACE);
-    let config = Config::default().fields(&format!("metadata.name={NAME}"));
+/// Where trust comes from.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    /// In place of the ConfigMap's `client-ca-file`.
+    pub client_ca_file: Option<PathBuf>,
+    /// In place of everything of the front proxy that the ConfigMap says.
+    pub front_proxy: Option<FrontProxyFlags>,
+    /// The ConfigMap is read.
+    pub lookup: bool,
+}
+
+/// The front proxy, as flags describe it.
+#[derive(Debug, Clone)]
+pub struct FrontProxyFlags {
+    pub ca_file: PathBuf,
+    pub allowed_names: Vec<String>,
+    pub username_headers: Vec<String>,
+    pub uid_headers: Vec<String>,
+    pub group_headers: Vec<String>,
+    pub extra_prefixes: Vec<String>,
+}
+
+/// A file that cannot be used at start.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{flag} {}: {reason}", path.display())]
+pub struct FileError {
+    flag: &'static str,
+    path: PathBuf,
+    reason: String,
+}
+
+// === impl Sources ===
+
+impl Sources {
+    /// The data a ConfigMap would have that said the same as the flags and, for what they do not
+    /// say, as this one.
+    fn over(&self, mut data: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, FileError> {
+        let read = |flag, path: &Path| {
+            let wrong =
+                |error: std::io::Error| FileError { flag, path: path.to_owned(), reason: error.to_string() };
+            std::fs::read_to_string(path).map_err(wrong)
+        };
+        if let Some(path) = &self.client_ca_file {
+            data.insert("client-ca-file".to_owned(), read("--client-ca-file", path)?);
+        }
+        if let Some(flags) = &self.front_proxy {
+            data.retain(|key, _| !key.starts_with("requestheader-"));
+            let list = |names: &[String]| serde_json::json!(names).to_string();
+            let ca = read("--requestheader-client-ca-file", &flags.ca_file)?;
+            for (key, value) in [
+                ("client-ca-file", ca),
+                ("allowed-names", list(&flags.allowed_names)),
+                ("username-headers", list(&flags.username_headers)),
+                ("uid-headers", list(&flags.uid_headers)),
+                ("group-headers", list(&flags.group_headers)),
+                ("extra-headers-prefix", list(&flags.extra_prefixes)),
+            ] {
+                data.insert(format!("requestheader-{key}"), value);
+            }
+        }
+        Ok(data)
+    }
+
+    /// Whether everything that flags name can be used, so that a mistake shows at start.
+    pub fn check(&self) -> Result<(), FileError> {
+        let (_, errors) = TrustBundle::read(&self.over(BTreeMap::new())?, 0);
+        let Some(error) = errors.first() else { return Ok(()) };
+        let (flag, path) = match (error.key(), &self.client_ca_file, &self.front_proxy) {
+            ("client-ca-file", Some(path), _) => ("--client-ca-file", path.clone()),
+            (_, _, Some(flags)) => ("--requestheader-client-ca-file", flags.ca_file.clone()),
+            _ => return Ok(()),
+        };
+        Err(FileError { flag, path, reason: error.to_string() })
+    }
+
+    fn files(&self) -> impl Iterator<Item = PathBuf> {
+        let proxy = self.front_proxy.as_ref().map(|flags| flags.ca_file.clone());
+        self.client_ca_file.clone().into_iter().chain(proxy)
+    }
+}
+
+/// Follows the ConfigMap and the files for the life of the program.
+pub async fn follow_trust(client: Client, sources: Sources, trust: Trust) {
+    let mut contents = Contents::of(sources.files());
+    let (sender, mut map) = watch::channel(None);
+    // Without a look-up it is held here, and says nothing.
+    let sender = Arc::new(sender);
+    let flags = !contents.paths().is_empty();
+    if sources.lookup {
+        tokio::spawn(follow_config_map(client, Arc::clone(&sender)));
+    }
     let mut generation = 0;
     let mut seen = None;
+    loop {
+        let looked_up = map.borrow_and_update().clone();
+        let known = looked_up.is_some() || flags;
+        match sources.over(looked_up.unwrap_or_default()) {
+            Ok(data) if known && seen.as_ref() != Some(&data) => {
+                generation += 1;
+                trust.store(Arc::new(believe(&data, generation)));
+                seen = Some(data);
+            }
+            Ok(_) => {}
+            Err(error) => warn!("keeping the CAs that were read last: {error}"),
+        }
+        let files = async {
+            if flags {
+                contents.change(REREAD).await;
+            } else {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            changed = map.changed() => if changed.is_err() { return },
+            () = files => {}
+        }
+    }
+}
+
+fn believe(data: &BTreeMap<String, String>, generation: u64) -> TrustBundle {
+    let (bundle, errors) = TrustBundle::read(data, generation);
+    for error in errors {
+        warn!("{NAMESPACE}/{NAME} and flags: {error}; what it is for is refused");
+    }
+    let says = |known: bool| if known { "trusted" } else { "unknown, refused" };
+    info!(
+        "front proxy {}, client certificates {}",
+        says(bundle.front_proxy.is_some()),
+        says(bundle.client_ca.is_some()),
+    );
+    bundle
+}
+
+/// Tells the ConfigMap's data, empty if it is not there.
+async fn follow_config_map(client: Client, map: Arc<watch::Sender<Option<BTreeMap<String, String>>>>) {
+    let api: Api<ConfigMap> = Api::namespaced(client, NAMESPACE);
+    let config = Config::default().fields(&format!("metadata.name={NAME}"));
     let mut listed = false;
     follow(api, config, &format!("ConfigMap {NAMESPACE}/{NAME}"), |event| {
         let data = match event {
@@ -91,24 +227,19 @@ pub async fn follow_config_map(client: Client, trust: Trust) {
             Ok(Event::InitDone | Event::Delete(_)) => BTreeMap::new(),
             Err(_) => return,
         };
-        if seen.as_ref() == Some(&data) {
-            return;
-        }
-        generation += 1;
-        let (bundle, errors) = TrustBundle::read(&data, generation);
-        for error in errors {
-            warn!("ConfigMap {NAMESPACE}/{NAME}: {error}; what it is for is refused");
-        }
-        let says = |known: bool| if known { "trusted" } else { "unknown, refused" };
-        info!(
-            "ConfigMap {NAMESPACE}/{NAME}: front proxy {}, client certificates {}",
-            says(bundle.front_proxy.is_some()),
-            says(bundle.client_ca.is_some()),
-        );
-        seen = Some(data);
-        trust.store(Arc::new(bundle));
+        map.send_replace(Some(data));
     })
     .await;
+}
+
+// === impl TrustError ===
+
+impl TrustError {
+    fn key(&self) -> &'static str {
+        match self {
+            Self::Certificates { key, .. } | Self::Array { key } | Self::Header { key, .. } => key,
+        }
+    }
 }
 
 impl TrustBundle {

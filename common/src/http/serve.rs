@@ -55,6 +55,8 @@ pub struct Limits {
     pub headers: usize,
     /// HTTP/2 streams of a connection at once.
     pub streams: u32,
+    /// HTTP/2 is spoken. Which protocols are offered is the [`ServerConfig`]'s to say.
+    pub http2: bool,
     /// Time that a write may stand still because the client does not read.
     pub write: Duration,
     /// Time for open requests to finish once the program is to end.
@@ -85,6 +87,7 @@ impl Default for Limits {
             head_bytes: 64 * 1024,
             headers: 100,
             streams: 100,
+            http2: true,
             write: Duration::from_secs(30),
             drain: Duration::from_secs(5),
         }
@@ -217,7 +220,7 @@ fn connection_builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
         .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
         .keep_alive_interval(Some(limits.head))
         .keep_alive_timeout(limits.head);
-    server
+    if limits.http2 { server } else { server.http1_only() }
 }
 
 /// The next connection and its place. `None` after an error that another try may not have.

@@ -1,5 +1,6 @@
 //! Owns the availability checks: five requests at once per APIService, the first 2xx decides.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -112,10 +113,12 @@ impl Aggregator {
         self.availability()
     }
 
-    /// Checks for ever: every 30 s, after a failure sooner. `checked` is called after each.
+    /// Checks for ever: every 30 s, after a failure or a change of the APIServices sooner. `checked` is called after each.
     pub async fn keep_checking(&self, checked: impl Fn()) {
         let mut retry = FIRST_RETRY;
         loop {
+            let mut changed = pin!(self.changed.notified());
+            changed.as_mut().enable();
             let all = self.check_availability().await;
             checked();
             let wait = if all.iter().all(|a| a.status == AvailabilityStatus::True) {
@@ -126,14 +129,17 @@ impl Aggregator {
                 retry = (retry * 2).min(RESYNC);
                 wait
             };
-            tokio::time::sleep(wait).await;
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = changed => {}
+            }
         }
     }
 
     /// One APIService's check: the losers of a success are cancelled, as kube-apiserver does.
     async fn check(&self, api: &ApiService) -> Result<(), String> {
         let path = api.path();
-        let url = format!("https://{}{path}", self.settings().address);
+        let url = format!("https://{}{path}", self.address());
         let mut probes: FuturesUnordered<_> = (0..PROBES).map(|_| self.probe(&path, &url)).collect();
         let mut failure = String::new();
         while let Some(result) = probes.next().await {
@@ -152,7 +158,8 @@ impl Aggregator {
         let aggregator = User { groups: vec!["system:masters".into()], ..User::of("system:kube-aggregator") };
         let missing = |error: super::AdapterError| format!("failing or missing response from {url}: {error}");
         set_user(&mut headers, &aggregator).map_err(missing)?;
-        let answer = self.client.send(Method::GET, path, headers, PROBE_LIMIT).await.map_err(missing)?;
+        let answer =
+            self.client_for(path).send(Method::GET, path, headers, PROBE_LIMIT).await.map_err(missing)?;
         if answer.status.is_success() {
             Ok(())
         } else {

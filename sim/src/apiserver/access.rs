@@ -312,6 +312,26 @@ fn built_in_rules() -> Vec<Rule> {
             namespaces: strings(&["podgauge"]),
             ..users("podgauge-adapter", &[ADAPTER], read, &["discovery.k8s.io"], &["endpointslices"])
         },
+        Rule {
+            names: strings(&["podgauge-adapter-certificates"]),
+            namespaces: strings(&["podgauge"]),
+            ..users("podgauge-adapter", &[ADAPTER], &["get", "list", "watch", "update"], &[""], &["secrets"])
+        },
+        // What is not there yet has no name that a rule could name.
+        Rule {
+            namespaces: strings(&["podgauge"]),
+            ..users("podgauge-adapter", &[ADAPTER], &["create"], &[""], &["secrets"])
+        },
+        Rule {
+            names: strings(&["v1beta1.custom.metrics.k8s.io", "v1beta2.custom.metrics.k8s.io"]),
+            ..users(
+                "podgauge-adapter",
+                &[ADAPTER],
+                &["get", "list", "watch", "patch"],
+                &["apiregistration.k8s.io"],
+                &["apiservices"],
+            )
+        },
         users(
             "system:auth-delegator",
             &[ADAPTER],

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 pub(crate) enum Kind {
     Pod,
     ConfigMap,
+    Secret,
     Namespace,
     Node,
     Service,
@@ -32,11 +33,13 @@ pub(crate) struct Resource {
 
 const READ: &[&str] = &["get", "list", "watch"];
 const CREATE: &[&str] = &["create"];
+const WRITE: &[&str] = &["create", "delete", "get", "list", "patch", "update", "watch"];
 
 /// Everything this server serves itself.
 pub(crate) const RESOURCES: &[Resource] = &[
     stored("", "pods", "Pod", "pod", true, &["po"], Kind::Pod),
     stored("", "configmaps", "ConfigMap", "configmap", true, &["cm"], Kind::ConfigMap),
+    written(stored("", "secrets", "Secret", "secret", true, &[], Kind::Secret)),
     stored("", "namespaces", "Namespace", "namespace", false, &["ns"], Kind::Namespace),
     stored("", "nodes", "Node", "node", false, &["no"], Kind::Node),
     stored("", "services", "Service", "service", true, &["svc"], Kind::Service),
@@ -58,7 +61,15 @@ pub(crate) const RESOURCES: &[Resource] = &[
         &[],
         Kind::ResourceSlice,
     ),
-    stored("apiregistration.k8s.io", "apiservices", "APIService", "apiservice", false, &[], Kind::ApiService),
+    written(stored(
+        "apiregistration.k8s.io",
+        "apiservices",
+        "APIService",
+        "apiservice",
+        false,
+        &[],
+        Kind::ApiService,
+    )),
     review("authentication.k8s.io", "tokenreviews", "TokenReview"),
     review("authorization.k8s.io", "subjectaccessreviews", "SubjectAccessReview"),
     review("authorization.k8s.io", "selfsubjectaccessreviews", "SelfSubjectAccessReview"),
@@ -86,6 +97,12 @@ const fn stored(
     }
 }
 
+/// One that clients may write, too.
+const fn written(mut resource: Resource) -> Resource {
+    resource.verbs = WRITE;
+    resource
+}
+
 const fn review(group: &'static str, name: &'static str, kind: &'static str) -> Resource {
     Resource {
         group,
@@ -108,6 +125,11 @@ pub(crate) fn find(group: &str, version: &str, name: &str) -> Option<&'static Re
 // === impl Resource ===
 
 impl Resource {
+    /// Whether clients may write it; the reviews are no objects.
+    pub(crate) fn is_written(&self) -> bool {
+        self.stored.is_some() && self.verbs.contains(&"update")
+    }
+
     /// `v1` or `<group>/v1`.
     pub(crate) fn api_version(&self) -> String {
         if self.group.is_empty() {

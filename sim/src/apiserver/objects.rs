@@ -3,6 +3,8 @@
 
 use std::net::SocketAddr;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -170,16 +172,16 @@ pub(crate) fn config_map(
     })
 }
 
-/// An APIService with its Available condition.
+/// An APIService with its Available condition. Without a CA bundle it has no such field, as the
+/// shipped manifests have none.
 pub(crate) fn api_service(
     availability: &Availability,
     service: &ServiceName,
     ca_bundle: &str,
     since: Timestamp,
 ) -> Value {
-    use base64::Engine as _;
     let api = &availability.api_service;
-    json!({
+    let mut object = json!({
         "kind": "APIService", "apiVersion": "apiregistration.k8s.io/v1",
         "metadata": {
             "name": api.name(), "uid": format!("api-service-{}", api.name()), "creationTimestamp": rfc3339(since),
@@ -188,14 +190,28 @@ pub(crate) fn api_service(
             "group": api.group, "version": api.version,
             "groupPriorityMinimum": 100, "versionPriority": api.version_priority,
             "service": {"namespace": service.namespace, "name": service.name, "port": 443},
-            "caBundle": base64::engine::general_purpose::STANDARD.encode(ca_bundle),
         },
-        "status": {"conditions": [{
-            "type": "Available", "status": availability.status.as_str(),
-            "reason": availability.reason, "message": availability.message,
-            "lastTransitionTime": rfc3339(availability.changed),
-        }]},
-    })
+        "status": api_service_status(availability),
+    });
+    if !ca_bundle.is_empty() {
+        object["spec"]["caBundle"] = STANDARD.encode(ca_bundle).into();
+    }
+    object
+}
+
+/// An APIService's Available condition.
+pub(crate) fn api_service_status(availability: &Availability) -> Value {
+    json!({"conditions": [{
+        "type": "Available", "status": availability.status.as_str(),
+        "reason": availability.reason, "message": availability.message,
+        "lastTransitionTime": rfc3339(availability.changed),
+    }]})
+}
+
+/// The CA bundle of an APIService, PEM; empty if it has none that can be read.
+pub(crate) fn ca_bundle(api_service: &Value) -> String {
+    let encoded = api_service["spec"]["caBundle"].as_str().unwrap_or_default();
+    STANDARD.decode(encoded).ok().and_then(|pem| String::from_utf8(pem).ok()).unwrap_or_default()
 }
 
 #[cfg(test)]

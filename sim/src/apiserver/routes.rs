@@ -14,7 +14,7 @@ use super::request_info::RequestInfo;
 use super::selector::Selector;
 use super::server::Peer;
 use super::status::{self, Body};
-use super::{State, discovery, kinds, watches};
+use super::{State, discovery, kinds, watches, writes};
 use crate::aggregator::{Aggregator, Answer, ProxiedRequest};
 
 /// Lists and watches whose selectors are kept.
@@ -40,7 +40,12 @@ pub(crate) async fn handle(state: &Arc<State>, peer: &Peer, request: Request<Inc
     }
     match &info.wanted {
         Wanted::Path { .. } => path(state, request.method(), &info),
-        Wanted::Resource(wanted) if wanted.verb == "create" => create(state, &user, wanted, request).await,
+        Wanted::Resource(wanted) if wanted.verb == "create" => {
+            create(state, &user, wanted, &info, request).await
+        }
+        Wanted::Resource(wanted) if ["update", "patch", "delete"].contains(&wanted.verb.as_str()) => {
+            writes::write(state, wanted, &info, request).await
+        }
         Wanted::Resource(wanted) => read(state, wanted, &info),
     }
 }
@@ -91,7 +96,7 @@ fn forbidden(user: &User, wanted: &Wanted) -> String {
     }
 }
 
-fn not_found(path: &str) -> Response<Body> {
+pub(super) fn not_found(path: &str) -> Response<Body> {
     status::failure(
         StatusCode::NOT_FOUND,
         &format!("the server could not find the requested resource: {path}"),
@@ -182,28 +187,18 @@ async fn create(
     state: &State,
     user: &User,
     wanted: &ResourceAttributes,
+    info: &RequestInfo,
     request: Request<Incoming>,
 ) -> Response<Body> {
     let Some(resource) = kinds::find(&wanted.group, &wanted.version, &wanted.resource) else {
         return not_found(request.uri().path());
     };
-    let content_type =
-        request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    if !content_type.starts_with("application/json") {
-        let message = format!(
-            "the body of the request was in an unknown format: {content_type:?}, want application/json"
-        );
-        return status::failure(StatusCode::UNSUPPORTED_MEDIA_TYPE, &message);
+    if resource.is_written() {
+        return writes::write(state, wanted, info, request).await;
     }
-    let body = match Limited::new(request.into_body(), BODY_LIMIT).collect().await {
-        Ok(body) => body.to_bytes(),
-        Err(error) => return status::failure(StatusCode::PAYLOAD_TOO_LARGE, &error.to_string()),
-    };
-    let body: Value = match serde_json::from_slice(&body) {
-        Ok(body) => body,
-        Err(error) => {
-            return status::failure(StatusCode::BAD_REQUEST, &format!("the body is not JSON: {error}"));
-        }
+    let body = match json_body(request, &["application/json"]).await {
+        Ok((body, _)) => body,
+        Err(refused) => return *refused,
     };
     let access = state.access.read();
     match resource.kind {
@@ -214,6 +209,38 @@ async fn create(
             StatusCode::METHOD_NOT_ALLOWED,
             "the server does not allow this method on the requested resource",
         ),
+    }
+}
+
+/// The body of a request in one of these formats, and which it is. YAML is taken for JSON's sake:
+/// an apply patch is called YAML whatever it is.
+pub(super) async fn json_body(
+    request: Request<Incoming>,
+    accepted: &[&'static str],
+) -> Result<(Value, &'static str), Box<Response<Body>>> {
+    let refused = |status, message: &str| Box::new(status::failure(status, message));
+    let content_type =
+        request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let Some(format) = accepted.iter().find(|format| content_type.starts_with(**format)) else {
+        let message = format!(
+            "the body of the request was in an unknown format: {content_type:?}, want {}",
+            accepted.join(", ")
+        );
+        return Err(refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, &message));
+    };
+    let body = Limited::new(request.into_body(), BODY_LIMIT).collect().await;
+    let body = body.map_err(|error| refused(StatusCode::PAYLOAD_TOO_LARGE, &error.to_string()))?.to_bytes();
+    let read = match serde_json::from_slice(&body) {
+        Err(_) if format.ends_with("yaml") => {
+            serde_saphyr::from_slice(&body).map_err(|error| error.to_string())
+        }
+        read => read.map_err(|error| error.to_string()),
+    };
+    match read {
+        Ok(body) => Ok((body, format)),
+        Err(error) => {
+            Err(refused(StatusCode::BAD_REQUEST, &format!("the body cannot be understood: {error}")))
+        }
     }
 }
 

@@ -51,6 +51,17 @@ pub(crate) struct Change {
     pub(crate) after: Option<Arc<Value>>,
 }
 
+/// Why a client's write was refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Refused {
+    NotFound,
+    AlreadyExists,
+    /// With its message.
+    Conflict(String),
+    /// The object would not be valid, and why.
+    Invalid(String),
+}
+
 /// The changes since that revision are no longer known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TooOld {
@@ -108,6 +119,33 @@ impl Store {
     pub(crate) fn get(&self, kind: Kind, namespace: &str, name: &str) -> Option<Arc<Value>> {
         let key = Key { kind, namespace: namespace.to_owned(), name: name.to_owned() };
         self.inner.lock().objects.get(&key).map(|stored| Arc::clone(&stored.object))
+    }
+
+    /// Lets a client change one object: `edit` is given it (`None`: not there) and gives what it
+    /// shall be (`None`: gone). Nobody else writes meanwhile.
+    pub(crate) fn change(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+        edit: impl FnOnce(Option<&Value>) -> Result<Option<Value>, Refused>,
+    ) -> Result<Option<Arc<Value>>, Refused> {
+        let key = Key { kind, namespace: namespace.to_owned(), name: name.to_owned() };
+        let mut inner = self.inner.lock();
+        let before = inner.revision;
+        let stored = inner.objects.get(&key);
+        let source = stored.map_or_else(|| "clients".to_owned(), |stored| stored.source.clone());
+        match edit(stored.map(|stored| stored.object.as_ref()))? {
+            Some(object) => inner.put(key.clone(), &source, object),
+            None => inner.remove(&key),
+        }
+        let object = inner.objects.get(&key).map(|stored| Arc::clone(&stored.object));
+        let revision = inner.revision;
+        drop(inner);
+        if revision != before {
+            self.revision.send_replace(revision);
+        }
+        Ok(object)
     }
 
     /// What changed in a kind after a revision, and the revision that is current now.

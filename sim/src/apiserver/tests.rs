@@ -244,3 +244,47 @@ async fn it_comes_back_on_its_address_after_an_outage() {
     assert_eq!(client.apiserver_version().await.unwrap().minor, "36");
     assert_eq!(client.list_api_groups().await.unwrap().groups.len(), 5);
 }
+
+#[tokio::test]
+async fn secrets_are_written_with_the_conflicts_of_a_cluster() {
+    use k8s_openapi::ByteString;
+    use k8s_openapi::api::core::v1::Secret;
+
+    let cluster = cluster().await;
+    let adapter: Api<Secret> = Api::namespaced(cluster.client_of(ADAPTER_TOKEN).await, "podgauge");
+    let name = "podgauge-adapter-certificates";
+    let secret = |value: &str| {
+        let mut secret = Secret::default();
+        secret.metadata.name = Some(name.to_owned());
+        secret.data = Some([("a".to_owned(), ByteString(value.into()))].into());
+        secret
+    };
+    let code = |error: kube::Error| match error {
+        kube::Error::Api(status) => (status.code, status.reason.clone()),
+        other => panic!("{other}"),
+    };
+    assert_eq!(code(adapter.get(name).await.unwrap_err()).0, 404);
+    let made = adapter.create(&PostParams::default(), &secret("1")).await.unwrap();
+    let again = adapter.create(&PostParams::default(), &secret("2")).await.unwrap_err();
+    assert_eq!(code(again), (409, "AlreadyExists".to_owned()));
+    let mut newer = made.clone();
+    newer.data = secret("3").data;
+    let newer = adapter.replace(name, &PostParams::default(), &newer).await.unwrap();
+    assert_ne!(newer.metadata.resource_version, made.metadata.resource_version);
+    assert_eq!(newer.metadata.uid, made.metadata.uid);
+    let stale = adapter.replace(name, &PostParams::default(), &made).await.unwrap_err();
+    assert_eq!(code(stale), (409, "Conflict".to_owned()));
+    // What a rule does not name stays closed.
+    assert_eq!(code(adapter.get("other").await.unwrap_err()).0, 403);
+    assert_eq!(code(adapter.delete(name, &kube::api::DeleteParams::default()).await.unwrap_err()).0, 403);
+    let admin: Api<Secret> = Api::namespaced(cluster.client_of(ADMIN_TOKEN).await, "podgauge");
+    let watched: Vec<_> =
+        watcher(adapter, watcher::Config::default().fields(&format!("metadata.name={name}")))
+            .take(3)
+            .try_collect()
+            .await
+            .unwrap();
+    assert!(matches!(&watched[1], watcher::Event::InitApply(secret) if secret.data == newer.data));
+    admin.delete(name, &kube::api::DeleteParams::default()).await.unwrap();
+    assert_eq!(code(admin.get(name).await.unwrap_err()).0, 404);
+}
