@@ -12,6 +12,7 @@ pub mod args;
 pub mod auth;
 pub mod cluster;
 pub mod evaluate;
+pub mod explain;
 pub mod metric;
 pub mod run;
 pub mod self_metrics;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::{Namespace, Node};
 use kube::Client;
 use parking_lot::Mutex;
 use podgauge_common::http::serve::{Limits, Tls, listen, serve};
@@ -22,7 +23,7 @@ use crate::auth::Auth;
 use crate::auth::trust::{Trust, follow_config_map};
 use crate::cluster::client::{ClientError, connect};
 use crate::cluster::endpoints::{self, ServiceTargets};
-use crate::cluster::{PodIndex, watch as cluster_watch};
+use crate::cluster::{ObjectIndex, PodIndex, watch as cluster_watch};
 use crate::evaluate::Rules;
 use crate::metric::Metrics;
 use crate::self_metrics::SelfMetrics;
@@ -77,8 +78,12 @@ impl Adapter {
         let self_metrics = SelfMetrics::default();
         let metrics = Arc::new(Metrics::new(&args.metric));
         let pods = PodIndex::default();
-        let scraper =
-            Scraper::new(Arc::clone(&metrics), self_metrics.clone(), args.scrape_interval, args.window);
+        let scraper = Scraper::new(
+            Arc::clone(&metrics),
+            self_metrics.clone(),
+            args.scrape_interval,
+            metrics.longest_window(args.window),
+        );
         let scraper = Arc::new(scraper);
         let exporters = Arc::new(ExporterSet::new(Arc::clone(&scraper)));
         self_metrics.watch(pods.clone(), Arc::clone(&exporters));
@@ -99,6 +104,9 @@ impl Adapter {
             ],
         };
         startup.watch_pods(client.clone());
+        let (nodes, namespaces) = (ObjectIndex::default(), ObjectIndex::default());
+        tokio::spawn(cluster_watch::objects::<Node>(client.clone(), nodes.clone(), "nodes"));
+        tokio::spawn(cluster_watch::objects::<Namespace>(client.clone(), namespaces.clone(), "namespaces"));
         tokio::spawn(startup.finish());
 
         let server = Arc::new(ApiServer {
@@ -106,6 +114,8 @@ impl Adapter {
             documents: Documents::new(&metrics),
             custom: CustomMetrics {
                 pods,
+                nodes,
+                namespaces,
                 exporters,
                 metrics,
                 rules: Rules { window: args.window, staleness: args.staleness },

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{Now, Omission, Question, Rules, pod_value};
 use crate::cluster::slim::SlimPod;
 use crate::cluster::{PodRecord, Selector};
-use crate::metric::Metrics;
+use crate::metric::{MetricFlag, Metrics};
 use crate::source::Target;
 use crate::source::history::Span;
 use crate::source::page;
@@ -37,7 +37,7 @@ impl Scene {
             began_wall,
             seconds: 0.0,
             exporter: Exporter::new(target).state.into_inner(),
-            metrics: Metrics::new(&["DCGM_FI_DEV_GPU_TEMP".to_owned()]),
+            metrics: Metrics::new(&[MetricFlag::parse("DCGM_FI_DEV_GPU_TEMP").unwrap()]),
             pod: json!({
                 "metadata": {"namespace": "demo", "name": "p", "uid": "u1"},
                 "spec": {"nodeName": "gpu-7"},
@@ -366,11 +366,11 @@ fn pods_that_end_or_wait_are_left_out() {
 fn equal_reasons_are_told_once() {
     let silent = || Omission::ExporterSilent { exporter: "exporter on node gpu-7".to_owned(), seconds: 95 };
     assert_eq!(
-        super::omission::summary(&[silent(), silent(), silent()]),
+        super::omission::summary("pod", &[silent(), silent(), silent()]),
         "3 pods match, none has a value: exporter on node gpu-7 last answered 95s ago"
     );
     assert_eq!(
-        super::omission::summary(&[silent(), Omission::NotReadyYet, silent()]),
+        super::omission::summary("pod", &[silent(), Omission::NotReadyYet, silent()]),
         "3 pods match, none has a value: 2: exporter on node gpu-7 last answered 95s ago; 1: not Ready yet"
     );
 }

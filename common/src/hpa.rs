@@ -1,5 +1,5 @@
 //! Owns the HorizontalPodAutoscaler's arithmetic for a Pods metric: from an adapter's answer to a
-//! number of replicas.
+//! number of replicas. `explain` and the simulated cluster's demo compute with it.
 //!
 //! Pure functions over the values of one sync. Quantities are in thousandths, as the controller
 //! reads them; its ratios are floats, as the controller's are.
