@@ -19,7 +19,7 @@ pub(super) fn render(explanation: &Explanation) -> String {
          a value stands for {staleness_seconds}s\n\n",
         explanation.pods.len()
     );
-    let mut rows: Vec<Row> = vec![Row::Cells(HEADS.map(str::to_owned))];
+    let mut rows: Vec<Row> = vec![Row::Cells(HEADS.map(str::to_owned).to_vec())];
     for pod in &explanation.pods {
         let devices =
             if pod.devices.is_empty() { vec![None] } else { pod.devices.iter().map(Some).collect() };
@@ -44,19 +44,19 @@ pub(super) fn render(explanation: &Explanation) -> String {
 }
 
 enum Row {
-    Cells([String; 11]),
+    Cells(Vec<String>),
     /// A line of its own below a pod.
     Note(String),
 }
 
-fn cells(pod: &Pod, first: bool, device: Option<&Device>) -> [String; 11] {
+fn cells(pod: &Pod, first: bool, device: Option<&Device>) -> Vec<String> {
     let dash = || "-".to_owned();
     let of_pod = |cell: String| if first { cell } else { String::new() };
     let device_name = device.map_or_else(dash, |device| match device.labels.get("gpu") {
         Some(gpu) => format!("{gpu} {}", device.device),
         None => device.device.clone(),
     });
-    [
+    vec![
         of_pod(pod.name.clone()),
         of_pod(if pod.terminating { "Terminating".to_owned() } else { pod.phase.clone() }),
         of_pod(if pod.ready { "yes" } else { "no" }.to_owned()),
@@ -75,7 +75,7 @@ fn cells(pod: &Pod, first: bool, device: Option<&Device>) -> [String; 11] {
 }
 
 fn write_rows(text: &mut String, rows: &[Row]) {
-    let mut widths = [0; 11];
+    let mut widths = [0; HEADS.len()];
     for row in rows {
         if let Row::Cells(cells) = row {
             for (width, cell) in widths.iter_mut().zip(cells) {
