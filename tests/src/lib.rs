@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod node;
 pub mod page;
 pub mod program;
+pub mod python;
 pub mod wait;
 
 use std::path::{Path, PathBuf};
