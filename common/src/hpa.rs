@@ -234,6 +234,9 @@ mod tests {
         // One reports 0, one is missing: the missing one counts as on target.
         assert_eq!(propose_for(2, 60_000, 2, &[0]).replicas, 1);
         assert_eq!(propose_for(4, 60_000, 4, &[50_000]).replicas, 4);
+        // But right on target, where it is neither growing nor shrinking, the controller takes a
+        // missing pod for idle and shrinks.
+        assert_eq!(propose_for(2, 60_000, 2, &[60_000]).replicas, 1);
     }
 
     #[test]
