@@ -295,6 +295,24 @@ async fn foreign_pods_are_never_in_the_list_and_no_list_is_empty() {
     }
 }
 
+/// The HPA asks for the version that the APIServices prefer, whichever it is.
+#[tokio::test]
+async fn an_hpa_reads_either_version() {
+    let cluster = Cluster::start(NODE).await;
+    for version in ["v1beta1", "v1beta2"] {
+        let aggregator =
+            cluster.aggregator_with(|settings| settings.api_services.retain(|api| api.version == version));
+        cluster.value(&aggregator, "a", "gpu_utilization").await;
+        let answer = aggregator.hpa_request("demo", "app=a", "gpu_utilization").await.unwrap();
+        assert_eq!(answer.json().unwrap()["apiVersion"], format!("custom.metrics.k8s.io/{version}"));
+        assert_eq!(hpa::items(&answer.json().unwrap()).unwrap()["a"], 80_000, "{}", answer.text());
+        // As an HPA reads a Service's metric: an error, with the reason.
+        let object =
+            aggregator.metric_request("namespaces/demo/services/web/gpu_utilization", vec![]).await.unwrap();
+        assert_eq!((object.status.as_u16(), &object.json().unwrap()["kind"]), (404, &json!("Status")));
+    }
+}
+
 /// An HPA waits a minute for an answer; who cannot decide says so at once.
 #[tokio::test]
 async fn a_hanging_api_server_is_an_error_soon_and_the_text_says_which() {

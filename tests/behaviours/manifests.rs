@@ -106,3 +106,48 @@ fn nothing_skips_verification_and_the_exporter_has_no_rights() {
         assert_eq!(mount["readOnly"], true, "{mount}");
     }
 }
+
+/// The stand-in API server gives the adapter what the manifests give it: what works there works here.
+#[test]
+fn the_adapter_has_the_rights_that_the_tests_give_it() {
+    use podgauge_sim::apiserver::{ADAPTER, Access};
+    use std::collections::BTreeSet;
+
+    let mut written = BTreeSet::new();
+    for (_, role) in objects() {
+        if !matches!(role["kind"].as_str(), Some("Role" | "ClusterRole"))
+            || role["metadata"]["name"] != "podgauge-adapter"
+        {
+            continue;
+        }
+        let namespace = role["metadata"]["namespace"].as_str().unwrap_or_default();
+        let texts = |list: &Value| -> Vec<String> {
+            list.as_array().unwrap().iter().map(|text| text.as_str().unwrap().to_owned()).collect()
+        };
+        for rule in role["rules"].as_array().unwrap() {
+            for group in texts(&rule["apiGroups"]) {
+                for resource in texts(&rule["resources"]) {
+                    for verb in texts(&rule["verbs"]) {
+                        written.insert([namespace.to_owned(), group.clone(), resource.clone(), verb]);
+                    }
+                }
+            }
+        }
+    }
+    let mut given = BTreeSet::new();
+    for rule in Access::built_in().rules {
+        if rule.role != "podgauge-adapter" || !rule.users.iter().any(|user| user == ADAPTER) {
+            continue;
+        }
+        let namespace = rule.namespaces.first().cloned().unwrap_or_default();
+        for group in &rule.groups {
+            for resource in &rule.resources {
+                for verb in &rule.verbs {
+                    given.insert([namespace.clone(), group.clone(), resource.clone(), verb.clone()]);
+                }
+            }
+        }
+    }
+    assert_eq!(written, given);
+    assert!(written.len() >= 13, "{written:?}");
+}

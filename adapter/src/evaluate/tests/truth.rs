@@ -209,6 +209,9 @@ impl World {
 }
 
 proptest! {
+    // Each plays a quarter of an hour.
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
     #[test]
     fn with_podgauges_exporter(events in events()) {
         let mut world = World::new(true);
