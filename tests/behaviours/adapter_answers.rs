@@ -313,6 +313,32 @@ async fn an_hpa_reads_either_version() {
     }
 }
 
+#[tokio::test]
+async fn a_metrics_window_and_aggregation_are_the_operators() {
+    let node = "
+gpus: [{load: {constant: 80}}, {load: {constant: 40}}]
+pods: [{name: a, labels: {app: a}, containers: [{devices: [\"0\", \"1\"]}]}]";
+    let cluster = Cluster::start_with(node, |command| {
+        command.args(["--metric", "gpu_utilization,aggregation=max,window=5s"]);
+        command.args(["--metric", "gpu_power_watts,aggregation=mean", "--metric", "DCGM_FI_DEV_GPU_TEMP"]);
+    })
+    .await;
+    let answer = async |metric: &str| {
+        let list = answered(&cluster, "v1beta2", &format!("namespaces/demo/pods/a/{metric}")).await;
+        (number(&list["items"][0]["value"]), list["items"][0]["windowSeconds"].as_u64().unwrap())
+    };
+    assert_eq!(answer("gpu_utilization").await, (80.0, 5));
+    assert_eq!(answer("gpu_utilization_share").await, (60.0, 10));
+    let page = cluster.exporter.as_ref().unwrap().page().await;
+    let watts = |gpu| page.value("DCGM_FI_DEV_POWER_USAGE", &[("gpu", gpu)]).unwrap();
+    let mean = (watts("0") + watts("1")) / 2.0;
+    let (power, _) = answer("gpu_power_watts").await;
+    assert!((power - mean).abs() < mean / 10.0, "{power} W, about {mean} W each");
+    assert!(answer("DCGM_FI_DEV_GPU_TEMP").await.0 > 10.0);
+    let node = answered(&cluster, "v1beta2", "nodes/gpu-node-0/gpu_utilization").await;
+    assert_eq!(node["items"][0]["value"], "80", "of a node's devices, too");
+}
+
 /// An HPA waits a minute for an answer; who cannot decide says so at once.
 #[tokio::test]
 async fn a_hanging_api_server_is_an_error_soon_and_the_text_says_which() {

@@ -170,6 +170,32 @@ async fn each_pod_shows_its_devices_their_readings_or_the_reason() {
 }
 
 #[tokio::test]
+async fn a_silent_exporter_is_explained_with_its_age_and_what_it_told_last() {
+    let mut cluster = Cluster::start(NODE).await;
+    cluster.value(&cluster.aggregator(), "pair", "gpu_utilization").await;
+    let admin = cluster.admin_kubeconfig();
+    cluster.exporter = None;
+    let explanation = until("the value to go", || async {
+        let args = ["pods", "demo", "app=chat", "gpu_utilization", "--target=60"];
+        let explanation = explained(&admin, &args).await;
+        if explanation["pods"][0]["value"].is_null() { Ok(explanation) } else { Err(explanation.to_string()) }
+    })
+    .await;
+    let pair = &explanation["pods"][0];
+    assert_eq!(pair["omitted"]["reason"], "exporter_silent", "{pair}");
+    let exporter = &pair["exporters"][0];
+    assert!(exporter["lastAnswerSeconds"].as_f64().unwrap() > 5.0, "{exporter}");
+    assert!(exporter["failure"].is_string() && exporter["podgauge"] == true, "{exporter}");
+    let device = &pair["devices"][0];
+    assert!(device["newestSeconds"].as_f64().unwrap() > 5.0 && device["mean"].is_number(), "{device}");
+    let hpa = &explanation["hpa"];
+    assert_eq!(
+        (&hpa["error"], hpa.get("desiredReplicas")),
+        (&"no metrics returned from custom metrics API".into(), None)
+    );
+}
+
+#[tokio::test]
 async fn what_cannot_be_explained_is_one_line() {
     let cluster = Cluster::start(NODE).await;
     let aggregator = cluster.aggregator();

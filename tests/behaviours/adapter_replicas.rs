@@ -108,10 +108,10 @@ async fn missing(adapter: &Adapter) -> Option<String> {
 #[tokio::test]
 async fn without_exporters_an_adapter_is_ready() {
     let (folder, server) = (Node::new("gpus: []"), api_server(&[]).await);
-    let adapter = adapter(&folder, &server, "5s").await;
+    let mut adapter = adapter(&folder, &server, "5s").await;
     adapter.ready().await;
-    let log = adapter.program.log();
-    assert!(log.contains("ready: 0 pods, 0 exporters") && !log.contains("although"), "{log}");
+    adapter.program.logged("ready: 0 pods, 0 exporters").await;
+    assert_eq!(adapter.program.count_logged("although"), 0, "{}", adapter.program.log());
 }
 
 #[tokio::test]
@@ -119,7 +119,7 @@ async fn each_exporter_must_have_answered_twice() {
     let (address, mut asked) = exporter().await;
     let (folder, server) = (Node::new("gpus: []"), api_server(&[address]).await);
     // The second scrape comes three seconds after the first at least.
-    let adapter = adapter(&folder, &server, "6s").await;
+    let mut adapter = adapter(&folder, &server, "6s").await;
     asked.wait_for(|asked| *asked >= 1).await.unwrap();
     let reason = until("the one that is missing", || async {
         let reason = missing(&adapter).await.unwrap_or_default();
@@ -129,8 +129,8 @@ async fn each_exporter_must_have_answered_twice() {
     assert_eq!(reason.trim(), "exporters: 1 have not answered twice yet");
     adapter.ready().await;
     assert!(*asked.borrow() >= 2, "asked {} times", *asked.borrow());
-    let log = adapter.program.log();
-    assert!(log.contains("ready: 0 pods, 1 exporters") && !log.contains("although"), "{log}");
+    adapter.program.logged("ready: 0 pods, 1 exporters").await;
+    assert_eq!(adapter.program.count_logged("although"), 0, "{}", adapter.program.log());
 }
 
 #[tokio::test]
@@ -138,23 +138,23 @@ async fn an_exporter_that_failed_once_is_waited_for_no_longer() {
     // Nobody listens there any more.
     let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let (folder, server) = (Node::new("gpus: []"), api_server(&[address]).await);
-    let adapter = adapter(&folder, &server, "5s").await;
+    let mut adapter = adapter(&folder, &server, "5s").await;
     adapter.ready().await;
-    let log = adapter.program.log();
-    assert!(log.contains("ready: 0 pods, 1 exporters") && !log.contains("although"), "{log}");
+    adapter.program.logged("ready: 0 pods, 1 exporters").await;
+    assert_eq!(adapter.program.count_logged("although"), 0, "{}", adapter.program.log());
 }
 
 #[tokio::test]
 async fn pods_must_be_listed() {
     let (folder, server) = (Node::new("gpus: []"), api_server(&[]).await);
     server.set_delay(Duration::from_secs(600));
-    let adapter = adapter(&folder, &server, "5s").await;
+    let mut adapter = adapter(&folder, &server, "5s").await;
     let reason = missing(&adapter).await.unwrap_or_default();
     assert!(reason.contains("pods: not listed yet"), "{reason:?}");
     server.set_delay(Duration::ZERO);
     adapter.ready().await;
-    let log = adapter.program.log();
-    assert!(log.contains("ready: 0 pods, 0 exporters") && !log.contains("although"), "{log}");
+    adapter.program.logged("ready: 0 pods, 0 exporters").await;
+    assert_eq!(adapter.program.count_logged("although"), 0, "{}", adapter.program.log());
 }
 
 /// While an adapter is not available no namespace can be deleted: it must not wait for ever.
@@ -162,9 +162,8 @@ async fn pods_must_be_listed() {
 async fn after_fifteen_seconds_an_adapter_is_ready_whatever_it_lacks() {
     let (folder, server) = (Node::new("gpus: []"), api_server(&[]).await);
     server.set_delay(Duration::from_secs(600));
-    let adapter = adapter(&folder, &server, "5s").await;
+    let mut adapter = adapter(&folder, &server, "5s").await;
     assert!(missing(&adapter).await.is_some());
     adapter.ready().await;
-    let log = adapter.program.log();
-    assert!(log.contains("ready after 15s although: not listed yet"), "{log}");
+    adapter.program.logged("ready after 15s although: not listed yet").await;
 }
