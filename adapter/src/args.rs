@@ -13,11 +13,18 @@ use podgauge_common::duration::parse_go_duration;
 use podgauge_common::logging;
 use serving::Serving;
 
+use crate::explain;
+use crate::metric::MetricFlag;
+
 /// Serves the GPU use of pods to HorizontalPodAutoscalers as custom metrics.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "podgauge-adapter", version, about)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 #[command(group(ArgGroup::new("source").args(["exporter_url", "exporter_service"]).required(true).multiple(true)))]
 pub struct Args {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
     /// An exporter to scrape. With NODE its samples count only for pods of that node; without it
     /// the exporter is believed for every node. Repeatable
     #[arg(long, value_name = "[NODE=]URL", value_parser = parse_exporter_url)]
@@ -35,9 +42,10 @@ pub struct Args {
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_go_duration)]
     pub staleness: Duration,
     /// A further family of the exporters to serve under its own name, for example
-    /// DCGM_FI_DEV_GPU_TEMP. Repeatable
-    #[arg(long, value_name = "NAME", value_parser = parse_family)]
-    pub metric: Vec<String>,
+    /// DCGM_FI_DEV_GPU_TEMP; or, of any metric, another time that its values are means over, and
+    /// what becomes of several devices' values. Repeatable
+    #[arg(long, value_name = "NAME[,window=DURATION][,aggregation=mean|max]", value_parser = MetricFlag::parse)]
+    pub metric: Vec<MetricFlag>,
 
     /// Address to listen on; all of them unless given
     #[arg(long, value_name = "IP")]
@@ -58,6 +66,12 @@ pub struct Args {
     /// Log more
     #[arg(long)]
     pub debug: bool,
+}
+
+/// What else the program does.
+#[derive(Debug, Clone, clap::Subcommand)]
+pub enum Command {
+    Explain(explain::Args),
 }
 
 /// An exporter named on the command line.
@@ -86,6 +100,16 @@ impl Args {
             return wrong(format!(
                 "--window {:?} is shorter than two scrapes of --scrape-interval {:?}: it would never hold a value",
                 self.window, self.scrape_interval
+            ));
+        }
+        if let Some(short) = self
+            .metric
+            .iter()
+            .find(|metric| metric.window.is_some_and(|window| window < 2 * self.scrape_interval))
+        {
+            return wrong(format!(
+                "--metric {}: its window is shorter than two scrapes of --scrape-interval {:?}: it would never hold a value",
+                short.name, self.scrape_interval
             ));
         }
         if self.staleness < self.scrape_interval {
@@ -146,14 +170,6 @@ fn parse_service(text: &str) -> Result<ServiceName, String> {
     }
 }
 
-fn parse_family(text: &str) -> Result<String, String> {
-    let legal = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
-    if text.is_empty() || text.starts_with(|c: char| c.is_ascii_digit()) || !text.chars().all(legal) {
-        return Err(format!("{text:?} is not the name of a Prometheus metric"));
-    }
-    Ok(text.to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,6 +204,8 @@ mod tests {
         assert!(with(&[]).is_ok());
         assert!(with(&["--window", "9s"]).is_err());
         assert!(with(&["--staleness", "4s"]).is_err());
+        assert!(with(&["--metric", "gpu_utilization,window=9s"]).is_err());
+        assert!(with(&["--metric", "gpu_utilization,window=10s"]).is_ok());
         assert!(with(&["--scrape-interval", "1ms"]).is_err());
         assert!(with(&["--scrape-interval", "500ms", "--window", "1s", "--staleness", "500ms"]).is_ok());
     }

@@ -13,6 +13,7 @@ pub mod auth;
 pub mod certificates;
 pub mod cluster;
 pub mod evaluate;
+pub mod explain;
 pub mod metric;
 pub mod run;
 pub mod self_metrics;

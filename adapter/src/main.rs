@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use podgauge_adapter::args::Args;
+use podgauge_adapter::args::{Args, Command};
+use podgauge_adapter::explain;
 use podgauge_adapter::run::Adapter;
 use podgauge_common::logging;
 use tracing::{error, warn};
@@ -13,6 +14,9 @@ fn main() -> ExitCode {
         unreachable!("nothing else in this program chooses a TLS provider");
     }
     let args = Args::parse();
+    if let Some(Command::Explain(args)) = &args.command {
+        return explain::run(args);
+    }
     if let Err(usage) = args.check() {
         usage.exit();
     }

@@ -1,7 +1,12 @@
-//! Owns the list of metrics that are served for pods: their names, how each is made, and which
-//! families of the exporters' pages that needs. Discovery, evaluation and the page reader use it.
+//! Owns the list of metrics that are served: their names, how each is made, and which families of
+//! the exporters' pages that needs. Discovery, evaluation and the page reader use it.
+
+pub mod flag;
 
 use std::collections::HashMap;
+use std::time::Duration;
+
+pub use flag::MetricFlag;
 
 /// A family of values kept for a pod's device. The first ones are always there; further ones
 /// follow in the order of `--metric`.
@@ -29,7 +34,7 @@ pub const fn is_ratio(family: FamilyId) -> bool {
     SM_ACTIVE.0 <= family.0 && family.0 <= DRAM_ACTIVE.0
 }
 
-/// How a pod's value is made of its devices' values.
+/// How a value is made of its devices' values.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Formula {
     /// Mean over devices of use ÷ part held, percent.
@@ -48,11 +53,22 @@ pub enum Formula {
     Mean { family: FamilyId, scale: f64 },
 }
 
-/// One metric that is served for pods.
+/// What is made of the values of a pod's or node's devices, instead of what [`Formula`] says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Aggregation {
+    Mean,
+    /// The largest: of a pod on several GPUs, the one that works hardest.
+    Max,
+}
+
+/// One metric that is served.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Metric {
     pub name: Box<str>,
     pub formula: Formula,
+    pub aggregation: Option<Aggregation>,
+    /// What its values are means over; `None`: `--window`.
+    pub window: Option<Duration>,
 }
 
 /// What is served, and what must be read for it. Made once at start.
@@ -72,11 +88,46 @@ impl Formula {
             Self::Sum(family) | Self::Mean { family, .. } => family,
         }
     }
+
+    /// … for a whole device, whoever uses it.
+    pub fn device_family(self) -> FamilyId {
+        match self.family() {
+            USE => DEVICE_USE,
+            family => family,
+        }
+    }
+
+    /// How `explain` says what becomes of several devices' values.
+    pub const fn aggregation_text(self) -> &'static str {
+        match self {
+            Self::Utilization | Self::UtilizationShare | Self::DeviceUtilization | Self::Mean { .. } => {
+                "mean"
+            }
+            Self::MemoryUsed | Self::Sum(_) => "sum",
+            Self::MemoryUtilization => "used of all ÷ total of all",
+        }
+    }
+}
+
+impl Metric {
+    /// What its values are means over.
+    pub fn window(&self, default: Duration) -> Duration {
+        self.window.unwrap_or(default)
+    }
+
+    /// What becomes of several devices' values, in words.
+    pub const fn aggregation_text(&self) -> &'static str {
+        match self.aggregation {
+            None => self.formula.aggregation_text(),
+            Some(Aggregation::Mean) => "mean",
+            Some(Aggregation::Max) => "max",
+        }
+    }
 }
 
 impl Metrics {
-    /// The built-in metrics and the further families named by `--metric`.
-    pub fn new(extra: &[String]) -> Self {
+    /// The built-in metrics, and what `--metric` says of them or adds to them.
+    pub fn new(flags: &[MetricFlag]) -> Self {
         let mean_percent = |family| Formula::Mean { family, scale: 100.0 };
         let built_in = [
             ("gpu_utilization", Formula::Utilization),
@@ -89,8 +140,10 @@ impl Metrics {
             ("gpu_tensor_active", mean_percent(TENSOR_ACTIVE)),
             ("gpu_dram_active", mean_percent(DRAM_ACTIVE)),
         ];
+        let metric =
+            |name: &str, formula| Metric { name: name.into(), formula, aggregation: None, window: None };
         let mut served: Vec<Metric> =
-            built_in.into_iter().map(|(name, formula)| Metric { name: name.into(), formula }).collect();
+            built_in.into_iter().map(|(name, formula)| metric(name, formula)).collect();
         let mut families: HashMap<Box<str>, FamilyId> = [
             (GPU_UTIL, USE),
             ("DCGM_FI_DEV_FB_USED", MEMORY_USED),
@@ -103,17 +156,19 @@ impl Metrics {
         .map(|(name, family)| (name.into(), family))
         .collect();
         let mut next = FIRST_EXTRA;
-        for name in extra {
-            if served.iter().any(|metric| *metric.name == **name) {
-                continue;
-            }
-            let family = *families.entry(name.as_str().into()).or_insert_with(|| {
-                next += 1;
-                FamilyId(next - 1)
+        for flag in flags {
+            let at = served.iter().position(|metric| *metric.name == *flag.name).unwrap_or_else(|| {
+                let family = *families.entry(flag.name.as_str().into()).or_insert_with(|| {
+                    next += 1;
+                    FamilyId(next - 1)
+                });
+                // Use is kept as a part of one, whoever measured it.
+                let scale = if family == USE { 100.0 } else { 1.0 };
+                served.push(metric(&flag.name, Formula::Mean { family, scale }));
+                served.len() - 1
             });
-            // Use is kept as a part of one, whoever measured it.
-            let scale = if family == USE { 100.0 } else { 1.0 };
-            served.push(Metric { name: name.as_str().into(), formula: Formula::Mean { family, scale } });
+            served[at].aggregation = flag.aggregation.or(served[at].aggregation);
+            served[at].window = flag.window.or(served[at].window);
         }
         Self { served, families }
     }
@@ -126,6 +181,11 @@ impl Metrics {
     /// The metric of that name.
     pub fn get(&self, name: &str) -> Option<&Metric> {
         self.served.iter().find(|metric| *metric.name == *name)
+    }
+
+    /// The longest time that any of them is a mean over: so long histories must be.
+    pub fn longest_window(&self, default: Duration) -> Duration {
+        self.served.iter().map(|metric| metric.window(default)).fold(default, Duration::max)
     }
 
     /// The family that a sample of that name belongs to, if it is kept.
@@ -143,15 +203,38 @@ impl Metrics {
 mod tests {
     use super::*;
 
+    fn metrics(flags: &[&str]) -> Metrics {
+        let flags: Vec<MetricFlag> = flags.iter().map(|flag| MetricFlag::parse(flag).unwrap()).collect();
+        Metrics::new(&flags)
+    }
+
     #[test]
     fn further_families_get_ids_of_their_own_unless_they_are_read_anyway() {
-        let extra = ["DCGM_FI_DEV_GPU_TEMP", "DCGM_FI_DEV_POWER_USAGE", "DCGM_FI_DEV_GPU_TEMP"];
-        let metrics = Metrics::new(&extra.map(str::to_owned));
+        let metrics = metrics(&["DCGM_FI_DEV_GPU_TEMP", "DCGM_FI_DEV_POWER_USAGE", "DCGM_FI_DEV_GPU_TEMP"]);
         let family = |name| metrics.get(name).unwrap().formula.family();
         assert_eq!(family("DCGM_FI_DEV_GPU_TEMP"), FamilyId(FIRST_EXTRA));
         assert_eq!(family("DCGM_FI_DEV_POWER_USAGE"), POWER);
         assert_eq!(metrics.family("DCGM_FI_DEV_GPU_TEMP"), Some(FamilyId(FIRST_EXTRA)));
         assert_eq!(metrics.family("DCGM_FI_DEV_SM_CLOCK"), None);
         assert_eq!(metrics.served().len(), 11);
+    }
+
+    #[test]
+    fn a_flag_says_more_of_a_metric_and_leaves_the_others() {
+        let metrics = metrics(&[
+            "gpu_utilization,aggregation=max",
+            "gpu_utilization,window=30s",
+            "DCGM_FI_DEV_GPU_TEMP,window=2m",
+        ]);
+        let seconds = Duration::from_secs;
+        let of = |name| {
+            let metric = metrics.get(name).unwrap();
+            (metric.aggregation, metric.window(seconds(60)))
+        };
+        assert_eq!(of("gpu_utilization"), (Some(Aggregation::Max), seconds(30)));
+        assert_eq!(of("DCGM_FI_DEV_GPU_TEMP"), (None, seconds(120)));
+        assert_eq!(of("gpu_power_watts"), (None, seconds(60)));
+        assert_eq!(metrics.longest_window(seconds(60)), seconds(120));
+        assert_eq!(metrics.served().len(), 10);
     }
 }

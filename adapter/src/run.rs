@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::{Namespace, Node};
 use kube::Client;
 use parking_lot::Mutex;
 use podgauge_common::http::serve::{Limits, Tls, listen, serve};
@@ -24,7 +25,7 @@ use crate::auth::trust::{self, Trust, follow_trust};
 use crate::certificates;
 use crate::cluster::client::{ClientError, connect};
 use crate::cluster::endpoints::{self, ServiceTargets};
-use crate::cluster::{PodIndex, watch as cluster_watch};
+use crate::cluster::{ObjectIndex, PodIndex, watch as cluster_watch};
 use crate::evaluate::Rules;
 use crate::metric::Metrics;
 use crate::self_metrics::SelfMetrics;
@@ -93,8 +94,12 @@ impl Adapter {
 
         let metrics = Arc::new(Metrics::new(&args.metric));
         let pods = PodIndex::default();
-        let scraper =
-            Scraper::new(Arc::clone(&metrics), self_metrics.clone(), args.scrape_interval, args.window);
+        let scraper = Scraper::new(
+            Arc::clone(&metrics),
+            self_metrics.clone(),
+            args.scrape_interval,
+            metrics.longest_window(args.window),
+        );
         let scraper = Arc::new(scraper);
         let exporters = Arc::new(ExporterSet::new(Arc::clone(&scraper)));
         self_metrics.watch(pods.clone(), Arc::clone(&exporters));
@@ -113,7 +118,10 @@ impl Adapter {
                 readiness.condition("exporters", "not asked yet"),
             ],
         };
-        startup.watch_pods(lister);
+        startup.watch_pods(lister.clone());
+        let (nodes, namespaces) = (ObjectIndex::default(), ObjectIndex::default());
+        tokio::spawn(cluster_watch::objects::<Node>(lister.clone(), nodes.clone(), "nodes"));
+        tokio::spawn(cluster_watch::objects::<Namespace>(lister, namespaces.clone(), "namespaces"));
         tokio::spawn(startup.finish());
 
         let server = Arc::new(ApiServer {
@@ -121,6 +129,8 @@ impl Adapter {
             documents: Documents::new(&metrics),
             custom: CustomMetrics {
                 pods,
+                nodes,
+                namespaces,
                 exporters,
                 metrics,
                 rules: Rules { window: args.window, staleness: args.staleness },

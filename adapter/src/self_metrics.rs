@@ -29,6 +29,12 @@ struct RequestLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LatencyLabels {
+    verb: &'static str,
+    resource: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OutcomeLabels {
     method: &'static str,
     result: &'static str,
@@ -61,7 +67,7 @@ struct ApiServiceLabels {
 pub struct SelfMetrics {
     registry: Arc<RwLock<Registry>>,
     requests: Family<RequestLabels, Counter>,
-    latency: Histogram,
+    latency: Family<LatencyLabels, Histogram>,
     authentications: Family<OutcomeLabels, Counter>,
     authorizations: Family<OutcomeLabels, Counter>,
     scrapes: Family<ScrapeLabels, Counter>,
@@ -74,7 +80,7 @@ pub struct SelfMetrics {
 impl Default for SelfMetrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("podgauge_adapter");
-        let latency = Histogram::new(BUCKETS);
+        let latency = Family::new_with_constructor((|| Histogram::new(BUCKETS)) as fn() -> Histogram);
         let made = Self {
             registry: Arc::default(),
             requests: Family::default(),
@@ -133,7 +139,7 @@ impl SelfMetrics {
 
     pub fn request(&self, verb: &'static str, resource: &'static str, code: u16, took: Duration) {
         self.requests.get_or_create(&RequestLabels { verb, resource, code }).inc();
-        self.latency.observe(took.as_secs_f64());
+        self.latency.get_or_create(&LatencyLabels { verb, resource }).observe(took.as_secs_f64());
     }
 
     pub fn authentication(&self, method: &'static str, result: &'static str) {

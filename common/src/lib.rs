@@ -5,6 +5,7 @@
 //! | [`catalogue`] | the one table of metrics: names, types, units, and the names DCGM knows |
 //! | [`exposition`] | Prometheus text 0.0.4, written and read |
 //! | [`quantity`] | Kubernetes quantities |
+//! | [`hpa`] | the HorizontalPodAutoscaler's arithmetic |
 //! | [`http`] | serving HTTP/1.1 and HTTP/2 with limits, TLS that reloads, and drain |
 //! | [`cluster`] | the connection to the API server |
 //! | [`contents`] | noticing that files have changed |
@@ -16,6 +17,7 @@ pub mod cluster;
 pub mod contents;
 pub mod duration;
 pub mod exposition;
+pub mod hpa;
 pub mod http;
 pub mod logging;
 pub mod quantity;

@@ -9,7 +9,8 @@ pub mod aggregator;
 pub mod apiserver;
 pub mod certs;
 pub mod demo;
-pub mod hpa;
 pub mod kubelet;
 pub mod scenario_file;
 mod serving;
+
+pub use podgauge_common::hpa;

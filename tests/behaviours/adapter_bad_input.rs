@@ -56,4 +56,7 @@ fn wrong_usage_exits_with_2() {
     refused(&[], 2, &["required"]);
     refused(&[SOURCE, "--window=soon"], 2, &["soon", "--window"]);
     refused(&[SOURCE, "--tls-cert-file=/x"], 2, &["required"]);
+    refused(&[SOURCE, "--metric=9lives"], 2, &["9lives"]);
+    refused(&[SOURCE, "--metric=gpu_utilization,aggregation=median"], 2, &["median", "mean or max"]);
+    refused(&[SOURCE, "--metric=gpu_utilization,window=6s"], 2, &["gpu_utilization", "two scrapes"]);
 }

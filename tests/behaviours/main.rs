@@ -5,11 +5,15 @@
 #![allow(clippy::unwrap_used)]
 
 mod adapter_access;
+mod adapter_answers;
 mod adapter_api;
 mod adapter_bad_input;
 mod adapter_certificates;
+mod adapter_clients;
+mod adapter_explain;
 mod adapter_flags;
 mod adapter_negative;
+mod adapter_replicas;
 mod attribution;
 mod bad_input;
 mod demo;

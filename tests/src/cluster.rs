@@ -112,6 +112,13 @@ impl Cluster {
 impl Adapter {
     /// Starts the adapter with a serving certificate of its Service, and waits until it is ready.
     pub async fn start(node: &Node, server: &ApiServerHandle, configure: impl FnOnce(&mut Command)) -> Self {
+        let adapter = Self::launch(node, server, configure).await;
+        adapter.ready().await;
+        adapter
+    }
+
+    /// As [`start`](Self::start), without waiting until it is ready: it listens.
+    pub async fn launch(node: &Node, server: &ApiServerHandle, configure: impl FnOnce(&mut Command)) -> Self {
         let authority = Authority::new("podgauge-adapter-ca").unwrap();
         let (certificate, key) = (node.path().join("adapter.crt"), node.path().join("adapter.key"));
         authority.server("podgauge-adapter", &[SERVICE]).unwrap().write(&certificate, &key).unwrap();
@@ -125,9 +132,7 @@ impl Adapter {
         let mut program = Program::start("podgauge-adapter", command);
         let line = program.logged("serving on https://").await;
         let address = line["serving on https://".len()..].trim().parse().unwrap();
-        let adapter = Self { program, address, authority };
-        adapter.ready().await;
-        adapter
+        Self { program, address, authority }
     }
 
     /// Waits until `/readyz` says so.

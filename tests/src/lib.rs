@@ -10,6 +10,7 @@ pub mod managed;
 pub mod node;
 pub mod page;
 pub mod program;
+pub mod python;
 pub mod raw;
 pub mod wait;
 

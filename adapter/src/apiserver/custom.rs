@@ -1,19 +1,19 @@
-//! Answers requests for metrics of pods: selects, evaluates, writes the MetricValueList.
+//! Answers requests for metrics of pods, nodes and namespaces: selects, evaluates, and has the
+//! MetricValueList written.
 
 use std::sync::Arc;
 
-use http::StatusCode;
 use podgauge_common::http::Response;
 use podgauge_common::quantity::Quantity;
-use serde::Serialize;
-use serde_json::Value as Json;
 
-use super::path::{GROUP, MetricPath, Objects, Version};
+use super::list::{self, Described, Item};
+use super::path::{MetricPath, Objects};
 use super::query::Query;
-use super::respond;
 use super::status::Status;
-use crate::cluster::{PodIndex, PodRecord};
-use crate::evaluate::{Now, Omission, Question, Rules, omission, pod_value};
+use crate::cluster::{ObjectIndex, PodIndex, PodRecord, Selector};
+use crate::evaluate::{
+    NodeExporter, NodeQuestion, Now, Omission, Question, Rules, Value, node_value, omission, pod_value,
+};
 use crate::metric::{Metric, Metrics};
 use crate::self_metrics::SelfMetrics;
 use crate::source::set::{ExporterSet, Published};
@@ -25,68 +25,30 @@ const MAX_SELECTOR_CHARS: usize = 200;
 #[derive(Debug)]
 pub struct CustomMetrics {
     pub pods: PodIndex,
+    pub nodes: ObjectIndex,
+    pub namespaces: ObjectIndex,
     pub exporters: Arc<ExporterSet>,
     pub metrics: Arc<Metrics>,
     pub rules: Rules,
     pub self_metrics: SelfMetrics,
 }
 
-/// A pod's value as it is written.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct PodValue {
-    pod: Arc<str>,
-    value: Quantity,
-    /// RFC 3339, seconds.
-    timestamp: String,
+/// The kinds that have metrics here.
+#[derive(Debug, Clone, Copy)]
+enum Kind<'a> {
+    /// Of this namespace.
+    Pod(&'a str),
+    Node,
+    Namespace,
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct List<Item> {
-    kind: &'static str,
-    api_version: String,
-    metadata: Empty,
-    items: Vec<Item>,
-}
-
-#[derive(Serialize)]
-struct Empty {}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct DescribedObject<'a> {
-    kind: &'static str,
-    namespace: &'a str,
-    name: &'a str,
-    api_version: &'static str,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct ItemV1beta1<'a> {
-    described_object: DescribedObject<'a>,
-    metric_name: &'a str,
-    timestamp: &'a str,
-    window: u64,
-    value: String,
-    selector: &'a Json,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct ItemV1beta2<'a> {
-    described_object: DescribedObject<'a>,
-    metric: MetricIdentifier<'a>,
-    timestamp: &'a str,
-    window_seconds: u64,
-    value: String,
-}
-
-#[derive(Serialize)]
-struct MetricIdentifier<'a> {
-    name: &'a str,
-    /// `null` without one: the field itself is required.
-    selector: &'a Json,
+/// The values that were found, and why others were not.
+#[derive(Debug, Default)]
+struct Found {
+    values: Vec<Item>,
+    omissions: Vec<Omission>,
+    /// Why there is nothing to evaluate.
+    nothing: String,
 }
 
 impl CustomMetrics {
@@ -95,85 +57,195 @@ impl CustomMetrics {
         query.check_fields(&path.objects)?;
         let what = describe(path, query);
         let missing = |why: &str| Status::no_metric(&path.metric, &what, why);
-        let namespace = match (path.resource.as_str(), &path.namespace) {
-            ("pods", Some(namespace)) => namespace,
-            ("pods", None) => {
-                return Err(missing("pods are in namespaces: ask for …/namespaces/NAMESPACE/pods/…"));
-            }
-            _ => return Err(missing("only pods have metrics here")),
+        let kind = kind(path).map_err(missing)?;
+        let metric = self.metric(&path.metric).map_err(|why| missing(&why))?;
+        let now = Now::read();
+        let found = match kind {
+            Kind::Pod(namespace) => self.pods(namespace, path, query, metric, &now),
+            Kind::Node => self.nodes(path, query, metric, &now),
+            Kind::Namespace => self.namespaces(path, query, metric, &now),
         };
-        let metric = self.metrics.get(&path.metric).ok_or_else(|| {
-            let served: Vec<&str> = self.metrics.served().iter().map(|metric| &*metric.name).collect();
-            missing(&format!("this adapter serves {}", served.join(", ")))
-        })?;
-        let (values, omissions) = self.evaluate(namespace, path, query, metric, &Now::read());
-        omissions.iter().for_each(|omission| self.self_metrics.omitted(omission));
-        if values.is_empty() {
-            let why = match (&omissions[..], &path.objects) {
-                ([], Objects::Selected) if !self.pods.synced() => {
-                    "the pods of the cluster are not known yet".to_owned()
-                }
-                ([], Objects::Named(name)) => format!("there is no pod {name} in namespace {namespace}"),
-                ([], Objects::Selected) => format!("no pod in namespace {namespace} matches"),
-                ([omission], Objects::Named(_)) => omission.to_string(),
-                (omissions, _) => omission::summary(omissions),
-            };
-            return Err(missing(&why));
+        found.omissions.iter().for_each(|omission| self.self_metrics.omitted(omission));
+        if found.values.is_empty() {
+            let noun = if matches!(kind, Kind::Node) { "node" } else { "pod" };
+            return Err(missing(&match (&found.omissions[..], &path.objects, kind) {
+                ([], _, _) => found.nothing,
+                ([omission], Objects::Named(_), Kind::Pod(_) | Kind::Node) => omission.to_string(),
+                (omissions, _, _) => omission::summary(noun, omissions),
+            }));
         }
-        let selector = query.metric_label_selector.to_json();
-        let window = self.rules.window.as_secs();
-        Ok(write(path.version, namespace, &metric.name, &selector, window, &values, query.pretty))
+        let described = Described {
+            kind: match kind {
+                Kind::Pod(_) => "Pod",
+                Kind::Node => "Node",
+                Kind::Namespace => "Namespace",
+            },
+            namespace: path.namespace.as_deref(),
+            metric: &metric.name,
+            selector: &query.metric_label_selector.to_json(),
+            window_seconds: metric.window(self.rules.window).as_secs(),
+        };
+        Ok(list::write(path.version, &described, &found.values, query.pretty))
     }
 
-    fn evaluate(
+    /// The metric of that name, or which there are.
+    pub(super) fn metric(&self, name: &str) -> Result<&Metric, String> {
+        self.metrics.get(name).ok_or_else(|| {
+            let served: Vec<&str> = self.metrics.served().iter().map(|metric| &*metric.name).collect();
+            format!("this adapter serves {}", served.join(", "))
+        })
+    }
+
+    fn pods(&self, namespace: &str, path: &MetricPath, query: &Query, metric: &Metric, now: &Now) -> Found {
+        let exporters = self.exporters.current();
+        let mut found = Found { nothing: self.no_pod(namespace, &path.objects), ..Found::default() };
+        for (name, pod) in self.select_pods(namespace, &path.objects, &query.label_selector) {
+            let question = Question { namespace, pod: &name, metric, devices: &query.metric_label_selector };
+            let value = self.pod(&question, &pod, &exporters, now);
+            found.add(Arc::clone(&name), value, now);
+        }
+        found
+    }
+
+    fn nodes(&self, path: &MetricPath, query: &Query, metric: &Metric, now: &Now) -> Found {
+        let exporters = self.exporters.current();
+        let names = match &path.objects {
+            Objects::Selected => self.nodes.select(&query.label_selector),
+            Objects::Named(name) if self.nodes.contains(name) => vec![Arc::from(name.as_str())],
+            Objects::Named(_) => Vec::new(),
+        };
+        let nothing = match (self.nodes.missing(), &path.objects) {
+            (Some(reason), _) => format!("the nodes of the cluster are not known: {reason}"),
+            (None, Objects::Named(name)) => format!("there is no node {name}"),
+            (None, Objects::Selected) => "no node matches".to_owned(),
+        };
+        let mut found = Found { nothing, ..Found::default() };
+        for name in names {
+            let question = NodeQuestion { node: &name, metric, devices: &query.metric_label_selector };
+            let value = self.node(&question, &exporters, now);
+            found.add(Arc::clone(&name), value, now);
+        }
+        found
+    }
+
+    fn namespaces(&self, path: &MetricPath, query: &Query, metric: &Metric, now: &Now) -> Found {
+        let exporters = self.exporters.current();
+        let names = match &path.objects {
+            Objects::Selected => self.namespaces.select(&query.label_selector),
+            Objects::Named(name) => vec![Arc::from(name.as_str())],
+        };
+        let nothing = match (self.namespaces.missing(), &path.objects) {
+            (None, Objects::Named(name)) if !self.namespaces.contains(name) => {
+                format!("there is no namespace {name}")
+            }
+            (_, Objects::Named(name)) => self.no_pod(name, &Objects::Selected),
+            (Some(reason), Objects::Selected) => {
+                format!("the namespaces of the cluster are not known: {reason}")
+            }
+            (None, Objects::Selected) => "no namespace with pods matches".to_owned(),
+        };
+        let mut found = Found { nothing, ..Found::default() };
+        for name in names {
+            let mut values = Vec::new();
+            for (pod_name, pod) in self.pods.select(&name, &Selector::default()) {
+                let devices = &query.metric_label_selector;
+                let question = Question { namespace: &name, pod: &pod_name, metric, devices };
+                match self.pod(&question, &pod, &exporters, now) {
+                    Ok(value) => values.push(value),
+                    Err(omission) => found.omissions.push(omission),
+                }
+            }
+            if let Some(at) = values.iter().map(|value| value.at).max() {
+                let mean = values.iter().map(|value| value.value).sum::<f64>() / values.len() as f64;
+                found.add(Arc::clone(&name), Ok(Value { value: mean, at }), now);
+            }
+        }
+        found
+    }
+
+    /// The pods that a path and a selector mean.
+    pub(super) fn select_pods(
         &self,
         namespace: &str,
-        path: &MetricPath,
-        query: &Query,
-        metric: &Metric,
-        now: &Now,
-    ) -> (Vec<PodValue>, Vec<Omission>) {
-        let exporters = self.exporters.current();
-        let mut values = Vec::new();
-        let mut omissions = Vec::new();
-        let pods = match &path.objects {
-            Objects::Selected => self.pods.select(namespace, &query.label_selector),
+        objects: &Objects,
+        selector: &Selector,
+    ) -> Vec<(Arc<str>, Arc<PodRecord>)> {
+        match objects {
+            Objects::Selected => self.pods.select(namespace, selector),
             Objects::Named(name) => {
                 let pod = self.pods.pod(namespace, name);
                 pod.map(|pod| (Arc::from(name.as_str()), pod)).into_iter().collect()
             }
-        };
-        for (name, pod) in pods {
-            let question = Question { namespace, pod: &name, metric, devices: &query.metric_label_selector };
-            match self.pod(&question, &pod, &exporters, now) {
-                Ok((value, timestamp)) => values.push(PodValue { pod: name, value, timestamp }),
-                Err(omission) => omissions.push(omission),
-            }
         }
-        (values, omissions)
     }
 
-    fn pod(
+    /// Why there is no pod.
+    pub(super) fn no_pod(&self, namespace: &str, objects: &Objects) -> String {
+        match objects {
+            _ if !self.pods.synced() => "the pods of the cluster are not known yet".to_owned(),
+            Objects::Named(name) => format!("there is no pod {name} in namespace {namespace}"),
+            Objects::Selected => format!("no pod in namespace {namespace} matches"),
+        }
+    }
+
+    pub(super) fn pod(
         &self,
         question: &Question<'_>,
         pod: &PodRecord,
         exporters: &Published,
         now: &Now,
-    ) -> Result<(Quantity, String), Omission> {
+    ) -> Result<Value, Omission> {
         let node = pod.node.as_deref().unwrap_or_default();
         let states: Vec<_> = exporters
             .of_node(node, now.instant, self.rules.staleness)
             .map(|exporter| exporter.state.read())
             .collect();
         let states: Vec<_> = states.iter().map(|state| &**state).collect();
-        let value = pod_value(question, pod, &states, &self.rules, now)?;
-        let quantity = Quantity::from_f64(value.value).ok_or(Omission::OutOfRange)?;
-        Ok((quantity, now.wall_time(value.at).strftime("%Y-%m-%dT%H:%M:%SZ").to_string()))
+        pod_value(question, pod, &states, &self.rules, now)
+    }
+
+    fn node(&self, question: &NodeQuestion<'_>, exporters: &Published, now: &Now) -> Result<Value, Omission> {
+        let states: Vec<_> = exporters
+            .of_node(question.node, now.instant, self.rules.staleness)
+            .map(|exporter| (exporter.state.read(), exporter.target.node.is_none()))
+            .collect();
+        let states: Vec<NodeExporter<'_>> = states
+            .iter()
+            .map(|(state, of_any_node)| NodeExporter { state, of_any_node: *of_any_node })
+            .collect();
+        node_value(question, &states, &self.rules, now)
+    }
+}
+
+impl Found {
+    fn add(&mut self, name: Arc<str>, value: Result<Value, Omission>, now: &Now) {
+        let quantity = |value: Value| Quantity::from_f64(value.value).ok_or(Omission::OutOfRange);
+        match value.and_then(|value| Ok((quantity(value)?, value.at))) {
+            Ok((value, at)) => self.values.push(Item { name, value, timestamp: timestamp(now, at) }),
+            Err(omission) => self.omissions.push(omission),
+        }
+    }
+}
+
+/// When a value was received, as answers write it: RFC 3339, whole seconds.
+pub(super) fn timestamp(now: &Now, at: std::time::Instant) -> String {
+    now.wall_time(at).strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// Of which kind a path's objects are, or why they have no metrics.
+fn kind(path: &MetricPath) -> Result<Kind<'_>, &'static str> {
+    match (path.resource.as_str(), &path.namespace) {
+        ("pods", Some(namespace)) => Ok(Kind::Pod(namespace)),
+        ("pods", None) => Err("pods are in namespaces: ask for …/namespaces/NAMESPACE/pods/…"),
+        ("nodes", None) => Ok(Kind::Node),
+        ("nodes", Some(_)) => Err("nodes are in no namespace: ask for …/nodes/…"),
+        ("namespaces", None) => Ok(Kind::Namespace),
+        _ => Err("only pods, nodes and namespaces have metrics here"),
     }
 }
 
 /// Resource, object and selector, as the text of a 404 names them.
-fn describe(path: &MetricPath, query: &Query) -> String {
+pub(super) fn describe(path: &MetricPath, query: &Query) -> String {
     let mut what = path.resource.clone();
     if let Objects::Named(name) = &path.objects {
         what.push(' ');
@@ -187,101 +259,19 @@ fn describe(path: &MetricPath, query: &Query) -> String {
     what
 }
 
-fn write(
-    version: Version,
-    namespace: &str,
-    metric: &str,
-    selector: &Json,
-    window: u64,
-    values: &[PodValue],
-    pretty: bool,
-) -> Response {
-    let object = |pod| DescribedObject { kind: "Pod", namespace, name: pod, api_version: "v1" };
-    let api_version = format!("{GROUP}/{}", version.as_str());
-    match version {
-        Version::V1beta1 => list(api_version, pretty, values, |value| ItemV1beta1 {
-            described_object: object(&value.pod),
-            metric_name: metric,
-            timestamp: &value.timestamp,
-            window,
-            value: value.value.to_string(),
-            selector,
-        }),
-        Version::V1beta2 => list(api_version, pretty, values, |value| ItemV1beta2 {
-            described_object: object(&value.pod),
-            metric: MetricIdentifier { name: metric, selector },
-            timestamp: &value.timestamp,
-            window_seconds: window,
-            value: value.value.to_string(),
-        }),
-    }
-}
-
-fn list<'v, Item: Serialize>(
-    api_version: String,
-    pretty: bool,
-    values: &'v [PodValue],
-    item: impl Fn(&'v PodValue) -> Item,
-) -> Response {
-    let items = values.iter().map(item).collect();
-    let list = List { kind: "MetricValueList", api_version, metadata: Empty {}, items };
-    respond::json(StatusCode::OK, &list, pretty)
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::path::{Path, Route};
     use super::*;
-    use crate::cluster::Selector;
-    use http_body_util::BodyExt as _;
-
-    async fn body(version: Version, selector: &str, value: f64) -> String {
-        let values = [PodValue {
-            pod: "p".into(),
-            value: Quantity::from_f64(value).unwrap(),
-            timestamp: "2026-11-21T16:23:02Z".to_owned(),
-        }];
-        let selector = Selector::parse(selector).unwrap().to_json();
-        let response = write(version, "demo", "gpu_utilization", &selector, 60, &values, false);
-        String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
-    }
 
     #[test]
     fn a_404_names_the_selector_but_does_not_drown_in_it() {
-        let path =
-            crate::apiserver::path::Path::parse("/apis/custom.metrics.k8s.io/v1beta2/namespaces/n/pods/p/m");
-        let super::super::path::Route::Metric(path) = path.unwrap().route() else { panic!() };
+        let path = Path::parse("/apis/custom.metrics.k8s.io/v1beta2/namespaces/n/pods/p/m");
+        let Route::Metric(path) = path.unwrap().route() else { panic!() };
         let what = |query: &str| describe(&path, &Query::parse(Some(query)).unwrap());
         assert_eq!(what(""), "pods p");
         assert_eq!(what("metricLabelSelector=gpu%3D0,device"), "pods p with selector gpu=0,device");
         let long = format!("metricLabelSelector={}", vec!["abcdefghi"; 500].join(","));
         assert!(what(&long).len() < 250);
-    }
-
-    #[tokio::test]
-    async fn v1beta2_is_written_as_clients_read_it() {
-        assert_eq!(
-            body(Version::V1beta2, "", 63.5).await,
-            concat!(
-                r#"{"kind":"MetricValueList","apiVersion":"custom.metrics.k8s.io/v1beta2","metadata":{},"items":["#,
-                r#"{"describedObject":{"kind":"Pod","namespace":"demo","name":"p","apiVersion":"v1"},"#,
-                r#""metric":{"name":"gpu_utilization","selector":null},"#,
-                r#""timestamp":"2026-11-21T16:23:02Z","windowSeconds":60,"value":"63500m"}]}"#,
-                "\n"
-            )
-        );
-    }
-
-    #[tokio::test]
-    async fn v1beta1_is_written_as_clients_read_it() {
-        assert_eq!(
-            body(Version::V1beta1, "modelName=H100", 1000.0).await,
-            concat!(
-                r#"{"kind":"MetricValueList","apiVersion":"custom.metrics.k8s.io/v1beta1","metadata":{},"items":["#,
-                r#"{"describedObject":{"kind":"Pod","namespace":"demo","name":"p","apiVersion":"v1"},"#,
-                r#""metricName":"gpu_utilization","timestamp":"2026-11-21T16:23:02Z","window":60,"value":"1k","#,
-                r#""selector":{"matchLabels":{"modelName":"H100"}}}]}"#,
-                "\n"
-            )
-        );
     }
 }

@@ -168,18 +168,23 @@ fn merge(into: &mut Value, from: &Value) {
     }
 }
 
+/// The resources that have metrics, and whether they are in namespaces.
+const RESOURCES: [(&str, bool); 3] = [("pods", true), ("nodes", false), ("namespaces", false)];
+
 fn resources(version: Version, metrics: &Metrics) -> Value {
-    let resources: Vec<Value> = metrics
-        .served()
+    let entry = |resource: &str, namespaced: bool, metric: &str| {
+        json!({
+            "name": format!("{resource}/{metric}"),
+            "singularName": "",
+            "namespaced": namespaced,
+            "kind": "MetricValueList",
+            "verbs": ["get"],
+        })
+    };
+    let resources: Vec<Value> = RESOURCES
         .iter()
-        .map(|metric| {
-            json!({
-                "name": format!("pods/{}", metric.name),
-                "singularName": "",
-                "namespaced": true,
-                "kind": "MetricValueList",
-                "verbs": ["get"],
-            })
+        .flat_map(|(resource, namespaced)| {
+            metrics.served().iter().map(|metric| entry(resource, *namespaced, &metric.name))
         })
         .collect();
     json!({
@@ -204,18 +209,17 @@ fn aggregated(document_version: &str, metrics: &Metrics) -> Value {
                 })
             })
             .collect();
-        json!({
-            "version": version.as_str(),
-            "resources": [{
-                "resource": "pods",
+        let resources = RESOURCES.map(|(resource, namespaced)| {
+            json!({
+                "resource": resource,
                 "responseKind": {"group": "", "version": "", "kind": ""},
-                "scope": "Namespaced",
+                "scope": if namespaced { "Namespaced" } else { "Cluster" },
                 "singularResource": "",
                 "verbs": [],
                 "subresources": subresources,
-            }],
-            "freshness": "Current",
-        })
+            })
+        });
+        json!({"version": version.as_str(), "resources": resources, "freshness": "Current"})
     };
     json!({
         "kind": "APIGroupDiscoveryList",
@@ -252,14 +256,23 @@ mod tests {
     }
 
     #[test]
-    fn resources_are_listed_as_pods_metrics() {
+    fn metrics_are_listed_below_their_resource() {
         let list: Value = serde_json::from_slice(&documents().versions[1].body).unwrap();
         assert_eq!(list["groupVersion"], "custom.metrics.k8s.io/v1beta1");
-        assert_eq!(
-            list["resources"][0],
-            json!({"name": "pods/gpu_utilization", "singularName": "", "namespaced": true,
-                "kind": "MetricValueList", "verbs": ["get"]})
-        );
+        for (resource, namespaced) in [("pods", true), ("nodes", false), ("namespaces", false)] {
+            let entry = json!({"name": format!("{resource}/gpu_utilization"), "singularName": "",
+                "namespaced": namespaced, "kind": "MetricValueList", "verbs": ["get"]});
+            assert!(list["resources"].as_array().unwrap().contains(&entry), "{list}");
+        }
+        let list: Value = serde_json::from_slice(&documents().groups_v2.body).unwrap();
+        let resources = &list["items"][0]["versions"][0]["resources"];
+        let scopes: Vec<_> = resources
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|resource| (resource["resource"].as_str().unwrap(), resource["scope"].as_str().unwrap()))
+            .collect();
+        assert_eq!(scopes, [("pods", "Namespaced"), ("nodes", "Cluster"), ("namespaces", "Cluster")]);
     }
 
     #[test]

@@ -6,6 +6,8 @@
 
 pub mod custom;
 pub mod discovery;
+mod explain;
+mod list;
 pub mod path;
 mod query;
 mod respond;
@@ -119,6 +121,9 @@ impl ApiServer {
             Route::OpenApiV3 => Ok(self.documents.openapi_v3(&head.headers)),
             Route::OpenApiV3Document(_) => Ok(self.documents.openapi_v3_version(&head.headers)),
             Route::Metric(metric) => self.custom.answer(metric, &Query::parse(head.uri.query())?),
+            Route::Explain(metric) => {
+                self.custom.explain(metric, &Query::parse(head.uri.query())?, head.uri.query())
+            }
             Route::Alive => Ok(text(StatusCode::OK, "ok")),
             Route::Ready => Ok(self.ready()),
             Route::Unknown => Err(Status::no_such_path()),
@@ -163,6 +168,9 @@ fn resource_label(route: &Route) -> &'static str {
         Route::ProgramVersion | Route::Groups | Route::Group | Route::GroupVersion(_) => "discovery",
         Route::OpenApiV2 | Route::OpenApiV3 | Route::OpenApiV3Document(_) => "openapi",
         Route::Metric(metric) if metric.resource == "pods" => "pods",
+        Route::Metric(metric) if metric.resource == "nodes" => "nodes",
+        Route::Metric(metric) if metric.resource == "namespaces" => "namespaces",
+        Route::Explain(_) => "explain",
         Route::Metric(_) | Route::Unknown => "none",
     }
 }

@@ -42,6 +42,8 @@ pub enum Route {
     OpenApiV3Document(Version),
     /// A metric of objects.
     Metric(MetricPath),
+    /// What a metric of pods is made of.
+    Explain(MetricPath),
     Unknown,
 }
 
@@ -140,7 +142,9 @@ impl Path {
     pub fn attributes(&self, method: &http::Method) -> Attributes {
         let reads = matches!(*method, http::Method::GET | http::Method::HEAD);
         match &self.segments[..] {
-            [_, group, version, rest @ ..] if matches!(self.route(), Route::Metric(_)) => {
+            [_, group, version, rest @ ..]
+                if matches!(self.route(), Route::Metric(_) | Route::Explain(_)) =>
+            {
                 let (namespace, parts) = match rest {
                     [namespaces, namespace, parts @ ..] if namespaces == "namespaces" => {
                         // `/namespaces/{name}` itself, and its own subresources.
@@ -184,6 +188,13 @@ impl Path {
 }
 
 fn group_route(version: Version, rest: &[&str]) -> Route {
+    // To Kubernetes what follows the metric is nothing: it is the right to the metric.
+    if let [rest @ .., "explain"] = rest
+        && let ["namespaces", _, "pods", _, _] = rest
+        && let Route::Metric(path) = group_route(version, rest)
+    {
+        return Route::Explain(path);
+    }
     let (namespace, resource, name, metric) = match *rest {
         [] => return Route::GroupVersion(version),
         // A metric of the Namespace object itself.
@@ -256,6 +267,10 @@ mod tests {
         assert_eq!((path.namespace, path.resource.as_str()), (None, "nodes"));
         let path = metric("/namespaces/demo/metrics/gpu_utilization");
         assert_eq!((path.resource.as_str(), path.objects), ("namespaces", Objects::Named("demo".to_owned())));
+        let path = metric("/namespaces/%2A/metrics/gpu_utilization");
+        assert_eq!((path.resource.as_str(), path.objects), ("namespaces", Objects::Selected));
+        let explain = route(&format!("{BASE}/namespaces/demo/pods/%2A/m/explain"));
+        assert_eq!(explain, Route::Explain(metric("/namespaces/demo/pods/%2A/m")));
         let path = metric("/namespaces/demo/deployments.apps/worker/m");
         assert_eq!(path.resource, "deployments.apps");
     }
@@ -278,6 +293,9 @@ mod tests {
             &format!("{BASE}/namespaces/ns/foo"),
             &format!("{BASE}/namespaces/ns/pods/bar"),
             &format!("{BASE}/namespaces/ns/pods/bar/m/x"),
+            &format!("{BASE}/namespaces/ns/services/bar/m/explain"),
+            &format!("{BASE}/nodes/n/m/explain"),
+            &format!("{BASE}/namespaces/ns/metrics/m/explain/x"),
             "/long/prefix/apis",
         ] {
             assert_eq!(route(path), Route::Unknown, "{path}");
@@ -311,6 +329,9 @@ mod tests {
             (BASE, "get path /apis/custom.metrics.k8s.io/v1beta2"),
             ("/metrics", "get path /metrics"),
             (&format!("{BASE}/namespaces/demo/pods/%2A/m"), "get pods/m * in demo"),
+            (&format!("{BASE}/namespaces/demo/pods/%2A/m/explain"), "get pods/m * in demo"),
+            (&format!("{BASE}/nodes/%2A/m"), "get nodes/m *"),
+            (&format!("{BASE}/namespaces/%2A/metrics/m"), "get metrics m in *"),
             (&format!("{BASE}/nodes/n1/m"), "get nodes/m n1"),
             (&format!("{BASE}/namespaces/demo/metrics/m"), "get metrics m in demo"),
             (

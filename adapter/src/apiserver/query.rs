@@ -9,6 +9,8 @@ use crate::cluster::Selector;
 pub(super) struct Query {
     /// The pods that are asked for.
     pub(super) label_selector: Selector,
+    /// … as it was written.
+    pub(super) labels: String,
     /// The devices that count.
     pub(super) metric_label_selector: Selector,
     /// … as it was written.
@@ -41,6 +43,7 @@ impl Query {
             Selector::parse(&text.unwrap_or_default())
                 .map_err(|error| Status::bad_request(format!("unable to parse {name}: {error}")))
         };
+        read.labels = labels.clone().unwrap_or_default();
         read.label_selector = selector("labelSelector", labels)?;
         read.metric_labels = metric_labels.clone().unwrap_or_default();
         read.metric_label_selector = selector("metricLabelSelector", metric_labels)?;
@@ -56,11 +59,20 @@ impl Query {
         let name = selector.strip_prefix("metadata.name=").map(|name| name.strip_prefix('=').unwrap_or(name));
         match (name, objects) {
             (Some(name), Objects::Named(named)) if name == named => Ok(()),
+            // The name of all of them is a name, too.
+            (Some("*"), Objects::Selected) => Ok(()),
             _ => Err(Status::bad_request(
                 "fieldSelector metadata.name doesn't match requested name: only metadata.name=NAME is supported",
             )),
         }
     }
+}
+
+/// The first value of a parameter.
+pub(super) fn parameter(query: Option<&str>, name: &str) -> Result<Option<String>, Status> {
+    let mut pairs =
+        query.unwrap_or_default().split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    pairs.find(|(key, _)| *key == name).map(|(key, value)| decode(key, value)).transpose()
 }
 
 /// Whether a query asks for indented JSON, however wrong the rest of it is.
@@ -119,6 +131,7 @@ mod tests {
         assert!(check("metadata.name%3Dp", &named));
         assert!(!check("metadata.name%3Dq", &named));
         assert!(!check("metadata.name%3Dp", &Objects::Selected));
+        assert!(check("metadata.name%3D%2A", &Objects::Selected));
         assert!(!check("spec.nodeName%3Dn", &named));
         assert!(check("", &Objects::Selected));
     }

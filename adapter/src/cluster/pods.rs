@@ -86,9 +86,11 @@ impl PodRecord {
         Some(&self.labels[at].1)
     }
 
-    /// When the first of its containers started; before that nothing on a GPU was its own.
+    /// When the first of its containers started, which may be an init container; before that
+    /// nothing on a GPU was its own.
     pub fn first_container_started(&self) -> Option<Timestamp> {
-        self.containers.iter().filter_map(|container| container.first_started).min().or(self.started)
+        let containers = self.containers.iter().chain(&self.init_containers);
+        containers.filter_map(|container| container.first_started).min()
     }
 }
 

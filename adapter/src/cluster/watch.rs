@@ -5,6 +5,7 @@ use std::pin::pin;
 
 use futures::StreamExt as _;
 use kube::api::Api;
+use kube::core::PartialObjectMeta;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Client, Resource};
@@ -12,6 +13,7 @@ use serde::de::DeserializeOwned;
 use tracing::{debug, info, warn};
 
 use super::client::one_line;
+use super::objects::ObjectIndex;
 use super::pods::PodIndex;
 use super::slim::SlimPod;
 
@@ -28,6 +30,23 @@ pub async fn pods(client: Client, index: PodIndex, mut told: impl FnMut(Result<(
             told(Ok(()));
         }
         Err(reason) => told(Err(reason)),
+    })
+    .await;
+}
+
+/// Keeps an index of a kind's names and labels current. Only metadata is asked for: a node's status
+/// is large and changes all the time.
+pub async fn objects<K>(client: Client, index: ObjectIndex, what: &str)
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    let config = watcher::Config::default().any_semantic();
+    follow(Api::<PartialObjectMeta<K>>::all(client), config, what, |event| match event {
+        Ok(Event::Init) => index.begin(),
+        Ok(Event::Apply(object) | Event::InitApply(object)) => index.apply(&object.metadata),
+        Ok(Event::Delete(object)) => index.delete(&object.metadata),
+        Ok(Event::InitDone) => index.end(),
+        Err(reason) => index.failed(reason),
     })
     .await;
 }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::{Known, Mine, Now, Omission, Question, Rules, Value, silence};
-use crate::metric::{Formula, MEMORY_USED, USE};
+use crate::metric::{Aggregation, Formula, MEMORY_USED, Metric, USE};
 use crate::source::history::Mean;
 use crate::source::store::{DeviceState, FIRST_ANSWER_SECONDS};
 
@@ -30,14 +30,14 @@ struct Measure<'a> {
 }
 
 /// One device's value, and what it is a part of.
-struct Measured {
+pub(super) struct Measured {
     /// Of the family: for use a part of one, else the family's unit.
-    value: f64,
+    pub(super) value: f64,
     /// The part of the device that the pod was given; 1 without an allocation.
-    part: f64,
+    pub(super) part: f64,
     /// MiB.
-    memory_total: Option<f64>,
-    at: Instant,
+    pub(super) memory_total: Option<f64>,
+    pub(super) at: Instant,
 }
 
 pub(super) fn value(
@@ -63,7 +63,6 @@ pub(super) fn value(
     if selected.is_empty() {
         return Err(Omission::NoMatchingDevice);
     }
-    let formula = question.metric.formula;
     let measure = Measure { question, known, observed, rules, now };
     let measured: Vec<Result<Measured, Omission>> =
         selected.iter().map(|device| measure.device(device)).collect();
@@ -74,7 +73,8 @@ pub(super) fn value(
         1 => reason,
         _ => Omission::Devices { without, of, reason: Box::new(reason) },
     })?;
-    combine(formula, &measured).ok_or_else(|| Omission::NoSuchFamily { family: "total memory".into() })
+    combine(question.metric, &measured)
+        .ok_or_else(|| Omission::NoSuchFamily { family: "total memory".into() })
 }
 
 /// The pod's devices: those of the newest page; those of a page a short time ago, because an
@@ -162,28 +162,43 @@ impl Measure<'_> {
         if *observed < FIRST_ANSWER_SECONDS {
             return Err(Omission::Collecting { observed: *observed as u64 });
         }
-        match history.mean(rules.window, mine.not_before) {
+        match history.mean(question.metric.window(rules.window), mine.not_before) {
             Some(mean) => Ok(mean),
             None => Err(silence(exporter, rules, now).unwrap_or(Omission::TooFewScrapes)),
         }
     }
 }
 
-/// `None` where a device's memory is not known.
-fn combine(formula: Formula, devices: &[Measured]) -> Option<Value> {
+/// A pod's value; `None` where a device's memory is not known.
+fn combine(metric: &Metric, devices: &[Measured]) -> Option<Value> {
     let at = devices.iter().map(|device| device.at).max()?;
-    let mean = |of: fn(&Measured) -> f64| devices.iter().map(of).sum::<f64>() / devices.len() as f64;
-    let sum = || devices.iter().map(|device| device.value).sum::<f64>();
-    let value = match formula {
-        Formula::Utilization => mean(|device| device.value / device.part) * 100.0,
-        Formula::UtilizationShare | Formula::DeviceUtilization => mean(|device| device.value) * 100.0,
-        Formula::MemoryUsed => sum() * MIB,
-        Formula::MemoryUtilization => {
-            let total: Option<f64> = devices.iter().map(|device| device.memory_total).sum();
-            total.filter(|total| *total > 0.0).map(|total| sum() / total * 100.0)?
+    let each: Option<Vec<f64>> = devices.iter().map(|device| device.in_unit(metric.formula)).collect();
+    let each = each?;
+    let sum = || each.iter().sum::<f64>();
+    let value = match (metric.aggregation, metric.formula) {
+        (Some(Aggregation::Max), _) => each.iter().copied().fold(f64::MIN, f64::max),
+        (None, Formula::MemoryUtilization) => {
+            let used: f64 = devices.iter().map(|device| device.value).sum();
+            used / devices.iter().filter_map(|device| device.memory_total).sum::<f64>() * 100.0
         }
-        Formula::Sum(_) => sum(),
-        Formula::Mean { scale, .. } => mean(|device| device.value) * scale,
+        (None, Formula::MemoryUsed | Formula::Sum(_)) => sum(),
+        (Some(Aggregation::Mean) | None, _) => sum() / each.len() as f64,
     };
     Some(Value { value, at })
+}
+
+impl Measured {
+    /// In the metric's unit, for this device alone; `None` where its memory is not known.
+    pub(super) fn in_unit(&self, formula: Formula) -> Option<f64> {
+        Some(match formula {
+            Formula::Utilization => self.value / self.part * 100.0,
+            Formula::UtilizationShare | Formula::DeviceUtilization => self.value * 100.0,
+            Formula::MemoryUsed => self.value * MIB,
+            Formula::MemoryUtilization => {
+                self.memory_total.filter(|total| *total > 0.0).map(|total| self.value / total * 100.0)?
+            }
+            Formula::Sum(_) => self.value,
+            Formula::Mean { scale, .. } => self.value * scale,
+        })
+    }
 }

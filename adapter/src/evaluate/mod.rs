@@ -1,10 +1,15 @@
-//! What a pod's number is: pure functions of what is known of the pod, its exporter and the time.
+//! What a pod's number is, and a node's: pure functions of what is known of the pod, its exporter
+//! and the time.
 //!
 //! ```text
 //! PodRecord, ExporterState, Metric, Now ─► pod_value ─► Value or Omission
+//!                                        ├► evidence ─► what a value is made of, for explain
+//!            ExporterState, Metric, Now ─┴► node_value ─► Value or Omission
 //! ```
 
 mod devices;
+mod evidence;
+mod nodes;
 pub mod omission;
 pub mod readiness;
 
@@ -15,6 +20,8 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 
+pub use evidence::{Evidence, evidence};
+pub use nodes::{NodeExporter, NodeQuestion, node_value};
 pub use omission::Omission;
 
 use crate::cluster::Selector;
@@ -80,7 +87,7 @@ impl Now {
         }
     }
 
-    fn age(&self, at: Instant) -> Duration {
+    pub(crate) fn age(&self, at: Instant) -> Duration {
         self.instant.saturating_duration_since(at)
     }
 }
@@ -107,11 +114,7 @@ pub fn pod_value(
     if exporters.is_empty() {
         return Err(Omission::NoExporter { node: node.into() });
     }
-    let began = match pod.first_container_started().map(|started| now.instant_of(started)) {
-        None => Began::NotYet,
-        Some(None) => Began::BeforeAll,
-        Some(Some(at)) => Began::At(at),
-    };
+    let began = Began::of(pod, now);
     // A native exporter's word comes first, then the freshest.
     let mut known: Vec<Known<'_>> =
         exporters.iter().map(|exporter| Known::of(question, pod, exporter, began)).collect();
@@ -145,6 +148,16 @@ enum Began {
     /// Before anything that was received.
     BeforeAll,
     At(Instant),
+}
+
+impl Began {
+    fn of(pod: &PodRecord, now: &Now) -> Self {
+        match pod.first_container_started().map(|started| now.instant_of(started)) {
+            None => Self::NotYet,
+            Some(None) => Self::BeforeAll,
+            Some(Some(at)) => Self::At(at),
+        }
+    }
 }
 
 /// What one exporter knows of the pod.

@@ -35,6 +35,10 @@ pub enum Omission {
     NoGpu {
         exporter: String,
     },
+    /// The exporter knows of no GPU of the node that is asked for.
+    NoGpuOnNode {
+        exporter: String,
+    },
     OtherUid {
         exporter: String,
     },
@@ -85,7 +89,7 @@ impl Omission {
             Self::NoExporter { .. } => "no_exporter",
             Self::ExporterNeverAnswered { .. } => "exporter_never_answered",
             Self::ExporterSilent { .. } => "exporter_silent",
-            Self::NoGpu { .. } => "no_gpu",
+            Self::NoGpu { .. } | Self::NoGpuOnNode { .. } => "no_gpu",
             Self::OtherUid { .. } => "other_uid",
             Self::NoMatchingDevice => "no_matching_device",
             Self::Collecting { .. } => "collecting",
@@ -104,7 +108,7 @@ impl Omission {
     pub(super) const fn rank(&self) -> u8 {
         match self {
             Self::NoExporter { .. } => 0,
-            Self::NoGpu { .. } => 1,
+            Self::NoGpu { .. } | Self::NoGpuOnNode { .. } => 1,
             Self::ExporterNeverAnswered { .. } | Self::ExporterSilent { .. } => 2,
             Self::OtherUid { .. } => 3,
             _ => 4,
@@ -134,6 +138,7 @@ impl fmt::Display for Omission {
                 write!(f, "{exporter} last answered {seconds}s ago")
             }
             Self::NoGpu { exporter } => write!(f, "{exporter} knows of no GPU that it uses"),
+            Self::NoGpuOnNode { exporter } => write!(f, "{exporter} knows of no GPU on it"),
             Self::OtherUid { exporter } => {
                 write!(f, "{exporter} speaks of another pod of that name (its UID differs)")
             }
@@ -160,15 +165,16 @@ impl fmt::Display for Omission {
     }
 }
 
-/// One sentence on why no pod of an answer has a value; equal reasons are told once.
-pub fn summary(omissions: &[Omission]) -> String {
+/// One sentence on why no object of an answer has a value; equal reasons are told once. `what`:
+/// `pod` or `node`.
+pub fn summary(what: &str, omissions: &[Omission]) -> String {
     let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
     for omission in omissions {
         *reasons.entry(omission.to_string()).or_default() += 1;
     }
     let pods = match omissions.len() {
-        1 => "1 pod matches, it has no value".to_owned(),
-        n => format!("{n} pods match, none has a value"),
+        1 => format!("1 {what} matches, it has no value"),
+        n => format!("{n} {what}s match, none has a value"),
     };
     if reasons.len() == 1 {
         let reason = reasons.into_keys().next().unwrap_or_default();

@@ -1,14 +1,17 @@
 //! What a pod's number is, case by case and for any course of events.
 
+mod nodes;
+mod truth;
+
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
-use super::{Now, Omission, Question, Rules, pod_value};
+use super::{NodeExporter, NodeQuestion, Now, Omission, Question, Rules, node_value, pod_value};
 use crate::cluster::slim::SlimPod;
 use crate::cluster::{PodRecord, Selector};
-use crate::metric::Metrics;
+use crate::metric::{MetricFlag, Metrics};
 use crate::source::Target;
 use crate::source::history::Span;
 use crate::source::page;
@@ -37,7 +40,7 @@ impl Scene {
             began_wall,
             seconds: 0.0,
             exporter: Exporter::new(target).state.into_inner(),
-            metrics: Metrics::new(&["DCGM_FI_DEV_GPU_TEMP".to_owned()]),
+            metrics: Metrics::new(&[MetricFlag::parse("DCGM_FI_DEV_GPU_TEMP").unwrap()]),
             pod: json!({
                 "metadata": {"namespace": "demo", "name": "p", "uid": "u1"},
                 "spec": {"nodeName": "gpu-7"},
@@ -87,9 +90,24 @@ impl Scene {
         let metric = self.metrics.get(metric).unwrap();
         let devices = Selector::parse(devices).unwrap();
         let question = Question { namespace: "demo", pod: "p", metric, devices: &devices };
+        pod_value(&question, &pod, exporters, &RULES, &self.now()).map(|value| value.value)
+    }
+
+    fn now(&self) -> Now {
         let wall = self.began_wall + SignedDuration::from_secs_f64(self.seconds);
-        let now = Now { instant: self.at(), wall };
-        pod_value(&question, &pod, exporters, &RULES, &now).map(|value| value.value)
+        Now { instant: self.at(), wall }
+    }
+
+    fn node(&self, metric: &str) -> Result<f64, Omission> {
+        self.node_by(metric, "gpu-7", "", false)
+    }
+
+    fn node_by(&self, metric: &str, node: &str, devices: &str, of_any_node: bool) -> Result<f64, Omission> {
+        let metric = self.metrics.get(metric).unwrap();
+        let devices = Selector::parse(devices).unwrap();
+        let question = NodeQuestion { node, metric, devices: &devices };
+        let exporter = NodeExporter { state: &self.exporter, of_any_node };
+        node_value(&question, &[exporter], &RULES, &self.now()).map(|value| value.value)
     }
 
     fn utilization(&self) -> Result<f64, Omission> {
@@ -202,6 +220,62 @@ fn without_a_uid_only_what_came_after_the_start_counts() {
     scene.pod["status"]["containerStatuses"][0]["state"]["running"]["startedAt"] =
         json!("2026-11-21T16:00:38Z");
     assert_eq!(scene.reason(), "observed for 2s, a first answer needs 15s");
+}
+
+#[test]
+fn what_an_init_container_did_is_the_pods() {
+    let mut scene = Scene::new();
+    for scrape in 0..9 {
+        scene.seconds = 5.0 * f64::from(scrape);
+        scene.page(&gauge("a", "p", if scrape <= 4 { 100.0 } else { 30.0 }));
+    }
+    let status = &mut scene.pod["status"];
+    status["containerStatuses"] = json!([{"name": "c", "state": {"waiting": {"reason": "PodInitializing"}}}]);
+    assert_eq!(scene.utilization(), Err(Omission::NotStarted));
+    let init = json!([{"name": "load", "state": {"terminated": {"startedAt": "2026-11-21T16:00:20Z"}}}]);
+    scene.pod["status"]["initContainerStatuses"] = init;
+    assert!((scene.utilization().unwrap() - 30.0).abs() < 1e-9, "since the init container began");
+    // The main one began later: what came before is the pod's all the same.
+    scene.pod["status"]["containerStatuses"][0]["state"] =
+        json!({"running": {"startedAt": "2026-11-21T16:00:38Z"}});
+    assert!((scene.utilization().unwrap() - 30.0).abs() < 1e-9);
+}
+
+#[test]
+fn the_window_and_what_becomes_of_several_devices_can_be_chosen() {
+    let flags = [
+        "gpu_utilization,aggregation=max",
+        "gpu_device_utilization,window=20s",
+        "gpu_power_watts,aggregation=mean",
+        "gpu_memory_used_bytes,aggregation=max",
+    ];
+    let mut scene = Scene::new();
+    scene.metrics = Metrics::new(&flags.map(|flag| MetricFlag::parse(flag).unwrap()));
+    for scrape in 0..12 {
+        scene.seconds = 5.0 * f64::from(scrape);
+        let (t, late) = (scene.seconds, (scene.seconds - 35.0).max(0.0));
+        let line = |gpu: &str, active: f64, mib: u32| {
+            let owner = format!("UUID=\"{gpu}\",namespace=\"demo\",pod=\"p\",container=\"c\"");
+            format!(
+                "podgauge_gpu_active_seconds_total{{{owner}}} {active}\npodgauge_gpu_device_active_seconds_total{{UUID=\"{gpu}\"}} {active}\n\
+                 podgauge_gpu_observed_seconds_total{{{owner}}} {}\nDCGM_FI_DEV_POWER_USAGE{{{owner}}} {mib}\n\
+                 DCGM_FI_DEV_FB_USED{{{owner}}} {mib}\n",
+                500.0 + t
+            )
+        };
+        scene.page(&(line("a", 0.2 * t, 100) + &line("b", late, 300)));
+    }
+    let near = |metric: &str, expected: f64| {
+        let value = scene.ask(metric).unwrap();
+        assert!((value - expected).abs() < 1e-6, "{metric}: {value}, not {expected}");
+    };
+    // The busier one: 20 of 55 s.
+    near("gpu_utilization", 20.0 / 55.0 * 100.0);
+    near("gpu_utilization_share", (20.0 + 20.0 / 55.0 * 100.0) / 2.0);
+    // The last 20 s alone.
+    near("gpu_device_utilization", 60.0);
+    near("gpu_power_watts", 200.0);
+    near("gpu_memory_used_bytes", 300.0 * 1024.0 * 1024.0);
 }
 
 #[test]
@@ -366,11 +440,11 @@ fn pods_that_end_or_wait_are_left_out() {
 fn equal_reasons_are_told_once() {
     let silent = || Omission::ExporterSilent { exporter: "exporter on node gpu-7".to_owned(), seconds: 95 };
     assert_eq!(
-        super::omission::summary(&[silent(), silent(), silent()]),
+        super::omission::summary("pod", &[silent(), silent(), silent()]),
         "3 pods match, none has a value: exporter on node gpu-7 last answered 95s ago"
     );
     assert_eq!(
-        super::omission::summary(&[silent(), Omission::NotReadyYet, silent()]),
+        super::omission::summary("pod", &[silent(), Omission::NotReadyYet, silent()]),
         "3 pods match, none has a value: 2: exporter on node gpu-7 last answered 95s ago; 1: not Ready yet"
     );
 }

@@ -65,6 +65,16 @@ pub struct Mean {
     pub at: Instant,
 }
 
+/// The readings in a window.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Part {
+    pub readings: usize,
+    /// Seconds for which something is known, gaps left out.
+    pub covered: f64,
+    pub oldest: Instant,
+    pub newest: Instant,
+}
+
 impl History {
     /// Adds a reading that scrape number `scrape` received at `at`. A scrape left out, a counter
     /// that fell or another kind of reading ends the piece.
@@ -100,19 +110,40 @@ impl History {
     /// `not_before`; `None` without two of one piece.
     pub fn mean(&self, window: Duration, not_before: Option<Instant>) -> Option<Mean> {
         let at = self.fresh?;
-        let from = match (at.checked_sub(window), not_before) {
+        let (first, last) = (self.points.get(self.first(window, not_before)?)?, self.points.back()?);
+        let weight = last.weight - first.weight;
+        (weight > 0.0).then(|| Mean { value: (last.sum - first.sum) / weight, at })
+    }
+
+    /// What the mean over that window is made of; `None` without a reading that grew.
+    pub fn part(&self, window: Duration, not_before: Option<Instant>) -> Option<Part> {
+        let first = self.first(window, not_before)?;
+        let (oldest, last) = (self.points.get(first)?, self.points.back()?);
+        Some(Part {
+            readings: self.points.len() - first,
+            covered: last.weight - oldest.weight,
+            oldest: oldest.at,
+            newest: last.at,
+        })
+    }
+
+    /// The first point of the window that ends with the newest growth.
+    fn first(&self, window: Duration, not_before: Option<Instant>) -> Option<usize> {
+        let from = match (self.fresh?.checked_sub(window), not_before) {
             (Some(start), Some(limit)) => Some(start.max(limit)),
             (start, limit) => start.or(limit),
         };
-        let first = self.points.partition_point(|point| from.is_some_and(|from| point.at < from));
-        let (first, last) = (self.points.get(first)?, self.points.back()?);
-        let weight = last.weight - first.weight;
-        (weight > 0.0).then(|| Mean { value: (last.sum - first.sum) / weight, at })
+        Some(self.points.partition_point(|point| from.is_some_and(|from| point.at < from)))
     }
 
     /// Seconds without a gap that it was told of, since it began.
     pub fn told(&self) -> f64 {
         self.points.back().map_or(0.0, |point| point.weight)
+    }
+
+    /// When it was last told anything.
+    pub fn updated(&self) -> Option<Instant> {
+        self.last.as_ref().map(|last| last.at)
     }
 
     /// When it last grew.
@@ -175,6 +206,18 @@ mod tests {
     fn the_mean_is_the_growth_of_one_counter_by_the_other() {
         let (history, end) = history(&[Some((100.0, 500.0)), Some((102.0, 505.0)), Some((105.0, 510.0))]);
         assert_eq!(history.mean(SPAN.window, None), Some(Mean { value: 0.5, at: end }));
+    }
+
+    #[test]
+    fn what_a_mean_is_made_of() {
+        let (history, end) =
+            history(&[Some((0.0, 0.0)), Some((5.0, 5.0)), None, Some((5.0, 15.0)), Some((5.0, 20.0))]);
+        let ago = |seconds| end - Duration::from_secs(seconds);
+        let part = Part { readings: 4, covered: 10.0, oldest: ago(20), newest: end };
+        assert_eq!(history.part(SPAN.window, None), Some(part));
+        let part = Part { readings: 2, covered: 5.0, oldest: ago(5), newest: end };
+        assert_eq!(history.part(SPAN.window, Some(ago(9))), Some(part));
+        assert_eq!(history.part(Duration::from_secs(7), None), Some(part));
     }
 
     #[test]

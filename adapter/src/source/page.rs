@@ -46,6 +46,12 @@ pub struct Device {
     /// Why its use cannot be attributed.
     pub unavailable: Option<String>,
     pub holdings: Vec<Holding>,
+    /// What is known of the whole device, without what its only holding says as well.
+    pub readings: Vec<(FamilyId, Reading)>,
+    /// Seconds for which its use is known, of the series without a pod.
+    observed: Option<f64>,
+    /// The samples without a pod, one entry a family.
+    samples: Vec<Repeated>,
 }
 
 /// The samples of a device's memory use, MiB.
@@ -230,6 +236,43 @@ impl Device {
         self.memory_used = if native { used.sum.or(used.most) } else { used.most };
     }
 
+    /// What is known of the whole device, without what its only holding says as well. Samples
+    /// without a pod speak of the device; where there are none, what is said for every pod alike.
+    fn whole(&mut self, native: bool, single: bool) -> Vec<(FamilyId, Reading)> {
+        let mut whole: Vec<(FamilyId, Reading)> = std::mem::take(&mut self.samples)
+            .into_iter()
+            .filter(|samples| samples.count == 1 && samples.family != MEMORY_USED)
+            .filter_map(|samples| Some((samples.family, samples.reading(native)?)))
+            .collect();
+        if let [first, others @ ..] = &self.holdings[..] {
+            let alike =
+                |known: &(FamilyId, Reading)| others.iter().all(|other| other.readings.contains(known));
+            for known in first.readings.iter().filter(|known| known.0 != MEMORY_USED && alike(known)) {
+                if whole.iter().all(|(family, _)| *family != known.0) {
+                    whole.push(*known);
+                }
+            }
+        }
+        let gauge = whole.iter().find(|(family, _)| *family == USE).map(|(_, reading)| *reading);
+        whole.retain(|(family, _)| !matches!(*family, USE | DEVICE_USE));
+        let weight = match &self.holdings[..] {
+            [] => self.observed,
+            [only] => only.observed,
+            _ => None,
+        };
+        let device_use = match (self.active.filter(|_| single), weight) {
+            _ if !native => gauge,
+            (Some(sum), Some(weight)) => Some(Reading::Share { sum, weight }),
+            _ => self.utilization.map(|percent| Reading::Gauge(percent / 100.0)),
+        };
+        whole.extend(device_use.map(|reading| (DEVICE_USE, reading)));
+        whole.extend(self.memory_used.map(|used| (MEMORY_USED, Reading::Gauge(used))));
+        if let [only] = &self.holdings[..] {
+            whole.retain(|known| !only.readings.contains(known));
+        }
+        whole
+    }
+
     /// Memory of the device, MiB, where the page tells all of its parts.
     pub fn memory_total(&self) -> Option<f64> {
         Some(self.memory_used? + self.memory_free? + self.memory_reserved.unwrap_or_default())
@@ -267,7 +310,12 @@ impl Reader {
                 }
             }
             Own::Active | Own::Observed | Own::Allocation => {
-                let Some(holding) = self.holding(device, sample)? else { return Ok(()) };
+                let Some(holding) = self.holding(device, sample)? else {
+                    if own == Own::Observed {
+                        self.page.devices[device].observed = value;
+                    }
+                    return Ok(());
+                };
                 match own {
                     Own::Active => holding.active = value,
                     Own::Observed => holding.observed = value,
@@ -290,23 +338,25 @@ impl Reader {
         }
         let value = if sample.name == GPU_UTIL { sample.value / 100.0 } else { sample.value };
         let copy = COPY_LABELS.iter().any(|label| sample.label(label).is_some());
-        if let Some(holding) = self.holding(device, sample)? {
-            match holding.samples.iter_mut().find(|known| known.family == family) {
-                None => holding.samples.push(Repeated {
-                    family,
-                    counter,
-                    first: value,
-                    sum: value,
-                    count: 1,
-                    copies: copy,
-                    equal: true,
-                }),
-                Some(known) => {
-                    known.sum += value;
-                    known.count += 1;
-                    known.copies &= copy;
-                    known.equal &= value.to_bits() == known.first.to_bits();
-                }
+        let samples = match self.holding(device, sample)? {
+            Some(holding) => &mut holding.samples,
+            None => &mut self.page.devices[device].samples,
+        };
+        match samples.iter_mut().find(|known| known.family == family) {
+            None => samples.push(Repeated {
+                family,
+                counter,
+                first: value,
+                sum: value,
+                count: 1,
+                copies: copy,
+                equal: true,
+            }),
+            Some(known) => {
+                known.sum += value;
+                known.count += 1;
+                known.copies &= copy;
+                known.equal &= value.to_bits() == known.first.to_bits();
             }
         }
         Ok(())
@@ -391,6 +441,7 @@ impl Reader {
                 holding.readings.extend(use_.map(|reading| (USE, reading)));
                 holding.readings.extend(device_use.map(|reading| (DEVICE_USE, reading)));
             }
+            device.readings = device.whole(says_native, single);
         }
         self.page
     }
@@ -425,12 +476,14 @@ fn device_key(sample: &Sample<'_>) -> Option<String> {
 mod tests {
     use super::*;
 
+    use crate::metric::POWER;
+
     const GPU: &str = r#"gpu="0",UUID="GPU-a",device="nvidia0",modelName="H100",hostname="n""#;
     const POD: &str = r#"namespace="demo",pod="p",container="c""#;
 
     fn page(lines: &[String]) -> Page {
-        read(&(lines.join("\n") + "\n"), &Metrics::new(&["DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION".to_owned()]))
-            .unwrap()
+        let energy = crate::metric::MetricFlag::parse("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION").unwrap();
+        read(&(lines.join("\n") + "\n"), &Metrics::new(&[energy])).unwrap()
     }
 
     #[test]
@@ -460,6 +513,44 @@ mod tests {
                 (DEVICE_USE, Reading::Share { sum: 20.0, weight: 50.0 }),
             ]
         );
+    }
+
+    #[test]
+    fn a_whole_device_is_told_once() {
+        let of = |lines: &[String]| page(lines).devices[0].readings.clone();
+        let other = "namespace=\"demo\",pod=\"q\",container=\"c\"";
+        let mut lines = vec![
+            format!("podgauge_gpu_device_active_seconds_total{{{GPU}}} 20"),
+            format!("podgauge_gpu_utilization{{{GPU}}} 50"),
+            format!("podgauge_gpu_owners{{{GPU}}} 0"),
+            format!("podgauge_gpu_observed_seconds_total{{{GPU}}} 80"),
+            format!("DCGM_FI_DEV_FB_USED{{{GPU}}} 100"),
+            format!("DCGM_FI_DEV_POWER_USAGE{{{GPU}}} 70"),
+        ];
+        let share = (DEVICE_USE, Reading::Share { sum: 20.0, weight: 80.0 });
+        let (memory, power) = (|mib| (MEMORY_USED, Reading::Gauge(mib)), (POWER, Reading::Gauge(70.0)));
+        assert_eq!(of(&lines), [power, share, memory(100.0)], "a free device");
+        lines.truncate(2);
+        for pod in [POD, other] {
+            lines.push(format!("podgauge_gpu_observed_seconds_total{{{GPU},{pod}}} 9"));
+            lines.push(format!("podgauge_gpu_active_seconds_total{{{GPU},{pod}}} 9"));
+            lines.push(format!("DCGM_FI_DEV_FB_USED{{{GPU},{pod}}} 100"));
+        }
+        lines.push(format!("podgauge_gpu_owners{{{GPU}}} 2"));
+        let gauge = (DEVICE_USE, Reading::Gauge(0.5));
+        assert_eq!(of(&lines), [gauge, memory(200.0)], "a shared one");
+        let held = vec![
+            format!("podgauge_gpu_device_active_seconds_total{{{GPU}}} 20"),
+            format!("podgauge_gpu_active_seconds_total{{{GPU},{POD}}} 12"),
+            format!("podgauge_gpu_observed_seconds_total{{{GPU},{POD}}} 50"),
+            format!("DCGM_FI_DEV_FB_USED{{{GPU},{POD}}} 100"),
+            format!("DCGM_FI_DEV_POWER_USAGE{{{GPU},{POD}}} 70"),
+        ];
+        assert_eq!(of(&held), [], "its only holding says it");
+        let theirs: Vec<String> =
+            [POD, other].iter().map(|pod| format!("DCGM_FI_DEV_GPU_UTIL{{{GPU},{pod}}} 50")).collect();
+        assert_eq!(of(&theirs), [gauge], "NVIDIA's says it for each pod");
+        assert_eq!(of(&[format!("DCGM_FI_DEV_GPU_UTIL{{{GPU}}} 50")]), [gauge]);
     }
 
     #[test]

@@ -70,7 +70,10 @@ impl ExporterSet {
     /// Makes the targets those that are scraped. What is known from one that stays is kept; what is
     /// known from one that goes is its successor's, the one that comes to the same node and port.
     pub fn set(&self, targets: &[Target]) {
-        let now = Instant::now();
+        self.set_at(targets, Instant::now());
+    }
+
+    fn set_at(&self, targets: &[Target], now: Instant) {
         let mut running = self.running.lock();
         let Running { tasks, gone } = &mut *running;
         gone.retain(|_, (_, since)| now.saturating_duration_since(*since) < RETENTION);
@@ -155,6 +158,29 @@ mod tests {
 
     fn target(url: &str) -> Target {
         Target { node: Some("gpu-7".into()), url: url.parse().unwrap() }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_handed_on_after_ten_minutes() {
+        let metrics = Arc::new(Metrics::new(&[]));
+        let seconds = Duration::from_secs;
+        let known_after = |waited: Duration| {
+            let scraper = Scraper::new(Arc::clone(&metrics), SelfMetrics::default(), seconds(5), seconds(60));
+            let set = ExporterSet::new(Arc::new(scraper));
+            let start = Instant::now();
+            // Nobody listens there, and nobody is asked before this test ends.
+            set.set_at(&[target("http://127.0.0.1:1/metrics")], start);
+            let old = set.current().all().next().cloned().unwrap();
+            let page = "podgauge_gpu_allocation{UUID=\"a\",namespace=\"n\",pod=\"p\",pod_uid=\"u\"} 1\n";
+            let span = crate::source::history::Span { window: seconds(60), longest_step: seconds(10) };
+            old.state.write().answered(page::read(page, &metrics).unwrap(), start, &span);
+            set.set_at(&[], start);
+            set.set_at(&[target("http://127.0.0.3:1/metrics")], start + waited);
+            let new = set.current().all().next().cloned().unwrap();
+            new.state.read().pod("n", "p").is_some()
+        };
+        assert!(known_after(RETENTION - seconds(1)));
+        assert!(!known_after(RETENTION));
     }
 
     #[tokio::test]

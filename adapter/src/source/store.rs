@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use parking_lot::RwLock;
 
 use super::Target;
-use super::history::{History, Span};
+use super::history::{History, Reading, Span};
 use super::page::{self, Page};
 use crate::cluster::Selector;
 use crate::metric::FamilyId;
@@ -59,7 +59,9 @@ pub struct DeviceState {
     pub memory_total: Option<f64>,
     /// Why its use cannot be attributed.
     pub unavailable: Option<Box<str>>,
-    seen: Instant,
+    pub seen: Instant,
+    /// Of the whole device, where no single holding stands for it.
+    series: Vec<(FamilyId, History)>,
 }
 
 /// What pods of one name have on the exporter's node, by device and container.
@@ -88,6 +90,8 @@ pub struct Holding {
     /// … of which under another pod.
     total_before: f64,
     series: Vec<(FamilyId, History)>,
+    /// Since when it is the only one of its device; what it says is then said of the device.
+    only_since: Option<Instant>,
 }
 
 /// Whose a holding is.
@@ -154,17 +158,32 @@ impl ExporterState {
         self.devices.get(device)
     }
 
-    /// Number of series kept.
-    pub fn series(&self) -> usize {
-        let pods = self.namespaces.values().flat_map(HashMap::values);
-        pods.flat_map(BTreeMap::values).map(|holding| holding.series.len()).sum()
+    /// Every device, also those of earlier pages.
+    pub fn devices(&self) -> impl Iterator<Item = (&str, &DeviceState)> {
+        self.devices.iter().map(|(key, state)| (&**key, state))
     }
 
-    fn device(&mut self, device: page::Device, round: &Round<'_>) {
-        let key = match self.devices.get_key_value(&*device.key) {
-            Some((known, _)) => Arc::clone(known),
-            None => Arc::from(device.key.as_str()),
+    /// Every holding, with its device.
+    pub fn holdings(&self) -> impl Iterator<Item = (&str, &Holding)> {
+        let pods = self.namespaces.values().flat_map(HashMap::values);
+        pods.flat_map(|pod| pod.iter().map(|((device, _), holding)| (&**device, holding)))
+    }
+
+    /// Number of series kept.
+    pub fn series(&self) -> usize {
+        self.holdings().map(|(_, holding)| holding.series.len()).sum::<usize>()
+            + self.devices.values().map(|device| device.series.len()).sum::<usize>()
+    }
+
+    fn device(&mut self, mut device: page::Device, round: &Round<'_>) {
+        let (key, mut series) = match self.devices.remove_entry(&*device.key) {
+            Some((known, state)) => (known, state.series),
+            None => (Arc::from(device.key.as_str()), Vec::new()),
         };
+        push_all(&mut series, std::mem::take(&mut device.readings), round);
+        // What a holding says from now on is not needed twice.
+        let grew = |at: Instant| round.at.saturating_duration_since(at) <= round.span.window;
+        series.retain(|(_, history)| history.updated().is_some_and(grew));
         let mut pods: Vec<(&str, &str)> =
             device.holdings.iter().map(|h| (h.namespace.as_str(), h.pod.as_str())).collect();
         pods.sort_unstable();
@@ -175,13 +194,17 @@ impl ExporterState {
             labels: device.labels,
             unavailable: device.unavailable.map(Into::into),
             seen: round.at,
+            series,
         };
         self.devices.insert(Arc::clone(&key), state);
+        let only = device.holdings.len() == 1;
         for holding in device.holdings {
             let pods = self.namespaces.entry(holding.namespace.as_str().into()).or_default();
             let pod = pods.entry(holding.pod.as_str().into()).or_default();
             let place = (Arc::clone(&key), holding.container.as_str().into());
-            pod.entry(place).or_insert_with(|| Holding::new(round.at)).update(holding, round);
+            let kept = pod.entry(place).or_insert_with(|| Holding::new(round.at));
+            kept.only_since = only.then(|| kept.only_since.unwrap_or(round.at));
+            kept.update(holding, round);
         }
     }
 
@@ -251,10 +274,23 @@ impl DeviceState {
         self.labels.iter().any(|(name, _)| *name == "GPU_I_ID")
     }
 
+    pub fn label(&self, name: &str) -> Option<&str> {
+        self.labels.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// What tells it from other devices.
+    pub fn labels(&self) -> &[(&'static str, String)] {
+        &self.labels
+    }
+
+    /// The history of a family of the whole device, if no single holding stands for it.
+    pub fn history(&self, family: FamilyId) -> Option<&History> {
+        self.series.iter().find(|(id, _)| *id == family).map(|(_, history)| history)
+    }
+
     /// Whether its labels meet a `metricLabelSelector`.
     pub fn matches(&self, selector: &Selector) -> bool {
-        selector
-            .matches(|key| self.labels.iter().find(|(name, _)| *name == key).map(|(_, value)| value.as_str()))
+        selector.matches(|key| self.label(key))
     }
 }
 
@@ -274,7 +310,13 @@ impl Holding {
             total: 0.0,
             total_before: 0.0,
             series: Vec::new(),
+            only_since: None,
         }
+    }
+
+    /// Since when what it says is said of its whole device.
+    pub fn only_since(&self) -> Option<Instant> {
+        self.only_since
     }
 
     /// Whether it is the pod's of that UID.
@@ -335,12 +377,17 @@ impl Holding {
         self.allocation = from.allocation;
         self.present = true;
         self.seen = round.at;
-        for (family, reading) in from.readings {
-            let at = self.series.iter().position(|(id, _)| *id == family).unwrap_or_else(|| {
-                self.series.push((family, History::default()));
-                self.series.len() - 1
-            });
-            self.series[at].1.push(round.at, round.scrape, reading, round.span);
-        }
+        push_all(&mut self.series, from.readings, round);
+    }
+}
+
+/// Adds a page's readings to the histories of their families.
+fn push_all(series: &mut Vec<(FamilyId, History)>, readings: Vec<(FamilyId, Reading)>, round: &Round<'_>) {
+    for (family, reading) in readings {
+        let at = series.iter().position(|(id, _)| *id == family).unwrap_or_else(|| {
+            series.push((family, History::default()));
+            series.len() - 1
+        });
+        series[at].1.push(round.at, round.scrape, reading, round.span);
     }
 }

@@ -307,7 +307,8 @@ fn built_in_rules() -> Vec<Rule> {
             &["*/scale"],
         ),
         // What deploy/manifests/rbac.yaml gives the adapter, and no more.
-        users("podgauge-adapter", &[ADAPTER], read, &[""], &["pods"]),
+        users("podgauge-adapter", &[ADAPTER], read, &[""], &["pods", "nodes", "namespaces"]),
+        users("podgauge-adapter", &[ADAPTER], &["get"], &["custom.metrics.k8s.io"], &["*"]),
         Rule {
             namespaces: strings(&["podgauge"]),
             ..users("podgauge-adapter", &[ADAPTER], read, &["discovery.k8s.io"], &["endpointslices"])
@@ -377,7 +378,8 @@ mod tests {
         assert!(access.allows(user(HPA_TOKEN), &metric("get")).is_some());
         assert!(access.allows(user(HPA_TOKEN), &metric("delete")).is_none());
         assert!(access.allows(user(ADMIN_TOKEN), &metric("delete")).is_some());
-        assert!(access.allows(user(ADAPTER_TOKEN), &metric("get")).is_none());
+        assert!(access.allows(user(ADAPTER_TOKEN), &metric("get")).is_some());
+        assert!(access.allows(user(ADAPTER_TOKEN), &metric("list")).is_none());
         assert!(access.allows(user(NOBODY_TOKEN), &metric("get")).is_none());
         let discovery =
             Wanted::Path { path: "/apis/custom.metrics.k8s.io/v1beta2".into(), verb: "get".into() };

@@ -35,13 +35,9 @@ impl RequestInfo {
                 })
                 .collect::<Result<Vec<_>, BadEncoding>>()
         })?;
-        // Segments are split before they are decoded: an encoded slash does not separate.
-        let segments = uri
-            .path()
-            .split('/')
-            .filter(|segment| !segment.is_empty())
-            .map(|segment| decode(segment, false))
-            .collect::<Result<Vec<_>, _>>()?;
+        // Go splits what it has decoded: an encoded slash separates. Python's client sends such.
+        let segments: Vec<String> =
+            path.split('/').filter(|segment| !segment.is_empty()).map(str::to_owned).collect();
         let wanted = wanted(method, &path, &segments, &query);
         Ok(Self { path, query, wanted })
     }
@@ -158,6 +154,7 @@ mod tests {
             ["get", group, "demo", "pods", "*", "gpu_utilization"]
         );
         assert_eq!(resource(&format!("{custom}/nodes/n1/x")), ["get", group, "", "nodes", "n1", "x"]);
+        assert_eq!(resource(&format!("{custom}/nodes%2F%2A/x")), ["get", group, "", "nodes", "*", "x"]);
         assert_eq!(
             resource(&format!("{custom}/namespaces/demo/metrics/x")),
             ["get", group, "demo", "metrics", "x", ""]

@@ -249,7 +249,9 @@ fn aggregated(state: &State, info: &RequestInfo) -> Option<Arc<Aggregator>> {
     let aggregator = state.aggregator.read().clone()?;
     let serves = match &info.wanted {
         Wanted::Resource(wanted) => aggregator.serves(&wanted.group, &wanted.version),
-        Wanted::Path { path, .. } => aggregator.settings().api_services.iter().any(|api| *path == api.path()),
+        Wanted::Path { path, .. } => {
+            aggregator.settings().api_services.iter().any(|api| path.trim_end_matches('/') == api.path())
+        }
     };
     serves.then_some(aggregator)
 }

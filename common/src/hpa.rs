@@ -1,5 +1,5 @@
 //! Owns the HorizontalPodAutoscaler's arithmetic for a Pods metric: from an adapter's answer to a
-//! number of replicas.
+//! number of replicas. `explain` and the simulated cluster's demo compute with it.
 //!
 //! Pure functions over the values of one sync. Quantities are in thousandths, as the controller
 //! reads them; its ratios are floats, as the controller's are.
@@ -234,6 +234,9 @@ mod tests {
         // One reports 0, one is missing: the missing one counts as on target.
         assert_eq!(propose_for(2, 60_000, 2, &[0]).replicas, 1);
         assert_eq!(propose_for(4, 60_000, 4, &[50_000]).replicas, 4);
+        // But right on target, where it is neither growing nor shrinking, the controller takes a
+        // missing pod for idle and shrinks.
+        assert_eq!(propose_for(2, 60_000, 2, &[60_000]).replicas, 1);
     }
 
     #[test]
