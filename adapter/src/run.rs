@@ -27,6 +27,7 @@ use crate::evaluate::Rules;
 use crate::metric::Metrics;
 use crate::self_metrics::SelfMetrics;
 use crate::source::Target;
+use crate::source::access::{Access, AccessError};
 use crate::source::scrape::Scraper;
 use crate::source::set::ExporterSet;
 
@@ -43,6 +44,8 @@ pub enum StartError {
     Client(#[from] ClientError),
     #[error(transparent)]
     Tls(#[from] TlsError),
+    #[error(transparent)]
+    Access(#[from] AccessError),
     #[error("{0}")]
     Listen(String),
 }
@@ -65,6 +68,7 @@ impl Adapter {
     pub async fn start(args: Args, shutdown: Shutdown) -> Result<Self, StartError> {
         let client = connect(args.kubeconfig.as_deref()).await?;
         let tls = serving_tls(&args)?;
+        let access = Arc::new(Access::load(args.exporter_access.clone())?);
         let address = match args.bind_address {
             Some(ip) => SocketAddr::new(ip, args.secure_port).to_string(),
             None => format!(":{}", args.secure_port),
@@ -77,8 +81,14 @@ impl Adapter {
         let self_metrics = SelfMetrics::default();
         let metrics = Arc::new(Metrics::new(&args.metric));
         let pods = PodIndex::default();
-        let scraper =
-            Scraper::new(Arc::clone(&metrics), self_metrics.clone(), args.scrape_interval, args.window);
+        tokio::spawn(Arc::clone(&access).follow());
+        let scraper = Scraper::new(
+            Arc::clone(&metrics),
+            self_metrics.clone(),
+            args.scrape_interval,
+            args.window,
+            access,
+        );
         let scraper = Arc::new(scraper);
         let exporters = Arc::new(ExporterSet::new(Arc::clone(&scraper)));
         self_metrics.watch(pods.clone(), Arc::clone(&exporters));
@@ -162,7 +172,14 @@ fn watch_services(client: &Client, args: &Args, exporters: &Arc<ExporterSet>) ->
     let (sender, mut services) = watch::channel(none);
     let sender = Arc::new(sender);
     for (at, service) in args.exporter_service.iter().enumerate() {
-        tokio::spawn(endpoints::watch_service(client.clone(), service.clone(), at, Arc::clone(&sender)));
+        let scheme = args.exporter_access.exporter_scheme;
+        tokio::spawn(endpoints::watch_service(
+            client.clone(),
+            service.clone(),
+            scheme,
+            at,
+            Arc::clone(&sender),
+        ));
     }
     exporters.set(&fixed);
     let exporters = Arc::clone(exporters);

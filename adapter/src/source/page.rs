@@ -1,10 +1,12 @@
-//! Reads an exporter's page, podgauge's or NVIDIA's, into what is kept of it.
+//! Reads an exporter's page, podgauge's or NVIDIA's, into what is kept of it: piece by piece as it
+//! comes, so that a page never lies in memory whole.
 
 use std::collections::{HashMap, HashSet};
 
 use podgauge_common::exposition::parse::{self, ParseError, Sample};
 
 use super::history::Reading;
+use super::labels::Labels;
 use crate::metric::{DEVICE_USE, FamilyId, GPU_UTIL, MEMORY_USED, Metrics, USE, is_ratio};
 
 /// Longest label value that is kept, bytes. Kubernetes names have at most 253.
@@ -13,6 +15,11 @@ const MAX_LABEL_BYTES: usize = 512;
 const MAX_DEVICES: usize = 512;
 /// Most owners of one page's devices.
 const MAX_HOLDINGS: usize = 8192;
+/// Most bytes of names and labels that are kept of one page. 56 instances with 5,600 owners have
+/// half of it.
+const MAX_TEXT_BYTES: usize = 1 << 20;
+/// Longest line, bytes.
+const MAX_LINE_BYTES: usize = 64 << 10;
 
 /// What is kept of one page.
 #[derive(Debug, Default)]
@@ -32,7 +39,7 @@ pub struct Device {
     /// UUID, with `/GI` for a MIG instance.
     pub key: String,
     /// What distinguishes devices, for `metricLabelSelector`.
-    pub labels: Vec<(&'static str, String)>,
+    pub labels: Labels,
     pub owners: Option<f64>,
     /// Seconds in which it was busy, whoever used it.
     active: Option<f64>,
@@ -80,7 +87,6 @@ pub struct Holding {
 #[derive(Debug)]
 struct Repeated {
     family: FamilyId,
-    counter: bool,
     first: f64,
     sum: f64,
     count: u64,
@@ -88,18 +94,6 @@ struct Repeated {
     copies: bool,
     equal: bool,
 }
-
-/// The labels that tell devices apart, and the older or other spellings of them.
-const DEVICE_LABELS: [(&str, &[&str]); 8] = [
-    ("gpu", &["gpu"]),
-    ("UUID", &["UUID", "uuid"]),
-    ("pci_bus_id", &["pci_bus_id"]),
-    ("device", &["device"]),
-    ("modelName", &["modelName"]),
-    ("GPU_I_PROFILE", &["GPU_I_PROFILE"]),
-    ("GPU_I_ID", &["GPU_I_ID"]),
-    ("hostname", &["hostname", "Hostname"]),
-];
 
 /// Labels that repeat a sample: once per replica of a device, once per batch job. Samples told apart
 /// by any other label, like a link's or an error's number, are no value of the device.
@@ -134,33 +128,88 @@ fn own(name: &str) -> Option<Own> {
     })
 }
 
-/// Reads a page. The error names the line.
-pub fn read(text: &str, metrics: &Metrics) -> Result<Page, ParseError> {
-    let mut reader = Reader { page: Page::default(), devices: HashMap::new(), holdings: HashMap::new() };
-    let types = Types::read(text, metrics);
-    let mut native = types.native;
-    for sample in parse::samples(text) {
-        let sample = sample?;
-        native |= is_native(sample.name);
-        let (own, family) = (own(sample.name), metrics.family(sample.name));
-        if own.is_none() && family.is_none() {
-            continue;
+/// Why what an exporter sends is no page.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PageError {
+    #[error("the page cannot be read: {0}")]
+    Line(#[from] ParseError),
+    #[error("the page cannot be read: line {line} or one soon after is not UTF-8")]
+    NotText { line: usize },
+    #[error("the page cannot be read: line {line} is longer than {MAX_LINE_BYTES} bytes")]
+    LongLine { line: usize },
+    #[error("the page ends in the middle of line {line}")]
+    Cut { line: usize },
+}
+
+/// Reads a whole page. The error names the line.
+pub fn read(text: &str, metrics: &Metrics) -> Result<Page, PageError> {
+    let mut reader = PageReader::new(metrics);
+    reader.push(text.as_bytes())?;
+    reader.finish()
+}
+
+/// A page that is being read.
+#[derive(Debug)]
+pub struct PageReader<'m> {
+    metrics: &'m Metrics,
+    /// Lines read so far.
+    lines: usize,
+    /// The beginning of the line that the last piece ended in.
+    begun: Vec<u8>,
+    types: Types,
+    kept: Kept,
+}
+
+impl<'m> PageReader<'m> {
+    pub fn new(metrics: &'m Metrics) -> Self {
+        Self { metrics, lines: 0, begun: Vec::new(), types: Types::default(), kept: Kept::default() }
+    }
+
+    /// Reads the next piece, cut wherever it may be. After an error the page is lost.
+    pub fn push(&mut self, piece: &[u8]) -> Result<(), PageError> {
+        let end = piece.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let (mut whole, rest) = piece.split_at(end);
+        if !whole.is_empty() && !self.begun.is_empty() {
+            let first = whole.iter().position(|byte| *byte == b'\n').map_or(end, |at| at + 1);
+            self.begin(&whole[..first])?;
+            let mut line = std::mem::take(&mut self.begun);
+            self.read(&line)?;
+            line.clear();
+            self.begun = line;
+            whole = &whole[first..];
         }
-        if !plausible(own, family, &sample)
-            || sample.labels.iter().any(|(_, value)| value.len() > MAX_LABEL_BYTES)
-        {
-            reader.page.dropped += 1;
-            continue;
-        }
-        let kept = own.map_or(Ok(()), |own| reader.own(own, &sample)).and_then(|()| match family {
-            Some(family) => reader.family(family, &sample, types.counters.contains(&family)),
-            None => Ok(()),
-        });
-        if let Err(Full) = kept {
-            reader.page.dropped += 1;
+        self.read(whole)?;
+        self.begin(rest)
+    }
+
+    /// What was kept of the page, now that all of it is known.
+    pub fn finish(self) -> Result<Page, PageError> {
+        match self.begun.is_empty() {
+            true => Ok(self.kept.finish(&self.types)),
+            false => Err(PageError::Cut { line: self.lines + 1 }),
         }
     }
-    Ok(reader.finish(native))
+
+    fn begin(&mut self, bytes: &[u8]) -> Result<(), PageError> {
+        if self.begun.len() + bytes.len() > MAX_LINE_BYTES {
+            return Err(PageError::LongLine { line: self.lines + 1 });
+        }
+        self.begun.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Reads whole lines.
+    fn read(&mut self, lines: &[u8]) -> Result<(), PageError> {
+        let text = std::str::from_utf8(lines).map_err(|_| PageError::NotText { line: self.lines + 1 })?;
+        self.types.read(text, self.metrics);
+        for sample in parse::samples(text) {
+            let sample = sample.map_err(|error| ParseError { line: self.lines + error.line, ..error })?;
+            self.types.native |= is_native(sample.name);
+            self.kept.sample(&sample, self.metrics);
+        }
+        self.lines += lines.iter().filter(|byte| **byte == b'\n').count();
+        Ok(())
+    }
 }
 
 /// Whether only podgauge's exporter has such a family. Its metrics about itself tell nothing: they
@@ -200,7 +249,7 @@ const BLANKS: [std::ops::RangeInclusive<f64>; 3] = [
 ];
 
 /// What the page's TYPE lines tell.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Types {
     /// The kept families that are counters.
     counters: HashSet<FamilyId>,
@@ -208,16 +257,14 @@ struct Types {
 }
 
 impl Types {
-    fn read(text: &str, metrics: &Metrics) -> Self {
-        let mut types = Self::default();
+    fn read(&mut self, text: &str, metrics: &Metrics) {
         let lines = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
         for (name, kind) in lines.filter_map(|line| line.split_once(' ')) {
-            types.native |= is_native(name);
+            self.native |= is_native(name);
             if kind.trim() == "counter" {
-                types.counters.extend(metrics.family(name));
+                self.counters.extend(metrics.family(name));
             }
         }
-        types
     }
 }
 
@@ -236,19 +283,41 @@ impl Device {
     }
 }
 
-// === impl Reader ===
+// === impl Kept ===
 
-/// A limit on devices or owners bites.
+/// A limit on devices, owners or text bites.
 struct Full;
 
-struct Reader {
+/// What is kept of a page so far.
+#[derive(Debug, Default)]
+struct Kept {
     page: Page,
     devices: HashMap<String, usize>,
     /// Device, namespace, pod, container.
     holdings: HashMap<(usize, String, String, String), usize>,
+    /// Bytes of names and labels.
+    text: usize,
 }
 
-impl Reader {
+impl Kept {
+    fn sample(&mut self, sample: &Sample<'_>, metrics: &Metrics) {
+        let (own, family) = (own(sample.name), metrics.family(sample.name));
+        if own.is_none() && family.is_none() {
+            return;
+        }
+        if !plausible(own, family, sample)
+            || sample.labels.iter().any(|(_, value)| value.len() > MAX_LABEL_BYTES)
+        {
+            self.page.dropped += 1;
+            return;
+        }
+        let kept = own.map_or(Ok(()), |own| self.own(own, sample));
+        let kept = kept.and_then(|()| family.map_or(Ok(()), |family| self.family(family, sample)));
+        if let Err(Full) = kept {
+            self.page.dropped += 1;
+        }
+    }
+
     /// Samples without a device are of no use and no loss.
     fn own(&mut self, own: Own, sample: &Sample<'_>) -> Result<(), Full> {
         let Some(key) = device_key(sample) else { return Ok(()) };
@@ -278,7 +347,7 @@ impl Reader {
         Ok(())
     }
 
-    fn family(&mut self, family: FamilyId, sample: &Sample<'_>, counter: bool) -> Result<(), Full> {
+    fn family(&mut self, family: FamilyId, sample: &Sample<'_>) -> Result<(), Full> {
         let Some(key) = device_key(sample) else { return Ok(()) };
         let device = self.device(key, sample)?;
         if family == MEMORY_USED {
@@ -294,7 +363,6 @@ impl Reader {
             match holding.samples.iter_mut().find(|known| known.family == family) {
                 None => holding.samples.push(Repeated {
                     family,
-                    counter,
                     first: value,
                     sum: value,
                     count: 1,
@@ -319,13 +387,20 @@ impl Reader {
         if self.page.devices.len() >= MAX_DEVICES {
             return Err(Full);
         }
-        let labels = DEVICE_LABELS.iter().filter_map(|(name, spellings)| {
-            Some((*name, spellings.iter().find_map(|label| sample.label(label))?.to_owned()))
-        });
-        let device = Device { key: key.clone(), labels: labels.collect(), ..Device::default() };
+        let labels = Labels::of(sample);
+        self.room_for(key.len() + labels.bytes())?;
+        let device = Device { key: key.clone(), labels, ..Device::default() };
         self.devices.insert(key, self.page.devices.len());
         self.page.devices.push(device);
         Ok(self.page.devices.len() - 1)
+    }
+
+    fn room_for(&mut self, text: usize) -> Result<(), Full> {
+        if self.text + text > MAX_TEXT_BYTES {
+            return Err(Full);
+        }
+        self.text += text;
+        Ok(())
     }
 
     /// The holding that a sample speaks of; `None` for a sample without a pod.
@@ -340,6 +415,7 @@ impl Reader {
             Some(at) => *at,
             None if self.holdings.len() >= MAX_HOLDINGS => return Err(Full),
             None => {
+                self.room_for(namespace.len() + pod.len() + container.len())?;
                 let (_, namespace, pod, container) = key.clone();
                 let holdings = &mut self.page.devices[device].holdings;
                 holdings.push(Holding { namespace, pod, container, ..Holding::default() });
@@ -357,7 +433,8 @@ impl Reader {
     }
 
     /// Puts the use of devices and owners into readings, now that all of the page is known.
-    fn finish(mut self, says_native: bool) -> Page {
+    fn finish(mut self, types: &Types) -> Page {
+        let says_native = types.native;
         let speaks_of_pods = !self.holdings.is_empty();
         self.page.native = (says_native || speaks_of_pods).then_some(says_native);
         for device in &mut self.page.devices {
@@ -371,7 +448,7 @@ impl Reader {
                     continue;
                 }
                 for samples in std::mem::take(&mut holding.samples) {
-                    match samples.reading(says_native) {
+                    match samples.reading(says_native, types.counters.contains(&samples.family)) {
                         Some(reading) => holding.readings.push((samples.family, reading)),
                         None => self.page.dropped += samples.count,
                     }
@@ -400,7 +477,7 @@ impl Reader {
 
 impl Repeated {
     /// What all of them say together; `None` if that cannot be told.
-    fn reading(&self, native: bool) -> Option<Reading> {
+    fn reading(&self, native: bool, counter: bool) -> Option<Reading> {
         let value = match self.count {
             1 => self.first,
             _ if !self.copies => return None,
@@ -409,7 +486,7 @@ impl Repeated {
             _ if self.equal => self.first,
             _ => return None,
         };
-        Some(if self.counter { Reading::Rate(value) } else { Reading::Gauge(value) })
+        Some(if counter { Reading::Rate(value) } else { Reading::Gauge(value) })
     }
 }
 
@@ -449,7 +526,7 @@ mod tests {
         assert_eq!(page.native, Some(true));
         let [device] = &page.devices[..] else { panic!("{page:?}") };
         assert_eq!((device.key.as_str(), device.memory_total()), ("GPU-a", Some(400.0)));
-        assert!(device.labels.contains(&("modelName", "H100".to_owned())));
+        assert_eq!(device.labels.get("modelName"), Some("H100"));
         let [holding] = &device.holdings[..] else { panic!("{device:?}") };
         assert_eq!((holding.allocation, holding.pod_uid.as_deref()), (Some(1.0), Some("u")));
         assert_eq!(
@@ -567,7 +644,57 @@ mod tests {
 
     #[test]
     fn a_page_that_is_no_page_is_refused() {
-        let error = read("a 1\n<html>\n", &Metrics::new(&[])).unwrap_err();
-        assert_eq!(error.line, 2);
+        let refused = |bytes: &[u8], pieces: usize| {
+            let metrics = Metrics::new(&[]);
+            let mut reader = PageReader::new(&metrics);
+            let read = bytes.chunks(pieces).try_for_each(|piece| reader.push(piece));
+            read.and_then(|()| reader.finish()).unwrap_err().to_string()
+        };
+        for pieces in [1, 3, 1000] {
+            let html = refused(b"a 1\n<html>\nb 2\n", pieces);
+            assert!(html.starts_with("the page cannot be read: line 2: \"<html>\""), "{html}");
+            assert_eq!(refused(b"a 1\nb 12", pieces), "the page ends in the middle of line 2");
+        }
+        assert!(refused(b"a 1\n\xff\xfe 1\n", 4).contains("line 2 or one soon after is not UTF-8"));
+        let long = [b"a 1\nb{c=\"".as_slice(), &[b'x'; MAX_LINE_BYTES]].concat();
+        assert!(refused(&long, 1000).contains("line 2 is longer than 65536 bytes"));
+    }
+
+    #[test]
+    fn names_of_one_page_take_a_bounded_room() {
+        let name = "x".repeat(500);
+        let lines: Vec<String> = (0..MAX_HOLDINGS)
+            .map(|i| format!("DCGM_FI_DEV_GPU_UTIL{{gpu=\"0\",namespace=\"{name}\",pod=\"{i}\"}} 1"))
+            .collect();
+        let page = page(&lines);
+        let kept = page.devices[0].holdings.len();
+        assert_eq!(kept as u64 + page.dropped, MAX_HOLDINGS as u64);
+        assert!((2000..2100).contains(&kept), "{kept}");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_page_reads_the_same_wherever_it_is_cut(cuts in proptest::collection::vec(1usize..60, 1..200)) {
+            let lines = [
+                format!("podgauge_gpu_active_seconds_total{{{GPU},{POD}}} 12.5"),
+                format!("podgauge_gpu_observed_seconds_total{{{GPU},{POD}}} 50"),
+                format!("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION{{{GPU},{POD}}} 7"),
+                "# TYPE DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION counter".to_owned(),
+                format!("DCGM_FI_DEV_FB_USED{{{GPU},namespace=\"dëmo\",pod=\"p\"}} 100"),
+            ];
+            let text = lines.join("\n") + "\n";
+            let metrics = Metrics::new(&["DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION".to_owned()]);
+            let mut reader = PageReader::new(&metrics);
+            let mut rest = text.as_bytes();
+            for cut in cuts {
+                let (piece, after) = rest.split_at(cut.min(rest.len()));
+                reader.push(piece).unwrap();
+                rest = after;
+            }
+            reader.push(rest).unwrap();
+            let cut = reader.finish().unwrap();
+            proptest::prop_assert_eq!(format!("{cut:?}"), format!("{:?}", read(&text, &metrics).unwrap()));
+            proptest::prop_assert!(cut.devices[0].holdings[0].readings.iter().any(|(_, r)| *r == Reading::Rate(7.0)));
+        }
     }
 }

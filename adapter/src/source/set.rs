@@ -161,7 +161,9 @@ mod tests {
     async fn a_rollout_hands_on_what_is_known() {
         let metrics = Arc::new(Metrics::new(&[]));
         let seconds = Duration::from_secs;
-        let scraper = Scraper::new(Arc::clone(&metrics), SelfMetrics::default(), seconds(5), seconds(60));
+        let plain = Arc::new(crate::source::access::Access::plain());
+        let scraper =
+            Scraper::new(Arc::clone(&metrics), SelfMetrics::default(), seconds(5), seconds(60), plain);
         let set = ExporterSet::new(Arc::new(scraper));
         let count = |at| {
             let published = set.current();
