@@ -49,6 +49,12 @@ fn a_port_in_use_and_a_missing_certificate_are_named() {
     refused(&[&[SOURCE, &kubeconfig], address.as_slice()].concat(), 1, &[&port, "in use"]);
     let certificate = ["--tls-cert-file=/nonexistent/tls.crt", "--tls-private-key-file=/nonexistent/tls.key"];
     refused(&[&[SOURCE, &kubeconfig], certificate.as_slice()].concat(), 1, &["/nonexistent/tls.crt"]);
+    let exporters = ["--exporter-url=https://127.0.0.1:9", "--exporter-ca-file=/nonexistent/ca.crt"];
+    refused(
+        &[&[kubeconfig.as_str()], exporters.as_slice()].concat(),
+        1,
+        &["/nonexistent/ca.crt", "No such file"],
+    );
 }
 
 #[test]
@@ -56,4 +62,8 @@ fn wrong_usage_exits_with_2() {
     refused(&[], 2, &["required"]);
     refused(&[SOURCE, "--window=soon"], 2, &["soon", "--window"]);
     refused(&[SOURCE, "--tls-cert-file=/x"], 2, &["required"]);
+    refused(&["--exporter-url=https://127.0.0.1:9"], 2, &["--exporter-ca-file"]);
+    refused(&[SOURCE, "--exporter-ca-file=/x"], 2, &["--exporter-ca-file", "no effect"]);
+    refused(&[SOURCE, "--exporter-token-file=/x"], 2, &["--exporter-credentials-without-tls"]);
+    refused(&[SOURCE, "--exporter-scheme=https"], 2, &["--exporter-service"]);
 }

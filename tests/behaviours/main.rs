@@ -7,6 +7,8 @@
 mod adapter_access;
 mod adapter_api;
 mod adapter_bad_input;
+mod adapter_exporters;
+mod adapter_truth;
 mod attribution;
 mod bad_input;
 mod demo;

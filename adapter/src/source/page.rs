@@ -277,6 +277,28 @@ impl Device {
         self.memory_used = if native { used.sum.or(used.most) } else { used.most };
     }
 
+    /// Forgets what was said twice and differently, and counts it.
+    fn drop_contradictions(&mut self) -> u64 {
+        let of_holdings = self
+            .holdings
+            .iter_mut()
+            .flat_map(|holding| [&mut holding.active, &mut holding.observed, &mut holding.allocation]);
+        let of_device = [
+            &mut self.active,
+            &mut self.utilization,
+            &mut self.owners,
+            &mut self.memory_free,
+            &mut self.memory_reserved,
+        ];
+        let mut dropped = 0;
+        for value in of_device.into_iter().chain(of_holdings) {
+            if value.take_if(|value| value.is_nan()).is_some() {
+                dropped += 1;
+            }
+        }
+        dropped
+    }
+
     /// Memory of the device, MiB, where the page tells all of its parts.
     pub fn memory_total(&self) -> Option<f64> {
         Some(self.memory_used? + self.memory_free? + self.memory_reserved.unwrap_or_default())
@@ -322,28 +344,29 @@ impl Kept {
     fn own(&mut self, own: Own, sample: &Sample<'_>) -> Result<(), Full> {
         let Some(key) = device_key(sample) else { return Ok(()) };
         let device = self.device(key, sample)?;
-        let value = Some(sample.value);
-        match own {
-            Own::DeviceActive => self.page.devices[device].active = value,
-            Own::DeviceUtilization => self.page.devices[device].utilization = value,
-            Own::Owners => self.page.devices[device].owners = value,
-            Own::MemoryFree => self.page.devices[device].memory_free = value,
-            Own::MemoryReserved => self.page.devices[device].memory_reserved = value,
+        let value = sample.value;
+        let Some(place) = (match own {
+            Own::DeviceActive => Some(&mut self.page.devices[device].active),
+            Own::DeviceUtilization => Some(&mut self.page.devices[device].utilization),
+            Own::Owners => Some(&mut self.page.devices[device].owners),
+            Own::MemoryFree => Some(&mut self.page.devices[device].memory_free),
+            Own::MemoryReserved => Some(&mut self.page.devices[device].memory_reserved),
             Own::Unavailable => {
                 let reason = sample.label("reason").unwrap_or("no reason given");
-                if sample.value > 0.0 {
+                if value > 0.0 {
                     self.page.devices[device].unavailable = Some(reason.to_owned());
                 }
+                None
             }
-            Own::Active | Own::Observed | Own::Allocation => {
-                let Some(holding) = self.holding(device, sample)? else { return Ok(()) };
-                match own {
-                    Own::Active => holding.active = value,
-                    Own::Observed => holding.observed = value,
-                    _ => holding.allocation = value,
-                }
-            }
-        }
+            Own::Active => self.holding(device, sample)?.map(|holding| &mut holding.active),
+            Own::Observed => self.holding(device, sample)?.map(|holding| &mut holding.observed),
+            Own::Allocation => self.holding(device, sample)?.map(|holding| &mut holding.allocation),
+        }) else {
+            return Ok(());
+        };
+        // NaN stands for two that differ: no page has it, because it is no plausible value.
+        let differs = |known: f64| known.to_bits() != value.to_bits();
+        *place = Some(if place.is_some_and(differs) { f64::NAN } else { value });
         Ok(())
     }
 
@@ -438,6 +461,7 @@ impl Kept {
         let speaks_of_pods = !self.holdings.is_empty();
         self.page.native = (says_native || speaks_of_pods).then_some(says_native);
         for device in &mut self.page.devices {
+            self.page.dropped += device.drop_contradictions();
             let used = device.memory_samples;
             device.use_memory(&used, says_native);
             let single = device.owners.is_none_or(|owners| owners <= 1.0);
@@ -640,6 +664,21 @@ mod tests {
         ]);
         assert!(page.devices[0].holdings[0].readings.is_empty());
         assert_eq!(page.dropped, 1);
+    }
+
+    #[test]
+    fn what_is_said_twice_and_differently_is_nobodys_word() {
+        let lines = |active: [f64; 2]| {
+            let mut lines = vec![format!("podgauge_gpu_observed_seconds_total{{{GPU},{POD}}} 50")];
+            lines.extend(
+                active.map(|active| format!("podgauge_gpu_active_seconds_total{{{GPU},{POD}}} {active}")),
+            );
+            lines
+        };
+        let readings = |page: &Page| page.devices[0].holdings[0].readings.len();
+        let (same, other) = (page(&lines([5.0, 5.0])), page(&lines([5.0, 6.0])));
+        assert_eq!((readings(&same), same.dropped), (1, 0));
+        assert_eq!((readings(&other), other.dropped), (0, 1));
     }
 
     #[test]

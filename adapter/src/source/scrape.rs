@@ -328,7 +328,10 @@ mod tests {
             (large, "the page is larger than 16777216 bytes"),
             (text(&format!("{ANSWER}<html>\n")), "line 1: \"<html>\""),
             (text(&format!("{ANSWER}a 1\nb 12")), "the page ends in the middle of line 2"),
-            (text("HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\na 1\n"), "end of file before message length reached"),
+            (
+                text("HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\na 1\n"),
+                "end of file before message length reached",
+            ),
             (
                 text("HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n\x1f\u{8b}"),
                 "the page is encoded (\"gzip\")",
