@@ -209,7 +209,7 @@ async fn what_an_exporter_does_wrong_is_told_and_costs_its_own_pods_alone() {
         ("headed", raw(&format!("{OK}\r\nX: {}", "x".repeat(100_000)), b""), "too large"),
         (
             "labelled",
-            raw(OK, format!("a{{{}}} 1\n", "l=\"v\",".repeat(100)).as_bytes()),
+            raw(OK, format!("DCGM_FI_DEV_GPU_UTIL{{{}}} 1\n", "l=\"v\",".repeat(100)).as_bytes()),
             "more than 64 labels",
         ),
     ];

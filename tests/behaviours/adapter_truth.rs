@@ -48,6 +48,7 @@ impl Course {
             clock: 1.0,
             skew: 0,
             truth: vec![(now, load)],
+            earlier: Vec::new(),
         }
     }
 

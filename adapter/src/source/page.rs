@@ -1,6 +1,7 @@
 //! Reads an exporter's page, podgauge's or NVIDIA's, into what is kept of it: piece by piece as it
 //! comes, so that a page never lies in memory whole.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 use podgauge_common::exposition::parse::{self, ParseError, Sample};
@@ -201,15 +202,36 @@ impl<'m> PageReader<'m> {
     /// Reads whole lines.
     fn read(&mut self, lines: &[u8]) -> Result<(), PageError> {
         let text = std::str::from_utf8(lines).map_err(|_| PageError::NotText { line: self.lines + 1 })?;
-        self.types.read(text, self.metrics);
-        for sample in parse::samples(text) {
-            let sample = sample.map_err(|error| ParseError { line: self.lines + error.line, ..error })?;
-            self.types.native |= is_native(sample.name);
-            self.kept.sample(&sample, self.metrics);
+        for (at, line) in text.split_terminator('\n').enumerate() {
+            if let Some(comment) = line.strip_prefix('#') {
+                self.types.read(comment, self.metrics);
+                continue;
+            }
+            if let Some(name) = plain_name(line) {
+                self.types.native |= is_native(name);
+                if own(name).is_none() && self.metrics.family(name).is_none() {
+                    continue;
+                }
+            }
+            for sample in parse::samples(line) {
+                let sample = sample.map_err(|error| ParseError { line: self.lines + at + 1, ..error })?;
+                self.kept.sample(&sample, self.metrics);
+            }
         }
         self.lines += lines.iter().filter(|byte| **byte == b'\n').count();
         Ok(())
     }
+}
+
+/// The name of what looks like a sample; most are of no use, and not read any further. `None` where
+/// only reading it can tell.
+fn plain_name(line: &str) -> Option<&str> {
+    let end =
+        line.bytes().position(|byte| !(byte.is_ascii_alphanumeric() || byte == b'_' || byte == b':'))?;
+    let (name, rest) = line.split_at(end);
+    let value = rest.bytes().rposition(|byte| byte == b' ').and_then(|at| rest.as_bytes().get(at + 1))?;
+    let number = value.is_ascii_digit() || b"+-.NI".contains(value);
+    (number && !name.is_empty() && !name.starts_with(|c: char| c.is_ascii_digit())).then_some(name)
 }
 
 /// Whether only podgauge's exporter has such a family. Its metrics about itself tell nothing: they
@@ -257,13 +279,14 @@ struct Types {
 }
 
 impl Types {
-    fn read(&mut self, text: &str, metrics: &Metrics) {
-        let lines = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
-        for (name, kind) in lines.filter_map(|line| line.split_once(' ')) {
-            self.native |= is_native(name);
-            if kind.trim() == "counter" {
-                self.counters.extend(metrics.family(name));
-            }
+    /// Reads what follows the `#` of a comment.
+    fn read(&mut self, comment: &str, metrics: &Metrics) {
+        let Some((name, kind)) = comment.strip_prefix(" TYPE ").and_then(|of| of.split_once(' ')) else {
+            return;
+        };
+        self.native |= is_native(name);
+        if kind.trim() == "counter" {
+            self.counters.extend(metrics.family(name));
         }
     }
 }
@@ -310,18 +333,24 @@ impl Device {
 /// A limit on devices, owners or text bites.
 struct Full;
 
+/// Owners of a device that are looked for one by one.
+const FEW: usize = 8;
+
 /// What is kept of a page so far.
 #[derive(Debug, Default)]
 struct Kept {
     page: Page,
     devices: HashMap<String, usize>,
-    /// Device, namespace, pod, container.
-    holdings: HashMap<(usize, String, String, String), usize>,
+    /// Owners of all devices.
+    owners: usize,
+    /// The owners of a device after the first [`FEW`]: device, namespace, pod, container.
+    further: HashMap<(usize, String, String, String), usize>,
     /// Bytes of names and labels.
     text: usize,
 }
 
 impl Kept {
+    /// Keeps what is of use.
     fn sample(&mut self, sample: &Sample<'_>, metrics: &Metrics) {
         let (own, family) = (own(sample.name), metrics.family(sample.name));
         if own.is_none() && family.is_none() {
@@ -403,8 +432,8 @@ impl Kept {
         Ok(())
     }
 
-    fn device(&mut self, key: String, sample: &Sample<'_>) -> Result<usize, Full> {
-        if let Some(at) = self.devices.get(&key) {
+    fn device(&mut self, key: Cow<'_, str>, sample: &Sample<'_>) -> Result<usize, Full> {
+        if let Some(at) = self.devices.get(&*key) {
             return Ok(*at);
         }
         if self.page.devices.len() >= MAX_DEVICES {
@@ -412,10 +441,22 @@ impl Kept {
         }
         let labels = Labels::of(sample);
         self.room_for(key.len() + labels.bytes())?;
-        let device = Device { key: key.clone(), labels, ..Device::default() };
-        self.devices.insert(key, self.page.devices.len());
+        let device = Device { key: key.clone().into_owned(), labels, ..Device::default() };
+        self.devices.insert(key.into_owned(), self.page.devices.len());
         self.page.devices.push(device);
         Ok(self.page.devices.len() - 1)
+    }
+
+    fn find(&self, device: usize, namespace: &str, pod: &str, container: &str) -> Option<usize> {
+        let few = self.page.devices[device].holdings.iter().take(FEW);
+        let found = few.enumerate().find(|(_, known)| {
+            known.pod == pod && known.container == container && known.namespace == namespace
+        });
+        if found.is_some() || self.page.devices[device].holdings.len() <= FEW {
+            return found.map(|(at, _)| at);
+        }
+        let key = (device, namespace.to_owned(), pod.to_owned(), container.to_owned());
+        self.further.get(&key).copied()
     }
 
     fn room_for(&mut self, text: usize) -> Result<(), Full> {
@@ -433,17 +474,20 @@ impl Kept {
         let namespace = label(["namespace", "pod_namespace"]);
         let (Some(pod), Some(namespace)) = (pod, namespace) else { return Ok(None) };
         let container = label(["container", "container_name"]).unwrap_or_default();
-        let key = (device, namespace.to_owned(), pod.to_owned(), container.to_owned());
-        let at = match self.holdings.get(&key) {
-            Some(at) => *at,
-            None if self.holdings.len() >= MAX_HOLDINGS => return Err(Full),
+        let at = match self.find(device, namespace, pod, container) {
+            Some(at) => at,
+            None if self.owners >= MAX_HOLDINGS => return Err(Full),
             None => {
                 self.room_for(namespace.len() + pod.len() + container.len())?;
-                let (_, namespace, pod, container) = key.clone();
+                let [namespace, pod, container] = [namespace, pod, container].map(str::to_owned);
                 let holdings = &mut self.page.devices[device].holdings;
+                let at = holdings.len();
+                if at >= FEW {
+                    let key = (device, namespace.clone(), pod.clone(), container.clone());
+                    self.further.insert(key, at);
+                }
                 holdings.push(Holding { namespace, pod, container, ..Holding::default() });
-                let at = holdings.len() - 1;
-                self.holdings.insert(key, at);
+                self.owners += 1;
                 at
             }
         };
@@ -458,7 +502,7 @@ impl Kept {
     /// Puts the use of devices and owners into readings, now that all of the page is known.
     fn finish(mut self, types: &Types) -> Page {
         let says_native = types.native;
-        let speaks_of_pods = !self.holdings.is_empty();
+        let speaks_of_pods = self.owners > 0;
         self.page.native = (says_native || speaks_of_pods).then_some(says_native);
         for device in &mut self.page.devices {
             self.page.dropped += device.drop_contradictions();
@@ -514,11 +558,11 @@ impl Repeated {
     }
 }
 
-fn device_key(sample: &Sample<'_>) -> Option<String> {
+fn device_key<'s>(sample: &'s Sample<'_>) -> Option<Cow<'s, str>> {
     let uuid = sample.label("UUID").or_else(|| sample.label("uuid")).or_else(|| sample.label("gpu"))?;
     Some(match sample.label("GPU_I_ID") {
-        Some(instance) => format!("{uuid}/{instance}"),
-        None => uuid.to_owned(),
+        Some(instance) => format!("{uuid}/{instance}").into(),
+        None => uuid.into(),
     })
 }
 
@@ -709,6 +753,35 @@ mod tests {
         let kept = page.devices[0].holdings.len();
         assert_eq!(kept as u64 + page.dropped, MAX_HOLDINGS as u64);
         assert!((2000..2100).contains(&kept), "{kept}");
+    }
+
+    #[test]
+    fn a_device_may_have_many_owners() {
+        let owner = |i: usize, family: &str| {
+            format!("{family}{{{GPU},namespace=\"demo\",pod=\"p{i}\",container=\"c\"}} {i}")
+        };
+        let lines = |family| (0..40).map(move |i| owner(i, family));
+        let page = page(
+            &lines("podgauge_gpu_active_seconds_total")
+                .chain(lines("podgauge_gpu_observed_seconds_total"))
+                .collect::<Vec<_>>(),
+        );
+        assert_eq!(page.devices[0].holdings.len(), 40);
+        for (i, holding) in page.devices[0].holdings.iter().enumerate() {
+            let both = i as f64;
+            assert_eq!(holding.readings, [(USE, Reading::Share { sum: both, weight: both })]);
+        }
+    }
+
+    #[test]
+    fn what_is_of_no_use_is_hardly_read_and_what_is_no_sample_is_refused() {
+        let refused = |line: &str| read(&format!("{line}\n"), &Metrics::new(&[])).unwrap_err().to_string();
+        for line in ["a{b=\"c\"} 1", "a{b=\"c d\"} NaN 1700", "a +Inf"] {
+            assert_eq!(read(&format!("{line}\n"), &Metrics::new(&[])).unwrap().devices.len(), 0);
+        }
+        for line in ["Service Unavailable", "404 page not found", "a{", "{\"a\": 1}", "a", "-1"] {
+            assert!(refused(line).starts_with("the page cannot be read: line 1"), "{line}");
+        }
     }
 
     proptest::proptest! {
