@@ -133,9 +133,8 @@ fn parse_exporter_url(text: &str) -> Result<ExporterUrl, String> {
         return Err(format!("{text:?} has no node name before ="));
     }
     let url: http::Uri = url.parse().map_err(|error| format!("{url:?} is not a URL: {error}"))?;
-    let scheme = match url.scheme_str() {
-        Some(scheme @ ("http" | "https")) => scheme,
-        _ => return Err(format!("{url} cannot be scraped: only http:// and https:// are supported")),
+    let Some(scheme @ ("http" | "https")) = url.scheme_str() else {
+        return Err(format!("{url} cannot be scraped: only http:// and https:// are supported"));
     };
     let authority = url.authority().ok_or_else(|| format!("{url} has no host"))?.clone();
     if authority.as_str().contains('@') {

@@ -118,16 +118,17 @@ async fn an_exporter_that_claims_another_nodes_pods_is_not_believed() {
     near(fleet.value("a").await, 30.0);
     // The honest one goes silent: the liar is not asked in its place.
     honest.behave(Manner::Silent);
-    until("the value to go", || async {
+    let text = until("the value to go", || async {
         match fleet.ask("a").await {
             Ok(value) => {
                 near(value, 30.0);
-                Err(format!("{value}"))
+                Err(value)
             }
-            Err(text) => Ok(assert!(text.contains("exporter on node gpu-node-0 last answered"), "{text}")),
+            Err(text) => Ok(text),
         }
     })
     .await;
+    assert!(text.contains("exporter on node gpu-node-0 last answered"), "{text}");
     fleet.refused("c", "exporter on node gpu-node-0").await;
     near(fleet.value("b").await, 50.0);
     assert!(liar.requests() > 5);

@@ -202,7 +202,7 @@ impl Last {
                 (elapsed <= span.longest_step).then(|| (value * f64::from(time), time))
             }
             (Reading::Rate(before), Reading::Rate(value)) => {
-                (value >= before).then(|| (value - before, elapsed.as_secs_f32()))
+                (value >= before).then_some((value - before, elapsed.as_secs_f32()))
             }
             _ => None,
         }

@@ -67,8 +67,12 @@ pub struct DeviceState {
 #[derive(Debug, Default)]
 pub struct PodSeries {
     /// Sorted.
-    holdings: Vec<((Arc<str>, Box<str>), Holding)>,
+    holdings: Vec<Placed>,
 }
+
+/// Device and container.
+type Place = (Arc<str>, Box<str>);
+type Placed = (Place, Holding);
 
 /// A container's part of a device, with its histories.
 #[derive(Debug)]
@@ -259,8 +263,7 @@ struct Round<'a> {
 impl PodSeries {
     /// The holding of that device and container.
     fn holding(&mut self, device: &Arc<str>, container: &str, seen: Instant) -> &mut Holding {
-        let place =
-            |((d, c), _): &((Arc<str>, Box<str>), Holding)| (**d).cmp(device).then((**c).cmp(container));
+        let place = |((d, c), _): &Placed| (**d).cmp(device).then((**c).cmp(container));
         let at = match self.holdings.binary_search_by(place) {
             Ok(at) => at,
             Err(at) => {
@@ -285,11 +288,8 @@ impl PodSeries {
 }
 
 impl<'a> IntoIterator for &'a PodSeries {
-    type Item = (&'a (Arc<str>, Box<str>), &'a Holding);
-    type IntoIter = std::iter::Map<
-        std::slice::Iter<'a, ((Arc<str>, Box<str>), Holding)>,
-        fn(&'a ((Arc<str>, Box<str>), Holding)) -> Self::Item,
-    >;
+    type Item = (&'a Place, &'a Holding);
+    type IntoIter = std::iter::Map<std::slice::Iter<'a, Placed>, fn(&'a Placed) -> Self::Item>;
 
     fn into_iter(self) -> Self::IntoIter {
         self.holdings.iter().map(|(place, holding)| (place, holding))
