@@ -28,7 +28,7 @@ use crate::metric::Metrics;
 use crate::self_metrics::SelfMetrics;
 use crate::source::Target;
 use crate::source::access::{Access, AccessError};
-use crate::source::scrape::Scraper;
+use crate::source::scrape::{self, Scraper};
 use crate::source::set::ExporterSet;
 
 /// After this the adapter is ready whatever it still lacks: while it is not available, no namespace
@@ -48,6 +48,8 @@ pub enum StartError {
     Access(#[from] AccessError),
     #[error("{0}")]
     Listen(String),
+    #[error("cannot start the thread that scrapes exporters: {0}")]
+    Thread(String),
 }
 
 /// The adapter, listening, all parts at work.
@@ -82,15 +84,11 @@ impl Adapter {
         let metrics = Arc::new(Metrics::new(&args.metric));
         let pods = PodIndex::default();
         tokio::spawn(Arc::clone(&access).follow());
-        let scraper = Scraper::new(
-            Arc::clone(&metrics),
-            self_metrics.clone(),
-            args.scrape_interval,
-            args.window,
-            access,
-        );
-        let scraper = Arc::new(scraper);
-        let exporters = Arc::new(ExporterSet::new(Arc::clone(&scraper)));
+        let scraper =
+            Scraper::new(Arc::clone(&metrics), self_metrics.clone(), args.scrape_interval, args.window);
+        let scraper = Arc::new(scraper.reaching(access));
+        let thread = scrape::start_thread().map_err(|error| StartError::Thread(error.to_string()))?;
+        let exporters = Arc::new(ExporterSet::on(thread, Arc::clone(&scraper)));
         self_metrics.watch(pods.clone(), Arc::clone(&exporters));
 
         let trust = Trust::default();

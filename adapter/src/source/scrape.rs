@@ -4,6 +4,7 @@
 //! much memory as everything that its exporter told.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use hyper::client::conn::http1;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::{Instant, MissedTickBehavior, timeout, timeout_at};
 use tower::ServiceExt as _;
@@ -45,6 +47,19 @@ const PARALLEL_SLOW: usize = 64;
 const PROMPT: Duration = Duration::from_millis(500);
 /// Time over which the first scrapes after a start are spread.
 const FIRST_SPREAD: Duration = Duration::from_secs(1);
+
+/// Starts the thread that all scraping is done on, so that no page, however long, takes the place of
+/// a request. It ends with the program.
+///
+/// # Errors
+/// The system's: no thread or no epoll to be had.
+pub fn start_thread() -> io::Result<Handle> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let handle = runtime.handle().clone();
+    let forever = move || runtime.block_on(std::future::pending::<()>());
+    std::thread::Builder::new().name("scraper".to_owned()).spawn(forever)?;
+    Ok(handle)
+}
 
 /// What all scrapes share.
 #[derive(Debug)]
@@ -92,7 +107,6 @@ impl Scraper {
         self_metrics: SelfMetrics,
         interval: Duration,
         window: Duration,
-        access: Arc<Access>,
     ) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
@@ -103,7 +117,7 @@ impl Scraper {
         let span = Span { window, longest_step: 2 * interval };
         Self {
             connector,
-            access,
+            access: Arc::new(Access::plain()),
             metrics,
             self_metrics,
             interval,
@@ -114,6 +128,12 @@ impl Scraper {
             slow: Semaphore::new(PARALLEL_SLOW),
             progress: Notify::new(),
         }
+    }
+
+    /// Reaches exporters as this says.
+    #[must_use]
+    pub fn reaching(self, access: Arc<Access>) -> Self {
+        Self { access, ..self }
     }
 
     pub fn self_metrics(&self) -> &SelfMetrics {
@@ -285,7 +305,7 @@ impl Scraper {
                 return Err(ScrapeError::TooLarge);
             }
             page.push(&data)?;
-            // Requests come first, between any two pieces.
+            // A long page lets shorter ones pass between any two of its pieces.
             tokio::task::yield_now().await;
         }
         Ok((page.finish()?, Instant::now()))
@@ -317,7 +337,7 @@ mod tests {
 
     fn scraper(interval: Duration) -> Scraper {
         let metrics = Arc::new(Metrics::new(&[]));
-        Scraper::new(metrics, SelfMetrics::default(), interval, 12 * interval, Arc::new(Access::plain()))
+        Scraper::new(metrics, SelfMetrics::default(), interval, 12 * interval)
     }
 
     #[tokio::test]
