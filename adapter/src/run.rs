@@ -10,6 +10,7 @@ use podgauge_common::http::serve::{Limits, Tls, listen, serve};
 use podgauge_common::readiness::{Condition, Readiness};
 use podgauge_common::shutdown::Shutdown;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, watch};
 use tracing::{info, warn};
 
@@ -28,7 +29,7 @@ use crate::metric::Metrics;
 use crate::self_metrics::SelfMetrics;
 use crate::source::Target;
 use crate::source::access::{Access, AccessError};
-use crate::source::scrape::{self, Scraper};
+use crate::source::scrape::Scraper;
 use crate::source::set::ExporterSet;
 
 /// After this the adapter is ready whatever it still lacks: while it is not available, no namespace
@@ -48,7 +49,7 @@ pub enum StartError {
     Access(#[from] AccessError),
     #[error("{0}")]
     Listen(String),
-    #[error("cannot start the thread that scrapes exporters: {0}")]
+    #[error("cannot start the background thread: {0}")]
     Thread(String),
 }
 
@@ -87,8 +88,8 @@ impl Adapter {
         let scraper =
             Scraper::new(Arc::clone(&metrics), self_metrics.clone(), args.scrape_interval, args.window);
         let scraper = Arc::new(scraper.reaching(access));
-        let thread = scrape::start_thread().map_err(|error| StartError::Thread(error.to_string()))?;
-        let exporters = Arc::new(ExporterSet::on(thread, Arc::clone(&scraper)));
+        let background = background().map_err(|error| StartError::Thread(error.to_string()))?;
+        let exporters = Arc::new(ExporterSet::on(background.clone(), Arc::clone(&scraper)));
         self_metrics.watch(pods.clone(), Arc::clone(&exporters));
 
         let trust = Trust::default();
@@ -106,7 +107,7 @@ impl Adapter {
                 readiness.condition("exporters", "not asked yet"),
             ],
         };
-        startup.watch_pods(client.clone());
+        startup.watch_pods(client.clone(), &background);
         tokio::spawn(startup.finish());
 
         let server = Arc::new(ApiServer {
@@ -135,6 +136,18 @@ impl Adapter {
         serve(listener, Some(tls), limits, handler, shutdown).await;
         info!("ended");
     }
+}
+
+/// Starts the thread on which exporters are scraped and pods are read: no page and no list, however
+/// long, takes the place of a request, and what lives long lies together. With a heap for each of
+/// several threads, what one frees is of no use to the others, a tenth of all memory. It ends with the
+/// program.
+fn background() -> std::io::Result<Handle> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let handle = runtime.handle().clone();
+    let forever = move || runtime.block_on(std::future::pending::<()>());
+    std::thread::Builder::new().name("background".to_owned()).spawn(forever)?;
+    Ok(handle)
 }
 
 fn serving_tls(args: &Args) -> Result<Tls, TlsError> {
@@ -208,9 +221,9 @@ struct Startup {
 }
 
 impl Startup {
-    fn watch_pods(&self, client: Client) {
+    fn watch_pods(&self, client: Client, background: &Handle) {
         let (missing, told) = (Arc::clone(&self.pods_missing), Arc::clone(&self.pods_told));
-        tokio::spawn(cluster_watch::pods(client, self.pods.clone(), move |result| {
+        background.spawn(cluster_watch::pods(client, self.pods.clone(), move |result| {
             if let Err(reason) = result {
                 *missing.lock() = format!("cannot be listed: {reason}");
             }

@@ -4,7 +4,6 @@
 //! much memory as everything that its exporter told.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +15,6 @@ use hyper::client::conn::http1;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::{Instant, MissedTickBehavior, timeout, timeout_at};
 use tower::ServiceExt as _;
@@ -47,19 +45,6 @@ const PARALLEL_SLOW: usize = 64;
 const PROMPT: Duration = Duration::from_millis(500);
 /// Time over which the first scrapes after a start are spread.
 const FIRST_SPREAD: Duration = Duration::from_secs(1);
-
-/// Starts the thread that all scraping is done on, so that no page, however long, takes the place of
-/// a request. It ends with the program.
-///
-/// # Errors
-/// The system's: no thread or no epoll to be had.
-pub fn start_thread() -> io::Result<Handle> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let handle = runtime.handle().clone();
-    let forever = move || runtime.block_on(std::future::pending::<()>());
-    std::thread::Builder::new().name("scraper".to_owned()).spawn(forever)?;
-    Ok(handle)
-}
 
 /// What all scrapes share.
 #[derive(Debug)]
