@@ -76,6 +76,16 @@ pub struct Mean {
     pub at: Instant,
 }
 
+/// The readings in a window.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Part {
+    pub readings: usize,
+    /// Seconds for which something is known, gaps left out.
+    pub covered: f64,
+    pub oldest: Instant,
+    pub newest: Instant,
+}
+
 impl Span {
     /// How many points a window has with nothing missing: one a scrape, both ends, and the one that
     /// pushes the oldest out.
@@ -122,15 +132,36 @@ impl History {
     /// `not_before`; `None` without two of one piece.
     pub fn mean(&self, window: Duration, not_before: Option<Instant>) -> Option<Mean> {
         let (base, fresh) = (self.base?, self.fresh?);
-        let from = fresh.saturating_sub(millis(window));
-        let before = |point: &Point| {
-            point.at < from || not_before.is_some_and(|limit| instant(base, point.at) < limit)
-        };
-        let first = self.points.partition_point(before);
-        let grown = self.points.get(first + 1..)?;
+        let grown = self.points.get(self.first(window, not_before)? + 1..)?;
         let weight: f64 = grown.iter().map(|point| f64::from(point.weight)).sum();
         let sum: f64 = grown.iter().map(|point| point.sum).sum();
         (weight > 0.0).then(|| Mean { value: sum / weight, at: instant(base, fresh) })
+    }
+
+    /// What the mean over that window is made of; `None` without a reading that grew.
+    pub fn part(&self, window: Duration, not_before: Option<Instant>) -> Option<Part> {
+        let base = self.base?;
+        let [oldest, grown @ ..] = self.points.get(self.first(window, not_before)?..)? else { return None };
+        Some(Part {
+            readings: 1 + grown.len(),
+            covered: grown.iter().map(|point| f64::from(point.weight)).sum(),
+            oldest: instant(base, oldest.at),
+            newest: instant(base, grown.last().unwrap_or(oldest).at),
+        })
+    }
+
+    /// The first point of the window that ends with the newest growth.
+    fn first(&self, window: Duration, not_before: Option<Instant>) -> Option<usize> {
+        let (base, from) = (self.base?, self.fresh?.saturating_sub(millis(window)));
+        let before = |point: &Point| {
+            point.at < from || not_before.is_some_and(|limit| instant(base, point.at) < limit)
+        };
+        Some(self.points.partition_point(before))
+    }
+
+    /// When it was last told anything.
+    pub fn updated(&self) -> Option<Instant> {
+        Some(instant(self.base?, self.last.as_ref()?.at))
     }
 
     /// Seconds without a gap that it was told of, since it began.
@@ -291,6 +322,18 @@ mod tests {
         let mut readings = vec![Some((0.0, 0.0)), Some((0.0, 5.0))];
         readings.extend((0..100).map(|i| (i % 2 == 1).then_some((0.0, f64::from(5 * i)))));
         assert_eq!(history(&readings).0.points.len(), 3);
+    }
+
+    #[test]
+    fn what_a_mean_is_made_of() {
+        let (history, end) =
+            history(&[Some((0.0, 0.0)), Some((5.0, 5.0)), None, Some((5.0, 15.0)), Some((5.0, 20.0))]);
+        let ago = |seconds| end - Duration::from_secs(seconds);
+        let part = Part { readings: 4, covered: 10.0, oldest: ago(20), newest: end };
+        assert_eq!(history.part(SPAN.window, None), Some(part));
+        let part = Part { readings: 2, covered: 5.0, oldest: ago(5), newest: end };
+        assert_eq!(history.part(SPAN.window, Some(ago(9))), Some(part));
+        assert_eq!(history.part(Duration::from_secs(7), None), Some(part));
     }
 
     #[test]
