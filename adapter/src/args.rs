@@ -1,5 +1,6 @@
 //! Owns the command line.
 
+pub mod exporters;
 pub mod serving;
 mod unused;
 
@@ -15,6 +16,8 @@ use serving::Serving;
 
 use crate::explain;
 use crate::metric::MetricFlag;
+
+use self::exporters::{ExporterAccess, Scheme};
 
 /// Serves the GPU use of pods to HorizontalPodAutoscalers as custom metrics.
 #[derive(Debug, Clone, Parser)]
@@ -32,6 +35,8 @@ pub struct Args {
     /// Scrape every endpoint of this Service, each for the pods of its own node. Repeatable
     #[arg(long, value_name = "NAMESPACE/NAME", value_parser = parse_service)]
     pub exporter_service: Vec<ServiceName>,
+    #[command(flatten)]
+    pub exporter_access: ExporterAccess,
     /// Time between two scrapes of an exporter
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_go_duration)]
     pub scrape_interval: Duration,
@@ -121,7 +126,10 @@ impl Args {
         if let Err(message) = self.serving.check() {
             return wrong(message);
         }
-        Ok(())
+        let services = !self.exporter_service.is_empty();
+        let https = services && self.exporter_access.exporter_scheme == Scheme::Https
+            || self.exporter_url.iter().any(|exporter| exporter.url.scheme_str() == Some("https"));
+        self.exporter_access.check(https, services).or_else(wrong)
     }
 }
 
@@ -141,9 +149,9 @@ fn parse_exporter_url(text: &str) -> Result<ExporterUrl, String> {
         return Err(format!("{text:?} has no node name before ="));
     }
     let url: http::Uri = url.parse().map_err(|error| format!("{url:?} is not a URL: {error}"))?;
-    if url.scheme_str() != Some("http") {
-        return Err(format!("{url} cannot be scraped: only http:// is supported"));
-    }
+    let Some(scheme @ ("http" | "https")) = url.scheme_str() else {
+        return Err(format!("{url} cannot be scraped: only http:// and https:// are supported"));
+    };
     let authority = url.authority().ok_or_else(|| format!("{url} has no host"))?.clone();
     if authority.as_str().contains('@') {
         return Err("a user or password in a URL is not supported".to_owned());
@@ -153,7 +161,7 @@ fn parse_exporter_url(text: &str) -> Result<ExporterUrl, String> {
         Some(path) => path,
     };
     let url = http::Uri::builder()
-        .scheme("http")
+        .scheme(scheme)
         .authority(authority)
         .path_and_query(path)
         .build()
@@ -185,7 +193,8 @@ mod tests {
         assert_eq!(url.url.to_string(), "http://10.0.0.7:9400/metrics");
         let url = parse_exporter_url("http://exporter:9400/page?x=1").unwrap();
         assert_eq!((url.node, url.url.to_string().as_str()), (None, "http://exporter:9400/page?x=1"));
-        for wrong in ["10.0.0.7:9400", "https://a/", "=http://a/", "http://u:p@a/", "http:///x"] {
+        assert_eq!(parse_exporter_url("https://a").unwrap().url.to_string(), "https://a/metrics");
+        for wrong in ["10.0.0.7:9400", "ftp://a/", "=http://a/", "http://u:p@a/", "http:///x"] {
             assert!(parse_exporter_url(wrong).is_err(), "{wrong}");
         }
     }
@@ -196,6 +205,10 @@ mod tests {
         assert!(parse(&["--exporter-service", "podgauge/exporter"]).is_ok());
         assert!(parse(&["--exporter-url", "http://a", "--tls-cert-file", "/a"]).is_err());
         assert!(parse(&["--exporter-service", "exporter"]).is_err());
+        assert!(parse(&["--exporter-url", "https://a"]).unwrap().check().is_err());
+        let trusting = ["--exporter-url", "https://a", "--exporter-ca-file", "/ca"];
+        assert!(parse(&trusting).unwrap().check().is_ok());
+        assert!(parse(&["--exporter-url", "http://a", "--exporter-username", "ann"]).is_err());
     }
 
     #[test]

@@ -12,6 +12,7 @@ use podgauge_common::http::serve::{Limits, Tls, listen, serve};
 use podgauge_common::readiness::{Condition, Readiness};
 use podgauge_common::shutdown::Shutdown;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, watch};
 use tracing::{info, warn};
 
@@ -30,6 +31,7 @@ use crate::evaluate::Rules;
 use crate::metric::Metrics;
 use crate::self_metrics::SelfMetrics;
 use crate::source::Target;
+use crate::source::access::{Access, AccessError};
 use crate::source::scrape::Scraper;
 use crate::source::set::ExporterSet;
 
@@ -48,8 +50,12 @@ pub enum StartError {
     Tls(#[from] TlsError),
     #[error(transparent)]
     Trust(#[from] trust::FileError),
+    #[error(transparent)]
+    Access(#[from] AccessError),
     #[error("{0}")]
     Listen(String),
+    #[error("cannot start the background thread: {0}")]
+    Thread(String),
 }
 
 /// The adapter, listening, all parts at work.
@@ -83,6 +89,7 @@ impl Adapter {
         let readiness = Readiness::default();
         let self_metrics = SelfMetrics::default();
         let tls = certificates::start(serving.settings(), client, &readiness, self_metrics.clone())?;
+        let reach = Arc::new(Access::load(args.exporter_access.clone())?);
         let address = match args.bind_address {
             Some(ip) => SocketAddr::new(ip, args.secure_port).to_string(),
             None => format!(":{}", args.secure_port),
@@ -94,14 +101,16 @@ impl Adapter {
 
         let metrics = Arc::new(Metrics::new(&args.metric));
         let pods = PodIndex::default();
+        tokio::spawn(Arc::clone(&reach).follow());
         let scraper = Scraper::new(
             Arc::clone(&metrics),
             self_metrics.clone(),
             args.scrape_interval,
             metrics.longest_window(args.window),
         );
-        let scraper = Arc::new(scraper);
-        let exporters = Arc::new(ExporterSet::new(Arc::clone(&scraper)));
+        let scraper = Arc::new(scraper.reaching(reach));
+        let background = background().map_err(|error| StartError::Thread(error.to_string()))?;
+        let exporters = Arc::new(ExporterSet::on(background.clone(), Arc::clone(&scraper)));
         self_metrics.watch(pods.clone(), Arc::clone(&exporters));
 
         let trust = Trust::default();
@@ -118,7 +127,7 @@ impl Adapter {
                 readiness.condition("exporters", "not asked yet"),
             ],
         };
-        startup.watch_pods(lister.clone());
+        startup.watch_pods(lister.clone(), &background);
         let (nodes, namespaces) = (ObjectIndex::default(), ObjectIndex::default());
         tokio::spawn(cluster_watch::objects::<Node>(lister.clone(), nodes.clone(), "nodes"));
         tokio::spawn(cluster_watch::objects::<Namespace>(lister, namespaces.clone(), "namespaces"));
@@ -154,6 +163,18 @@ impl Adapter {
     }
 }
 
+/// Starts the thread on which exporters are scraped and pods are read: no page and no list, however
+/// long, takes the place of a request, and what lives long lies together. With a heap for each of
+/// several threads, what one frees is of no use to the others, a tenth of all memory. It ends with the
+/// program.
+fn background() -> std::io::Result<Handle> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let handle = runtime.handle().clone();
+    let forever = move || runtime.block_on(std::future::pending::<()>());
+    std::thread::Builder::new().name("background".to_owned()).spawn(forever)?;
+    Ok(handle)
+}
+
 /// Watches the Services named on the command line, and scrapes what they and `--exporter-url` name.
 /// Gives whether all of them are known and their exporters are in the set.
 fn watch_services(client: &Client, args: &Args, exporters: &Arc<ExporterSet>) -> watch::Receiver<bool> {
@@ -167,7 +188,14 @@ fn watch_services(client: &Client, args: &Args, exporters: &Arc<ExporterSet>) ->
     let (sender, mut services) = watch::channel(none);
     let sender = Arc::new(sender);
     for (at, service) in args.exporter_service.iter().enumerate() {
-        tokio::spawn(endpoints::watch_service(client.clone(), service.clone(), at, Arc::clone(&sender)));
+        let scheme = args.exporter_access.exporter_scheme;
+        tokio::spawn(endpoints::watch_service(
+            client.clone(),
+            service.clone(),
+            scheme,
+            at,
+            Arc::clone(&sender),
+        ));
     }
     exporters.set(&fixed);
     let exporters = Arc::clone(exporters);
@@ -198,9 +226,9 @@ struct Startup {
 }
 
 impl Startup {
-    fn watch_pods(&self, client: Client) {
+    fn watch_pods(&self, client: Client, background: &Handle) {
         let (missing, told) = (Arc::clone(&self.pods_missing), Arc::clone(&self.pods_told));
-        tokio::spawn(cluster_watch::pods(client, self.pods.clone(), move |result| {
+        background.spawn(cluster_watch::pods(client, self.pods.clone(), move |result| {
             if let Err(reason) = result {
                 *missing.lock() = format!("cannot be listed: {reason}");
             }

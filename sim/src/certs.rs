@@ -114,7 +114,7 @@ impl Authority {
     /// # Errors
     /// Only the random number generator's.
     pub fn client(&self, common_name: &str, organization: Option<&str>) -> Result<Leaf, CertificateError> {
-        self.leaf(common_name, organization, &[], ExtendedKeyUsagePurpose::ClientAuth)
+        self.leaf(common_name, organization, &[], ExtendedKeyUsagePurpose::ClientAuth, None)
     }
 
     /// A serving certificate for these DNS names and IP addresses.
@@ -122,7 +122,20 @@ impl Authority {
     /// # Errors
     /// A name that is neither, or the random number generator's.
     pub fn server(&self, common_name: &str, names: &[&str]) -> Result<Leaf, CertificateError> {
-        self.leaf(common_name, None, names, ExtendedKeyUsagePurpose::ServerAuth)
+        self.leaf(common_name, None, names, ExtendedKeyUsagePurpose::ServerAuth, None)
+    }
+
+    /// As [`server`](Self::server), but expired since the beginning of that year.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn expired_server(
+        &self,
+        common_name: &str,
+        names: &[&str],
+        year: i32,
+    ) -> Result<Leaf, CertificateError> {
+        self.leaf(common_name, None, names, ExtendedKeyUsagePurpose::ServerAuth, Some(year))
     }
 
     fn leaf(
@@ -131,6 +144,7 @@ impl Authority {
         organization: Option<&str>,
         names: &[&str],
         usage: ExtendedKeyUsagePurpose,
+        expired: Option<i32>,
     ) -> Result<Leaf, CertificateError> {
         let make = || {
             let key = KeyPair::generate()?;
@@ -139,6 +153,10 @@ impl Authority {
             params.distinguished_name = distinguished_name(common_name, organization);
             params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
             params.extended_key_usages = vec![usage];
+            if let Some(year) = expired {
+                params.not_before = rcgen::date_time_ymd(year - 1, 1, 1);
+                params.not_after = rcgen::date_time_ymd(year, 1, 1);
+            }
             params.use_authority_key_identifier_extension = true;
             let certificate = params.signed_by(&key, &self.issuer)?;
             Ok((certificate.pem(), key.serialize_pem()))

@@ -49,6 +49,12 @@ fn a_port_in_use_and_a_missing_certificate_are_named() {
     refused(&[&[SOURCE, &kubeconfig], address.as_slice()].concat(), 1, &[&port, "in use"]);
     let certificate = ["--tls-cert-file=/nonexistent/tls.crt", "--tls-private-key-file=/nonexistent/tls.key"];
     refused(&[&[SOURCE, &kubeconfig], certificate.as_slice()].concat(), 1, &["/nonexistent/tls.crt"]);
+    let exporters = ["--exporter-url=https://127.0.0.1:9", "--exporter-ca-file=/nonexistent/ca.crt"];
+    refused(
+        &[&[kubeconfig.as_str()], exporters.as_slice()].concat(),
+        1,
+        &["/nonexistent/ca.crt", "No such file"],
+    );
 }
 
 #[test]
@@ -59,4 +65,8 @@ fn wrong_usage_exits_with_2() {
     refused(&[SOURCE, "--metric=9lives"], 2, &["9lives"]);
     refused(&[SOURCE, "--metric=gpu_utilization,aggregation=median"], 2, &["median", "mean or max"]);
     refused(&[SOURCE, "--metric=gpu_utilization,window=6s"], 2, &["gpu_utilization", "two scrapes"]);
+    refused(&["--exporter-url=https://127.0.0.1:9"], 2, &["--exporter-ca-file"]);
+    refused(&[SOURCE, "--exporter-ca-file=/x"], 2, &["--exporter-ca-file", "no effect"]);
+    refused(&[SOURCE, "--exporter-token-file=/x"], 2, &["--exporter-credentials-without-tls"]);
+    refused(&[SOURCE, "--exporter-scheme=https"], 2, &["--exporter-service"]);
 }

@@ -14,6 +14,7 @@ use tracing::warn;
 
 use super::watch::follow;
 use crate::args::ServiceName;
+use crate::args::exporters::Scheme;
 use crate::source::Target;
 
 /// The port that is scraped where a Service has several.
@@ -28,6 +29,7 @@ pub type ServiceTargets = Vec<Option<Vec<Target>>>;
 pub async fn watch_service(
     client: Client,
     service: ServiceName,
+    scheme: Scheme,
     at: usize,
     targets: Arc<watch::Sender<ServiceTargets>>,
 ) {
@@ -56,7 +58,7 @@ pub async fn watch_service(
         if listing {
             return;
         }
-        let (found, problem) = targets_of(slices.values());
+        let (found, problem) = targets_of(slices.values(), scheme);
         if problem != complaint {
             if let Some(problem) = &problem {
                 warn!("Service {service}: {problem}");
@@ -73,7 +75,10 @@ pub async fn watch_service(
 }
 
 /// The exporters behind the slices, one per pod, and what kept some from being scraped.
-fn targets_of<'a>(slices: impl Iterator<Item = &'a EndpointSlice>) -> (Vec<Target>, Option<String>) {
+fn targets_of<'a>(
+    slices: impl Iterator<Item = &'a EndpointSlice>,
+    scheme: Scheme,
+) -> (Vec<Target>, Option<String>) {
     // By pod where known: a dual-stack Service lists each pod once per address family.
     let mut found: BTreeMap<String, (bool, Target)> = BTreeMap::new();
     let mut without_node = 0;
@@ -98,7 +103,7 @@ fn targets_of<'a>(slices: impl Iterator<Item = &'a EndpointSlice>) -> (Vec<Targe
                 IpAddr::V4(v4) => format!("{v4}:{port}"),
                 IpAddr::V6(v6) => format!("[{v6}]:{port}"),
             };
-            let Ok(url) = format!("http://{host}/metrics").parse() else { continue };
+            let Ok(url) = format!("{}://{host}/metrics", scheme.as_str()).parse() else { continue };
             let pod = endpoint.target_ref.as_ref().and_then(|target| target.uid.clone()).unwrap_or(host);
             let target = Target { node: Some(node.into()), url };
             let is_v4 = address.is_ipv4();
@@ -140,7 +145,7 @@ mod tests {
 
     fn found(slices: serde_json::Value) -> (Vec<String>, Option<String>) {
         let slices: Vec<EndpointSlice> = serde_json::from_value(slices).unwrap();
-        let (targets, problem) = targets_of(slices.iter());
+        let (targets, problem) = targets_of(slices.iter(), Scheme::Http);
         let text = |target: Target| format!("{}={}", target.node.unwrap(), target.url);
         (targets.into_iter().map(text).collect(), problem)
     }

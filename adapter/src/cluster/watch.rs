@@ -19,7 +19,9 @@ use super::slim::SlimPod;
 
 /// Keeps the index current. Calls `told` after each whole list and each error.
 pub async fn pods(client: Client, index: PodIndex, mut told: impl FnMut(Result<(), String>)) {
-    let config = watcher::Config::default().any_semantic();
+    // In pages of 500: an API server that may answer from its cache sends all pods at once, and what
+    // they take while they are read is never given back.
+    let config = watcher::Config::default();
     follow::<SlimPod>(Api::all(client), config, "pods", |event| match event {
         Ok(Event::Init) => index.begin(),
         Ok(Event::Apply(pod) | Event::InitApply(pod)) => index.apply(&pod),

@@ -57,7 +57,11 @@ pub fn evidence(
             found.push(Evidence {
                 exporter: exporter.name.clone(),
                 device: mine.device.to_owned(),
-                labels: device.map(|device| device.labels().to_vec()).unwrap_or_default(),
+                labels: device
+                    .map(|device| {
+                        device.labels().iter().map(|(name, value)| (name, value.to_owned())).collect()
+                    })
+                    .unwrap_or_default(),
                 container: mine.container.to_owned(),
                 allocation: mine.holding.allocation,
                 present: mine.holding.present,

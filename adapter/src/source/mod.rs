@@ -4,7 +4,9 @@
 //! Target ─► scrape ─► page (Page) ─► store (ExporterState, History) ─► evaluate
 //! ```
 
+pub mod access;
 pub mod history;
+pub mod labels;
 pub mod page;
 pub mod scrape;
 pub mod set;

@@ -1,10 +1,13 @@
-//! Reads an exporter's page, podgauge's or NVIDIA's, into what is kept of it.
+//! Reads an exporter's page, podgauge's or NVIDIA's, into what is kept of it: piece by piece as it
+//! comes, so that a page never lies in memory whole.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 use podgauge_common::exposition::parse::{self, ParseError, Sample};
 
 use super::history::Reading;
+use super::labels::Labels;
 use crate::metric::{DEVICE_USE, FamilyId, GPU_UTIL, MEMORY_USED, Metrics, USE, is_ratio};
 
 /// Longest label value that is kept, bytes. Kubernetes names have at most 253.
@@ -13,6 +16,11 @@ const MAX_LABEL_BYTES: usize = 512;
 const MAX_DEVICES: usize = 512;
 /// Most owners of one page's devices.
 const MAX_HOLDINGS: usize = 8192;
+/// Most bytes of names and labels that are kept of one page. 56 instances with 5,600 owners have
+/// half of it.
+const MAX_TEXT_BYTES: usize = 1 << 20;
+/// Longest line, bytes.
+const MAX_LINE_BYTES: usize = 64 << 10;
 
 /// What is kept of one page.
 #[derive(Debug, Default)]
@@ -32,7 +40,7 @@ pub struct Device {
     /// UUID, with `/GI` for a MIG instance.
     pub key: String,
     /// What distinguishes devices, for `metricLabelSelector`.
-    pub labels: Vec<(&'static str, String)>,
+    pub labels: Labels,
     pub owners: Option<f64>,
     /// Seconds in which it was busy, whoever used it.
     active: Option<f64>,
@@ -86,7 +94,6 @@ pub struct Holding {
 #[derive(Debug)]
 struct Repeated {
     family: FamilyId,
-    counter: bool,
     first: f64,
     sum: f64,
     count: u64,
@@ -94,18 +101,6 @@ struct Repeated {
     copies: bool,
     equal: bool,
 }
-
-/// The labels that tell devices apart, and the older or other spellings of them.
-const DEVICE_LABELS: [(&str, &[&str]); 8] = [
-    ("gpu", &["gpu"]),
-    ("UUID", &["UUID", "uuid"]),
-    ("pci_bus_id", &["pci_bus_id"]),
-    ("device", &["device"]),
-    ("modelName", &["modelName"]),
-    ("GPU_I_PROFILE", &["GPU_I_PROFILE"]),
-    ("GPU_I_ID", &["GPU_I_ID"]),
-    ("hostname", &["hostname", "Hostname"]),
-];
 
 /// Labels that repeat a sample: once per replica of a device, once per batch job. Samples told apart
 /// by any other label, like a link's or an error's number, are no value of the device.
@@ -140,33 +135,109 @@ fn own(name: &str) -> Option<Own> {
     })
 }
 
-/// Reads a page. The error names the line.
-pub fn read(text: &str, metrics: &Metrics) -> Result<Page, ParseError> {
-    let mut reader = Reader { page: Page::default(), devices: HashMap::new(), holdings: HashMap::new() };
-    let types = Types::read(text, metrics);
-    let mut native = types.native;
-    for sample in parse::samples(text) {
-        let sample = sample?;
-        native |= is_native(sample.name);
-        let (own, family) = (own(sample.name), metrics.family(sample.name));
-        if own.is_none() && family.is_none() {
-            continue;
+/// Why what an exporter sends is no page.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PageError {
+    #[error("the page cannot be read: {0}")]
+    Line(#[from] ParseError),
+    #[error("the page cannot be read: line {line} or one soon after is not UTF-8")]
+    NotText { line: usize },
+    #[error("the page cannot be read: line {line} is longer than {MAX_LINE_BYTES} bytes")]
+    LongLine { line: usize },
+    #[error("the page ends in the middle of line {line}")]
+    Cut { line: usize },
+}
+
+/// Reads a whole page. The error names the line.
+pub fn read(text: &str, metrics: &Metrics) -> Result<Page, PageError> {
+    let mut reader = PageReader::new(metrics);
+    reader.push(text.as_bytes())?;
+    reader.finish()
+}
+
+/// A page that is being read.
+#[derive(Debug)]
+pub struct PageReader<'m> {
+    metrics: &'m Metrics,
+    /// Lines read so far.
+    lines: usize,
+    /// The beginning of the line that the last piece ended in.
+    begun: Vec<u8>,
+    types: Types,
+    kept: Kept,
+}
+
+impl<'m> PageReader<'m> {
+    pub fn new(metrics: &'m Metrics) -> Self {
+        Self { metrics, lines: 0, begun: Vec::new(), types: Types::default(), kept: Kept::default() }
+    }
+
+    /// Reads the next piece, cut wherever it may be. After an error the page is lost.
+    pub fn push(&mut self, piece: &[u8]) -> Result<(), PageError> {
+        let end = piece.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let (mut whole, rest) = piece.split_at(end);
+        if !whole.is_empty() && !self.begun.is_empty() {
+            let first = whole.iter().position(|byte| *byte == b'\n').map_or(end, |at| at + 1);
+            self.begin(&whole[..first])?;
+            let mut line = std::mem::take(&mut self.begun);
+            self.read(&line)?;
+            line.clear();
+            self.begun = line;
+            whole = &whole[first..];
         }
-        if !plausible(own, family, &sample)
-            || sample.labels.iter().any(|(_, value)| value.len() > MAX_LABEL_BYTES)
-        {
-            reader.page.dropped += 1;
-            continue;
-        }
-        let kept = own.map_or(Ok(()), |own| reader.own(own, &sample)).and_then(|()| match family {
-            Some(family) => reader.family(family, &sample, types.counters.contains(&family)),
-            None => Ok(()),
-        });
-        if let Err(Full) = kept {
-            reader.page.dropped += 1;
+        self.read(whole)?;
+        self.begin(rest)
+    }
+
+    /// What was kept of the page, now that all of it is known.
+    pub fn finish(self) -> Result<Page, PageError> {
+        match self.begun.is_empty() {
+            true => Ok(self.kept.finish(&self.types)),
+            false => Err(PageError::Cut { line: self.lines + 1 }),
         }
     }
-    Ok(reader.finish(native))
+
+    fn begin(&mut self, bytes: &[u8]) -> Result<(), PageError> {
+        if self.begun.len() + bytes.len() > MAX_LINE_BYTES {
+            return Err(PageError::LongLine { line: self.lines + 1 });
+        }
+        self.begun.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Reads whole lines.
+    fn read(&mut self, lines: &[u8]) -> Result<(), PageError> {
+        let text = std::str::from_utf8(lines).map_err(|_| PageError::NotText { line: self.lines + 1 })?;
+        for (at, line) in text.split_terminator('\n').enumerate() {
+            if let Some(comment) = line.strip_prefix('#') {
+                self.types.read(comment, self.metrics);
+                continue;
+            }
+            if let Some(name) = plain_name(line) {
+                self.types.native |= is_native(name);
+                if own(name).is_none() && self.metrics.family(name).is_none() {
+                    continue;
+                }
+            }
+            for sample in parse::samples(line) {
+                let sample = sample.map_err(|error| ParseError { line: self.lines + at + 1, ..error })?;
+                self.kept.sample(&sample, self.metrics);
+            }
+        }
+        self.lines += lines.iter().filter(|byte| **byte == b'\n').count();
+        Ok(())
+    }
+}
+
+/// The name of what looks like a sample; most are of no use, and not read any further. `None` where
+/// only reading it can tell.
+fn plain_name(line: &str) -> Option<&str> {
+    let end =
+        line.bytes().position(|byte| !(byte.is_ascii_alphanumeric() || byte == b'_' || byte == b':'))?;
+    let (name, rest) = line.split_at(end);
+    let value = rest.bytes().rposition(|byte| byte == b' ').and_then(|at| rest.as_bytes().get(at + 1))?;
+    let number = value.is_ascii_digit() || b"+-.NI".contains(value);
+    (number && !name.is_empty() && !name.starts_with(|c: char| c.is_ascii_digit())).then_some(name)
 }
 
 /// Whether only podgauge's exporter has such a family. Its metrics about itself tell nothing: they
@@ -206,7 +277,7 @@ const BLANKS: [std::ops::RangeInclusive<f64>; 3] = [
 ];
 
 /// What the page's TYPE lines tell.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Types {
     /// The kept families that are counters.
     counters: HashSet<FamilyId>,
@@ -214,16 +285,15 @@ struct Types {
 }
 
 impl Types {
-    fn read(text: &str, metrics: &Metrics) -> Self {
-        let mut types = Self::default();
-        let lines = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
-        for (name, kind) in lines.filter_map(|line| line.split_once(' ')) {
-            types.native |= is_native(name);
-            if kind.trim() == "counter" {
-                types.counters.extend(metrics.family(name));
-            }
+    /// Reads what follows the `#` of a comment.
+    fn read(&mut self, comment: &str, metrics: &Metrics) {
+        let Some((name, kind)) = comment.strip_prefix(" TYPE ").and_then(|of| of.split_once(' ')) else {
+            return;
+        };
+        self.native |= is_native(name);
+        if kind.trim() == "counter" {
+            self.counters.extend(metrics.family(name));
         }
-        types
     }
 }
 
@@ -238,11 +308,13 @@ impl Device {
 
     /// What is known of the whole device, without what its only holding says as well. Samples
     /// without a pod speak of the device; where there are none, what is said for every pod alike.
-    fn whole(&mut self, native: bool, single: bool) -> Vec<(FamilyId, Reading)> {
+    fn whole(&mut self, native: bool, single: bool, types: &Types) -> Vec<(FamilyId, Reading)> {
         let mut whole: Vec<(FamilyId, Reading)> = std::mem::take(&mut self.samples)
             .into_iter()
             .filter(|samples| samples.count == 1 && samples.family != MEMORY_USED)
-            .filter_map(|samples| Some((samples.family, samples.reading(native)?)))
+            .filter_map(|samples| {
+                Some((samples.family, samples.reading(native, types.counters.contains(&samples.family))?))
+            })
             .collect();
         if let [first, others @ ..] = &self.holdings[..] {
             let alike =
@@ -273,60 +345,114 @@ impl Device {
         whole
     }
 
+    /// Forgets what was said twice and differently, and counts it.
+    fn drop_contradictions(&mut self) -> u64 {
+        let of_holdings = self
+            .holdings
+            .iter_mut()
+            .flat_map(|holding| [&mut holding.active, &mut holding.observed, &mut holding.allocation]);
+        let of_device = [
+            &mut self.active,
+            &mut self.utilization,
+            &mut self.owners,
+            &mut self.memory_free,
+            &mut self.memory_reserved,
+            &mut self.observed,
+        ];
+        let mut dropped = 0;
+        for value in of_device.into_iter().chain(of_holdings) {
+            if value.take_if(|value| value.is_nan()).is_some() {
+                dropped += 1;
+            }
+        }
+        dropped
+    }
+
     /// Memory of the device, MiB, where the page tells all of its parts.
     pub fn memory_total(&self) -> Option<f64> {
         Some(self.memory_used? + self.memory_free? + self.memory_reserved.unwrap_or_default())
     }
 }
 
-// === impl Reader ===
+// === impl Kept ===
 
-/// A limit on devices or owners bites.
+/// A limit on devices, owners or text bites.
 struct Full;
 
-struct Reader {
+/// Owners of a device that are looked for one by one.
+const FEW: usize = 8;
+
+/// What is kept of a page so far.
+#[derive(Debug, Default)]
+struct Kept {
     page: Page,
     devices: HashMap<String, usize>,
-    /// Device, namespace, pod, container.
-    holdings: HashMap<(usize, String, String, String), usize>,
+    /// Owners of all devices.
+    owners: usize,
+    /// The owners of a device after the first [`FEW`]: device, namespace, pod, container.
+    further: HashMap<(usize, String, String, String), usize>,
+    /// Bytes of names and labels.
+    text: usize,
 }
 
-impl Reader {
+impl Kept {
+    /// Keeps what is of use.
+    fn sample(&mut self, sample: &Sample<'_>, metrics: &Metrics) {
+        let (own, family) = (own(sample.name), metrics.family(sample.name));
+        if own.is_none() && family.is_none() {
+            return;
+        }
+        if !plausible(own, family, sample)
+            || sample.labels.iter().any(|(_, value)| value.len() > MAX_LABEL_BYTES)
+        {
+            self.page.dropped += 1;
+            return;
+        }
+        let kept = own.map_or(Ok(()), |own| self.own(own, sample));
+        let kept = kept.and_then(|()| family.map_or(Ok(()), |family| self.family(family, sample)));
+        if let Err(Full) = kept {
+            self.page.dropped += 1;
+        }
+    }
+
     /// Samples without a device are of no use and no loss.
     fn own(&mut self, own: Own, sample: &Sample<'_>) -> Result<(), Full> {
         let Some(key) = device_key(sample) else { return Ok(()) };
         let device = self.device(key, sample)?;
-        let value = Some(sample.value);
-        match own {
-            Own::DeviceActive => self.page.devices[device].active = value,
-            Own::DeviceUtilization => self.page.devices[device].utilization = value,
-            Own::Owners => self.page.devices[device].owners = value,
-            Own::MemoryFree => self.page.devices[device].memory_free = value,
-            Own::MemoryReserved => self.page.devices[device].memory_reserved = value,
+        let value = sample.value;
+        let Some(place) = (match own {
+            Own::DeviceActive => Some(&mut self.page.devices[device].active),
+            Own::DeviceUtilization => Some(&mut self.page.devices[device].utilization),
+            Own::Owners => Some(&mut self.page.devices[device].owners),
+            Own::MemoryFree => Some(&mut self.page.devices[device].memory_free),
+            Own::MemoryReserved => Some(&mut self.page.devices[device].memory_reserved),
             Own::Unavailable => {
                 let reason = sample.label("reason").unwrap_or("no reason given");
-                if sample.value > 0.0 {
+                if value > 0.0 {
                     self.page.devices[device].unavailable = Some(reason.to_owned());
                 }
+                None
             }
-            Own::Active | Own::Observed | Own::Allocation => {
-                let Some(holding) = self.holding(device, sample)? else {
-                    if own == Own::Observed {
-                        self.page.devices[device].observed = value;
-                    }
-                    return Ok(());
-                };
-                match own {
-                    Own::Active => holding.active = value,
-                    Own::Observed => holding.observed = value,
-                    _ => holding.allocation = value,
-                }
+            Own::Active => {
+                self.place_of(device, sample)?.map(|at| &mut self.page.devices[device].holdings[at].active)
             }
-        }
+            Own::Allocation => self
+                .place_of(device, sample)?
+                .map(|at| &mut self.page.devices[device].holdings[at].allocation),
+            Own::Observed => match self.place_of(device, sample)? {
+                Some(at) => Some(&mut self.page.devices[device].holdings[at].observed),
+                None => Some(&mut self.page.devices[device].observed),
+            },
+        }) else {
+            return Ok(());
+        };
+        // NaN stands for two that differ: no page has it, because it is no plausible value.
+        let differs = |known: f64| known.to_bits() != value.to_bits();
+        *place = Some(if place.is_some_and(differs) { f64::NAN } else { value });
         Ok(())
     }
 
-    fn family(&mut self, family: FamilyId, sample: &Sample<'_>, counter: bool) -> Result<(), Full> {
+    fn family(&mut self, family: FamilyId, sample: &Sample<'_>) -> Result<(), Full> {
         let Some(key) = device_key(sample) else { return Ok(()) };
         let device = self.device(key, sample)?;
         if family == MEMORY_USED {
@@ -338,14 +464,13 @@ impl Reader {
         }
         let value = if sample.name == GPU_UTIL { sample.value / 100.0 } else { sample.value };
         let copy = COPY_LABELS.iter().any(|label| sample.label(label).is_some());
-        let samples = match self.holding(device, sample)? {
-            Some(holding) => &mut holding.samples,
+        let samples = match self.place_of(device, sample)? {
+            Some(at) => &mut self.page.devices[device].holdings[at].samples,
             None => &mut self.page.devices[device].samples,
         };
         match samples.iter_mut().find(|known| known.family == family) {
             None => samples.push(Repeated {
                 family,
-                counter,
                 first: value,
                 sum: value,
                 count: 1,
@@ -362,39 +487,62 @@ impl Reader {
         Ok(())
     }
 
-    fn device(&mut self, key: String, sample: &Sample<'_>) -> Result<usize, Full> {
-        if let Some(at) = self.devices.get(&key) {
+    fn device(&mut self, key: Cow<'_, str>, sample: &Sample<'_>) -> Result<usize, Full> {
+        if let Some(at) = self.devices.get(&*key) {
             return Ok(*at);
         }
         if self.page.devices.len() >= MAX_DEVICES {
             return Err(Full);
         }
-        let labels = DEVICE_LABELS.iter().filter_map(|(name, spellings)| {
-            Some((*name, spellings.iter().find_map(|label| sample.label(label))?.to_owned()))
-        });
-        let device = Device { key: key.clone(), labels: labels.collect(), ..Device::default() };
-        self.devices.insert(key, self.page.devices.len());
+        let labels = Labels::of(sample);
+        self.room_for(key.len() + labels.bytes())?;
+        let device = Device { key: key.clone().into_owned(), labels, ..Device::default() };
+        self.devices.insert(key.into_owned(), self.page.devices.len());
         self.page.devices.push(device);
         Ok(self.page.devices.len() - 1)
     }
 
-    /// The holding that a sample speaks of; `None` for a sample without a pod.
-    fn holding(&mut self, device: usize, sample: &Sample<'_>) -> Result<Option<&mut Holding>, Full> {
+    fn find(&self, device: usize, namespace: &str, pod: &str, container: &str) -> Option<usize> {
+        let few = self.page.devices[device].holdings.iter().take(FEW);
+        let found = few.enumerate().find(|(_, known)| {
+            known.pod == pod && known.container == container && known.namespace == namespace
+        });
+        if found.is_some() || self.page.devices[device].holdings.len() <= FEW {
+            return found.map(|(at, _)| at);
+        }
+        let key = (device, namespace.to_owned(), pod.to_owned(), container.to_owned());
+        self.further.get(&key).copied()
+    }
+
+    fn room_for(&mut self, text: usize) -> Result<(), Full> {
+        if self.text + text > MAX_TEXT_BYTES {
+            return Err(Full);
+        }
+        self.text += text;
+        Ok(())
+    }
+
+    /// The place of the holding that a sample speaks of; `None` for a sample without a pod.
+    fn place_of(&mut self, device: usize, sample: &Sample<'_>) -> Result<Option<usize>, Full> {
         let label = |names: [&str; 2]| names.iter().find_map(|name| sample.label(name));
         let pod = label(["pod", "pod_name"]);
         let namespace = label(["namespace", "pod_namespace"]);
         let (Some(pod), Some(namespace)) = (pod, namespace) else { return Ok(None) };
         let container = label(["container", "container_name"]).unwrap_or_default();
-        let key = (device, namespace.to_owned(), pod.to_owned(), container.to_owned());
-        let at = match self.holdings.get(&key) {
-            Some(at) => *at,
-            None if self.holdings.len() >= MAX_HOLDINGS => return Err(Full),
+        let at = match self.find(device, namespace, pod, container) {
+            Some(at) => at,
+            None if self.owners >= MAX_HOLDINGS => return Err(Full),
             None => {
-                let (_, namespace, pod, container) = key.clone();
+                self.room_for(namespace.len() + pod.len() + container.len())?;
+                let [namespace, pod, container] = [namespace, pod, container].map(str::to_owned);
                 let holdings = &mut self.page.devices[device].holdings;
+                let at = holdings.len();
+                if at >= FEW {
+                    let key = (device, namespace.clone(), pod.clone(), container.clone());
+                    self.further.insert(key, at);
+                }
                 holdings.push(Holding { namespace, pod, container, ..Holding::default() });
-                let at = holdings.len() - 1;
-                self.holdings.insert(key, at);
+                self.owners += 1;
                 at
             }
         };
@@ -403,14 +551,16 @@ impl Reader {
             holding.two_pods |= holding.pod_uid.as_deref().is_some_and(|known| known != uid);
             holding.pod_uid = Some(uid.to_owned());
         }
-        Ok(Some(holding))
+        Ok(Some(at))
     }
 
     /// Puts the use of devices and owners into readings, now that all of the page is known.
-    fn finish(mut self, says_native: bool) -> Page {
-        let speaks_of_pods = !self.holdings.is_empty();
+    fn finish(mut self, types: &Types) -> Page {
+        let says_native = types.native;
+        let speaks_of_pods = self.owners > 0;
         self.page.native = (says_native || speaks_of_pods).then_some(says_native);
         for device in &mut self.page.devices {
+            self.page.dropped += device.drop_contradictions();
             let used = device.memory_samples;
             device.use_memory(&used, says_native);
             let single = device.owners.is_none_or(|owners| owners <= 1.0);
@@ -421,7 +571,7 @@ impl Reader {
                     continue;
                 }
                 for samples in std::mem::take(&mut holding.samples) {
-                    match samples.reading(says_native) {
+                    match samples.reading(says_native, types.counters.contains(&samples.family)) {
                         Some(reading) => holding.readings.push((samples.family, reading)),
                         None => self.page.dropped += samples.count,
                     }
@@ -441,7 +591,7 @@ impl Reader {
                 holding.readings.extend(use_.map(|reading| (USE, reading)));
                 holding.readings.extend(device_use.map(|reading| (DEVICE_USE, reading)));
             }
-            device.readings = device.whole(says_native, single);
+            device.readings = device.whole(says_native, single, types);
         }
         self.page
     }
@@ -451,7 +601,7 @@ impl Reader {
 
 impl Repeated {
     /// What all of them say together; `None` if that cannot be told.
-    fn reading(&self, native: bool) -> Option<Reading> {
+    fn reading(&self, native: bool, counter: bool) -> Option<Reading> {
         let value = match self.count {
             1 => self.first,
             _ if !self.copies => return None,
@@ -460,15 +610,15 @@ impl Repeated {
             _ if self.equal => self.first,
             _ => return None,
         };
-        Some(if self.counter { Reading::Rate(value) } else { Reading::Gauge(value) })
+        Some(if counter { Reading::Rate(value) } else { Reading::Gauge(value) })
     }
 }
 
-fn device_key(sample: &Sample<'_>) -> Option<String> {
+fn device_key<'s>(sample: &'s Sample<'_>) -> Option<Cow<'s, str>> {
     let uuid = sample.label("UUID").or_else(|| sample.label("uuid")).or_else(|| sample.label("gpu"))?;
     Some(match sample.label("GPU_I_ID") {
-        Some(instance) => format!("{uuid}/{instance}"),
-        None => uuid.to_owned(),
+        Some(instance) => format!("{uuid}/{instance}").into(),
+        None => uuid.into(),
     })
 }
 
@@ -502,7 +652,7 @@ mod tests {
         assert_eq!(page.native, Some(true));
         let [device] = &page.devices[..] else { panic!("{page:?}") };
         assert_eq!((device.key.as_str(), device.memory_total()), ("GPU-a", Some(400.0)));
-        assert!(device.labels.contains(&("modelName", "H100".to_owned())));
+        assert_eq!(device.labels.get("modelName"), Some("H100"));
         let [holding] = &device.holdings[..] else { panic!("{device:?}") };
         assert_eq!((holding.allocation, holding.pod_uid.as_deref()), (Some(1.0), Some("u")));
         assert_eq!(
@@ -657,8 +807,102 @@ mod tests {
     }
 
     #[test]
+    fn what_is_said_twice_and_differently_is_nobodys_word() {
+        let lines = |active: [f64; 2]| {
+            let mut lines = vec![format!("podgauge_gpu_observed_seconds_total{{{GPU},{POD}}} 50")];
+            lines.extend(
+                active.map(|active| format!("podgauge_gpu_active_seconds_total{{{GPU},{POD}}} {active}")),
+            );
+            lines
+        };
+        let readings = |page: &Page| page.devices[0].holdings[0].readings.len();
+        let (same, other) = (page(&lines([5.0, 5.0])), page(&lines([5.0, 6.0])));
+        assert_eq!((readings(&same), same.dropped), (1, 0));
+        assert_eq!((readings(&other), other.dropped), (0, 1));
+    }
+
+    #[test]
     fn a_page_that_is_no_page_is_refused() {
-        let error = read("a 1\n<html>\n", &Metrics::new(&[])).unwrap_err();
-        assert_eq!(error.line, 2);
+        let refused = |bytes: &[u8], pieces: usize| {
+            let metrics = Metrics::new(&[]);
+            let mut reader = PageReader::new(&metrics);
+            let read = bytes.chunks(pieces).try_for_each(|piece| reader.push(piece));
+            read.and_then(|()| reader.finish()).unwrap_err().to_string()
+        };
+        for pieces in [1, 3, 1000] {
+            let html = refused(b"a 1\n<html>\nb 2\n", pieces);
+            assert!(html.starts_with("the page cannot be read: line 2: \"<html>\""), "{html}");
+            assert_eq!(refused(b"a 1\nb 12", pieces), "the page ends in the middle of line 2");
+        }
+        assert!(refused(b"a 1\n\xff\xfe 1\n", 4).contains("line 2 or one soon after is not UTF-8"));
+        let long = [b"a 1\nb{c=\"".as_slice(), &[b'x'; MAX_LINE_BYTES]].concat();
+        assert!(refused(&long, 1000).contains("line 2 is longer than 65536 bytes"));
+    }
+
+    #[test]
+    fn names_of_one_page_take_a_bounded_room() {
+        let name = "x".repeat(500);
+        let lines: Vec<String> = (0..MAX_HOLDINGS)
+            .map(|i| format!("DCGM_FI_DEV_GPU_UTIL{{gpu=\"0\",namespace=\"{name}\",pod=\"{i}\"}} 1"))
+            .collect();
+        let page = page(&lines);
+        let kept = page.devices[0].holdings.len();
+        assert_eq!(kept as u64 + page.dropped, MAX_HOLDINGS as u64);
+        assert!((2000..2100).contains(&kept), "{kept}");
+    }
+
+    #[test]
+    fn a_device_may_have_many_owners() {
+        let owner = |i: usize, family: &str| {
+            format!("{family}{{{GPU},namespace=\"demo\",pod=\"p{i}\",container=\"c\"}} {i}")
+        };
+        let lines = |family| (0..40).map(move |i| owner(i, family));
+        let page = page(
+            &lines("podgauge_gpu_active_seconds_total")
+                .chain(lines("podgauge_gpu_observed_seconds_total"))
+                .collect::<Vec<_>>(),
+        );
+        assert_eq!(page.devices[0].holdings.len(), 40);
+        for (i, holding) in page.devices[0].holdings.iter().enumerate() {
+            let both = i as f64;
+            assert_eq!(holding.readings, [(USE, Reading::Share { sum: both, weight: both })]);
+        }
+    }
+
+    #[test]
+    fn what_is_of_no_use_is_hardly_read_and_what_is_no_sample_is_refused() {
+        let refused = |line: &str| read(&format!("{line}\n"), &Metrics::new(&[])).unwrap_err().to_string();
+        for line in ["a{b=\"c\"} 1", "a{b=\"c d\"} NaN 1700", "a +Inf"] {
+            assert_eq!(read(&format!("{line}\n"), &Metrics::new(&[])).unwrap().devices.len(), 0);
+        }
+        for line in ["Service Unavailable", "404 page not found", "a{", "{\"a\": 1}", "a", "-1"] {
+            assert!(refused(line).starts_with("the page cannot be read: line 1"), "{line}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_page_reads_the_same_wherever_it_is_cut(cuts in proptest::collection::vec(1usize..60, 1..200)) {
+            let lines = [
+                format!("podgauge_gpu_active_seconds_total{{{GPU},{POD}}} 12.5"),
+                format!("podgauge_gpu_observed_seconds_total{{{GPU},{POD}}} 50"),
+                format!("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION{{{GPU},{POD}}} 7"),
+                "# TYPE DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION counter".to_owned(),
+                format!("DCGM_FI_DEV_FB_USED{{{GPU},namespace=\"dëmo\",pod=\"p\"}} 100"),
+            ];
+            let text = lines.join("\n") + "\n";
+            let metrics = Metrics::new(&[crate::metric::MetricFlag::parse("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION").unwrap()]);
+            let mut reader = PageReader::new(&metrics);
+            let mut rest = text.as_bytes();
+            for cut in cuts {
+                let (piece, after) = rest.split_at(cut.min(rest.len()));
+                reader.push(piece).unwrap();
+                rest = after;
+            }
+            reader.push(rest).unwrap();
+            let cut = reader.finish().unwrap();
+            proptest::prop_assert_eq!(format!("{cut:?}"), format!("{:?}", read(&text, &metrics).unwrap()));
+            proptest::prop_assert!(cut.devices[0].holdings[0].readings.iter().any(|(_, r)| *r == Reading::Rate(7.0)));
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 use tracing::{info, warn};
 
@@ -27,6 +28,8 @@ pub struct Published {
 #[derive(Debug)]
 pub struct ExporterSet {
     scraper: Arc<Scraper>,
+    /// Where scraping runs.
+    runtime: Handle,
     published: ArcSwap<Published>,
     running: Mutex<Running>,
 }
@@ -59,8 +62,14 @@ impl Published {
 }
 
 impl ExporterSet {
+    /// Scrapes on the runtime that this is called on.
     pub fn new(scraper: Arc<Scraper>) -> Self {
-        Self { scraper, published: ArcSwap::default(), running: Mutex::default() }
+        Self::on(Handle::current(), scraper)
+    }
+
+    /// Scrapes on that runtime.
+    pub fn on(runtime: Handle, scraper: Arc<Scraper>) -> Self {
+        Self { scraper, runtime, published: ArcSwap::default(), running: Mutex::default() }
     }
 
     pub fn current(&self) -> Arc<Published> {
@@ -106,7 +115,7 @@ impl ExporterSet {
                 }
                 None => Arc::new(Exporter::new(target.clone())),
             };
-            let task = tokio::spawn(Arc::clone(&self.scraper).run(Arc::clone(&exporter)));
+            let task = self.runtime.spawn(Arc::clone(&self.scraper).run(Arc::clone(&exporter)));
             tasks.insert(target.clone(), (exporter, task.abort_handle()));
         }
         let mut published = Published::default();

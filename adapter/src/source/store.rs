@@ -1,7 +1,7 @@
 //! Owns what one exporter has told: its state, its devices, and the histories of the pods on them.
 //! Written by the exporter's own scraper, read by evaluation.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,6 +9,7 @@ use parking_lot::RwLock;
 
 use super::Target;
 use super::history::{History, Reading, Span};
+use super::labels::Labels;
 use super::page::{self, Page};
 use crate::cluster::Selector;
 use crate::metric::FamilyId;
@@ -52,7 +53,7 @@ pub struct ExporterState {
 /// A device by the newest page.
 #[derive(Debug)]
 pub struct DeviceState {
-    labels: Vec<(&'static str, String)>,
+    labels: Labels,
     /// Pods that have a part of it.
     pub pods: usize,
     /// MiB.
@@ -64,8 +65,16 @@ pub struct DeviceState {
     series: Vec<(FamilyId, History)>,
 }
 
-/// What pods of one name have on the exporter's node, by device and container.
-pub type PodSeries = BTreeMap<(Arc<str>, Box<str>), Holding>;
+/// What pods of one name have on the exporter's node, by device and container. Mostly one.
+#[derive(Debug, Default)]
+pub struct PodSeries {
+    /// Sorted.
+    holdings: Vec<Placed>,
+}
+
+/// Device and container.
+type Place = (Arc<str>, Box<str>);
+type Placed = (Place, Holding);
 
 /// A container's part of a device, with its histories.
 #[derive(Debug)]
@@ -130,7 +139,7 @@ impl ExporterState {
         self.failure = None;
         self.native = page.native.unwrap_or(self.native);
         for pod in self.namespaces.values_mut().flat_map(HashMap::values_mut) {
-            pod.values_mut().for_each(|holding| holding.present = false);
+            pod.holdings.iter_mut().for_each(|(_, holding)| holding.present = false);
         }
         let round = Round { at, scrape: self.scrapes, native: self.native, span };
         for device in page.devices {
@@ -166,7 +175,7 @@ impl ExporterState {
     /// Every holding, with its device.
     pub fn holdings(&self) -> impl Iterator<Item = (&str, &Holding)> {
         let pods = self.namespaces.values().flat_map(HashMap::values);
-        pods.flat_map(|pod| pod.iter().map(|((device, _), holding)| (&**device, holding)))
+        pods.flatten().map(|((device, _), holding)| (&**device, holding))
     }
 
     /// Number of series kept.
@@ -175,34 +184,37 @@ impl ExporterState {
             + self.devices.values().map(|device| device.series.len()).sum::<usize>()
     }
 
-    fn device(&mut self, mut device: page::Device, round: &Round<'_>) {
-        let (key, mut series) = match self.devices.remove_entry(&*device.key) {
-            Some((known, state)) => (known, state.series),
-            None => (Arc::from(device.key.as_str()), Vec::new()),
+    fn device(&mut self, device: page::Device, round: &Round<'_>) {
+        let key = match self.devices.get_key_value(&*device.key) {
+            Some((known, _)) => Arc::clone(known),
+            None => Arc::from(device.key.as_str()),
         };
-        push_all(&mut series, std::mem::take(&mut device.readings), round);
-        // What a holding says from now on is not needed twice.
-        let grew = |at: Instant| round.at.saturating_duration_since(at) <= round.span.window;
-        series.retain(|(_, history)| history.updated().is_some_and(grew));
         let mut pods: Vec<(&str, &str)> =
             device.holdings.iter().map(|h| (h.namespace.as_str(), h.pod.as_str())).collect();
         pods.sort_unstable();
         pods.dedup();
-        let state = DeviceState {
-            pods: pods.len(),
-            memory_total: device.memory_total(),
-            labels: device.labels,
-            unavailable: device.unavailable.map(Into::into),
-            seen: round.at,
-            series,
-        };
-        self.devices.insert(Arc::clone(&key), state);
+        let pods = pods.len();
+        let memory_total = device.memory_total();
+        let known = self.devices.entry(Arc::clone(&key)).or_insert_with(|| DeviceState::new(round.at));
+        known.pods = pods;
+        known.memory_total = memory_total;
+        known.seen = round.at;
+        push_all(&mut known.series, device.readings, round);
+        // What a holding says from now on is not needed twice.
+        let grew = |at: Instant| round.at.saturating_duration_since(at) <= round.span.window;
+        known.series.retain(|(_, history)| history.updated().is_some_and(grew));
+        // What stays the same keeps its place in memory.
+        if known.labels != device.labels {
+            known.labels = device.labels;
+        }
+        if known.unavailable.as_deref() != device.unavailable.as_deref() {
+            known.unavailable = device.unavailable.map(Into::into);
+        }
         let only = device.holdings.len() == 1;
         for holding in device.holdings {
-            let pods = self.namespaces.entry(holding.namespace.as_str().into()).or_default();
-            let pod = pods.entry(holding.pod.as_str().into()).or_default();
-            let place = (Arc::clone(&key), holding.container.as_str().into());
-            let kept = pod.entry(place).or_insert_with(|| Holding::new(round.at));
+            let pods = entry(&mut self.namespaces, &holding.namespace);
+            let pod = entry(pods, &holding.pod);
+            let kept = pod.holding(&key, &holding.container, round.at);
             kept.only_since = only.then(|| kept.only_since.unwrap_or(round.at));
             kept.update(holding, round);
         }
@@ -210,26 +222,20 @@ impl ExporterState {
 
     fn forget(&mut self, now: Instant) {
         let recent = |seen: Instant| now.saturating_duration_since(seen) < RETENTION;
-        let mut referred: HashSet<Arc<str>> = HashSet::new();
         let mut kept = 0;
         self.namespaces.retain(|_, pods| {
             pods.retain(|_, pod| {
-                // What was allocated to a pod stays as long as anything of that pod does.
-                let alive: HashSet<Option<Box<str>>> = pod
-                    .values()
-                    .filter(|holding| recent(holding.seen))
-                    .map(|holding| holding.uid.clone())
-                    .collect();
-                pod.retain(|_, holding| {
-                    recent(holding.seen) || holding.allocated && alive.contains(&holding.uid)
-                });
-                referred.extend(pod.keys().map(|(device, _)| Arc::clone(device)));
-                kept += pod.len();
-                !pod.is_empty()
+                pod.forget(recent);
+                kept += pod.holdings.len();
+                !pod.holdings.is_empty()
             });
             !pods.is_empty()
         });
-        self.devices.retain(|key, device| recent(device.seen) || referred.contains(key));
+        if self.devices.values().any(|device| !recent(device.seen)) {
+            let pods = self.namespaces.values().flat_map(HashMap::values);
+            let referred: HashSet<&Arc<str>> = pods.flatten().map(|((device, _), _)| device).collect();
+            self.devices.retain(|key, device| recent(device.seen) || referred.contains(key));
+        }
         if kept > MAX_KEPT {
             self.evict(kept - MAX_KEPT);
         }
@@ -244,18 +250,26 @@ impl ExporterState {
     /// Drops at least so many of the holdings that the newest page lacks, the longest unseen first.
     fn evict(&mut self, count: usize) {
         let pods = self.namespaces.values().flat_map(HashMap::values);
-        let mut unseen: Vec<Instant> =
-            pods.flat_map(BTreeMap::values).filter(|h| !h.present).map(|h| h.seen).collect();
+        let holdings = pods.flatten().map(|(_, holding)| holding);
+        let mut unseen: Vec<Instant> = holdings.filter(|h| !h.present).map(|h| h.seen).collect();
         unseen.sort_unstable();
         let Some(last) = unseen.get(count - 1).or(unseen.last()).copied() else { return };
         self.namespaces.retain(|_, pods| {
             pods.retain(|_, pod| {
-                pod.retain(|_, holding| holding.present || holding.seen > last);
-                !pod.is_empty()
+                pod.holdings.retain(|(_, holding)| holding.present || holding.seen > last);
+                !pod.holdings.is_empty()
             });
             !pods.is_empty()
         });
     }
+}
+
+/// The value under a name, which is copied only when it is new.
+fn entry<'m, V: Default>(map: &'m mut HashMap<Box<str>, V>, name: &str) -> &'m mut V {
+    if !map.contains_key(name) {
+        map.insert(name.into(), V::default());
+    }
+    map.get_mut(name).expect("because it was just put there")
 }
 
 /// One answered scrape.
@@ -266,20 +280,69 @@ struct Round<'a> {
     span: &'a Span,
 }
 
+// === impl PodSeries ===
+
+impl PodSeries {
+    /// The holding of that device and container.
+    fn holding(&mut self, device: &Arc<str>, container: &str, seen: Instant) -> &mut Holding {
+        let place = |((d, c), _): &Placed| (**d).cmp(device).then((**c).cmp(container));
+        let at = match self.holdings.binary_search_by(place) {
+            Ok(at) => at,
+            Err(at) => {
+                self.holdings.reserve_exact(1);
+                self.holdings.insert(at, ((Arc::clone(device), container.into()), Holding::new(seen)));
+                at
+            }
+        };
+        &mut self.holdings[at].1
+    }
+
+    /// Keeps what was seen lately, and what was allocated to a pod of which anything was.
+    fn forget(&mut self, recent: impl Fn(Instant) -> bool) {
+        if self.holdings.iter().all(|(_, holding)| recent(holding.seen)) {
+            return;
+        }
+        let alive = self.holdings.iter().filter(|(_, holding)| recent(holding.seen));
+        let alive: HashSet<Option<Box<str>>> = alive.map(|(_, holding)| holding.uid.clone()).collect();
+        self.holdings
+            .retain(|(_, holding)| recent(holding.seen) || holding.allocated && alive.contains(&holding.uid));
+    }
+}
+
+impl<'a> IntoIterator for &'a PodSeries {
+    type Item = (&'a Place, &'a Holding);
+    type IntoIter = std::iter::Map<std::slice::Iter<'a, Placed>, fn(&'a Placed) -> Self::Item>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.holdings.iter().map(|(place, holding)| (place, holding))
+    }
+}
+
 // === impl DeviceState ===
 
 impl DeviceState {
+    fn new(seen: Instant) -> Self {
+        Self {
+            labels: Labels::default(),
+            pods: 0,
+            memory_total: None,
+            unavailable: None,
+            seen,
+            series: Vec::new(),
+        }
+    }
+
     /// Whether it is a MIG instance.
     pub fn is_instance(&self) -> bool {
-        self.labels.iter().any(|(name, _)| *name == "GPU_I_ID")
+        self.labels.get("GPU_I_ID").is_some()
     }
 
     pub fn label(&self, name: &str) -> Option<&str> {
-        self.labels.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str())
+        self.labels.get(name)
     }
 
     /// What tells it from other devices.
-    pub fn labels(&self) -> &[(&'static str, String)] {
+    pub fn labels(&self) -> &Labels {
         &self.labels
     }
 
@@ -290,7 +353,7 @@ impl DeviceState {
 
     /// Whether its labels meet a `metricLabelSelector`.
     pub fn matches(&self, selector: &Selector) -> bool {
-        selector.matches(|key| self.label(key))
+        selector.matches(|key| self.labels.get(key))
     }
 }
 
@@ -385,6 +448,7 @@ impl Holding {
 fn push_all(series: &mut Vec<(FamilyId, History)>, readings: Vec<(FamilyId, Reading)>, round: &Round<'_>) {
     for (family, reading) in readings {
         let at = series.iter().position(|(id, _)| *id == family).unwrap_or_else(|| {
+            series.reserve_exact(1);
             series.push((family, History::default()));
             series.len() - 1
         });

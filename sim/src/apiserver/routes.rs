@@ -169,7 +169,7 @@ fn read(state: &State, wanted: &ResourceAttributes, info: &RequestInfo) -> Respo
                     Err(message) => return status::failure(StatusCode::BAD_REQUEST, &message),
                 };
             if wanted.verb == "list" {
-                return watches::list(&state.store, resource, kind, &wanted.namespace, &selector);
+                return watches::list(&state.store, resource, kind, &wanted.namespace, &selector, info);
             }
             let generation = state.generation.subscribe();
             let store = Arc::clone(&state.store);

@@ -59,7 +59,8 @@ impl Cluster {
 async fn a_watcher_lists_pods_and_sees_each_change_of_the_scenario() {
     let cluster = cluster().await;
     let pods: Api<Pod> = Api::all(cluster.client_of(ADAPTER_TOKEN).await);
-    let mut events = watcher(pods, watcher::Config::default()).boxed();
+    // The second page is asked for with the first one's token.
+    let mut events = watcher(pods, watcher::Config::default().page_size(1)).boxed();
     let mut listed = Vec::new();
     loop {
         match events.try_next().await.unwrap().unwrap() {

@@ -22,22 +22,47 @@ use super::store::{Change, Store};
 /// How long a watch lasts if the client says nothing: the API server takes 30 to 60 minutes.
 const DEFAULT_WATCH: Duration = Duration::from_secs(1800);
 
-/// A list of everything selected.
+/// A list of everything selected; with `limit` a page of it, as a real API server cuts lists that
+/// are not asked for with `resourceVersion=0`.
 pub(crate) fn list(
     store: &Store,
     resource: &Resource,
     kind: Kind,
     namespace: &str,
     selector: &Selector,
+    info: &RequestInfo,
 ) -> Response<Body> {
     let (objects, revision) = store.list(kind, namespace);
-    let items: Vec<&Value> =
-        objects.iter().map(Arc::as_ref).filter(|object| selector.selects(object)).collect();
+    let limit = info.parameter("limit").and_then(|limit| limit.parse().ok()).filter(|limit| *limit > 0);
+    let limit: usize = limit.filter(|_| info.parameter("resourceVersion") != Some("0")).unwrap_or(usize::MAX);
+    // Changes after the first page are told by the watch: every page is of the first one's revision.
+    let (revision, after) = match info.parameter("continue").and_then(|token| token.split_once(' ')) {
+        Some((revision, after)) => (revision.to_owned(), Some(after)),
+        None => (revision.to_string(), None),
+    };
+    let name = |object: &Value| {
+        let text = |name: &str| object["metadata"][name].as_str().unwrap_or_default().to_owned();
+        (text("namespace"), text("name"))
+    };
+    let after = after.and_then(|after| after.split_once('/')).map(|(n, m)| (n.to_owned(), m.to_owned()));
+    let mut selected = objects
+        .iter()
+        .map(Arc::as_ref)
+        .filter(|object| selector.selects(object))
+        .filter(|object| after.as_ref().is_none_or(|after| name(object) > *after));
+    let items: Vec<&Value> = selected.by_ref().take(limit).collect();
+    let mut metadata = json!({"resourceVersion": revision});
+    let left = selected.count();
+    if let Some(last) = items.last().filter(|_| left > 0) {
+        let (namespace, name) = name(last);
+        metadata["continue"] = format!("{revision} {namespace}/{name}").into();
+        metadata["remainingItemCount"] = left.into();
+    }
     status::json(
         StatusCode::OK,
         &json!({
             "kind": format!("{}List", resource.kind), "apiVersion": resource.api_version(),
-            "metadata": {"resourceVersion": revision.to_string()}, "items": items,
+            "metadata": metadata, "items": items,
         }),
     )
 }

@@ -1,0 +1,486 @@
+//! Whose word counts, and that no exporter can do more than be silent: not change what others tell,
+//! not delay them, not take memory, not learn a secret over a wire that anybody can read.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use podgauge_sim::aggregator::{Aggregation, Aggregator};
+use podgauge_sim::apiserver::{ApiServer, ApiServerHandle, ApiServerOptions};
+use podgauge_sim::certs::Authority;
+use podgauge_tests::cluster::{Adapter, number};
+use podgauge_tests::fake_exporter::{FakeExporter, FakeTls, Manner, Told};
+use podgauge_tests::node::Node;
+use podgauge_tests::wait::{until, until_within};
+
+/// Nodes `gpu-node-0`, …, each with these pods, and an adapter that is told where their exporters are.
+struct Fleet {
+    node: Node,
+    adapter: Adapter,
+    aggregator: Arc<Aggregator>,
+    _server: ApiServerHandle,
+}
+
+/// The first pod of a node is on its first GPU, and so on.
+fn scenario(node: usize, pods: &[&str]) -> String {
+    let gpus = vec!["{}"; pods.len()].join(", ");
+    let pod = |(gpu, name): (usize, &&str)| {
+        format!("{{name: {name}, uid: uid-{name}, containers: [{{devices: [\"{gpu}\"]}}]}}")
+    };
+    let pods: Vec<String> = pods.iter().enumerate().map(pod).collect();
+    format!("node: gpu-node-{node}\ngpus: [{gpus}]\npods: [{}]\n", pods.join(", "))
+}
+
+fn told(pod: &str, load: f64) -> Told {
+    Told { uuid: format!("GPU-{pod}"), pod: pod.to_owned(), uid: format!("uid-{pod}"), load }
+}
+
+impl Fleet {
+    async fn start(pods: &[&[&str]], exporters: &[(usize, &str, SocketAddr)]) -> Self {
+        Self::start_with(pods, exporters, &[]).await
+    }
+
+    /// Exporters by node, scheme and address.
+    async fn start_with(
+        pods: &[&[&str]],
+        exporters: &[(usize, &str, SocketAddr)],
+        arguments: &[String],
+    ) -> Self {
+        let node = Node::new(&scenario(0, pods[0]));
+        let mut scenarios = vec![node.scenario()];
+        for (number, pods) in pods.iter().enumerate().skip(1) {
+            let path = node.path().join(format!("node-{number}.yaml"));
+            std::fs::write(&path, scenario(number, pods)).unwrap();
+            scenarios.push(path);
+        }
+        let options = ApiServerOptions { scenarios, ..ApiServerOptions::default() };
+        let server = ApiServer::start(options).await.unwrap();
+        let adapter = Adapter::start(&node, &server, |command| {
+            command.args(["--scrape-interval", "1s", "--window", "10s", "--staleness", "5s"]);
+            for (node, scheme, address) in exporters {
+                command.arg(format!("--exporter-url=gpu-node-{node}={scheme}://{address}"));
+            }
+            command.args(arguments);
+        })
+        .await;
+        let settings = Aggregation::of_adapter(adapter.address, adapter.authority.pem().to_owned());
+        let aggregator = server.aggregate(settings).unwrap();
+        Self { node, adapter, aggregator, _server: server }
+    }
+
+    /// A pod's utilization, or the text of the 404.
+    async fn ask(&self, pod: &str) -> Result<f64, String> {
+        let path = format!("namespaces/demo/pods/{pod}/gpu_utilization");
+        let answer =
+            self.aggregator.metric_request(&path, vec![]).await.map_err(|error| error.to_string())?;
+        match answer.status.as_u16() {
+            200 => Ok(number(&answer.json().unwrap()["items"][0]["value"])),
+            _ => Err(answer.text()),
+        }
+    }
+
+    async fn value(&self, pod: &str) -> f64 {
+        until(&format!("a value of {pod}"), || self.ask(pod)).await
+    }
+
+    /// Waits until the pod has none because of this.
+    async fn refused(&self, pod: &str, words: &str) {
+        until(&format!("{pod} to be left out: {words}"), || async {
+            match self.ask(pod).await {
+                Err(text) if text.contains(words) => Ok(()),
+                other => Err(other),
+            }
+        })
+        .await;
+    }
+
+    /// Bytes of the adapter's own memory.
+    fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.adapter.program.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+        1024 * line.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap()
+    }
+}
+
+#[track_caller]
+fn near(value: f64, truth: f64) {
+    assert!((value - truth).abs() < 0.05, "{value}, {truth} is true");
+}
+
+#[tokio::test]
+async fn an_exporter_that_claims_another_nodes_pods_is_not_believed() {
+    let honest = FakeExporter::start(vec![told("a", 30.0)]).await;
+    let liar = FakeExporter::start(vec![told("b", 50.0), told("a", 99.0), told("c", 99.0)]).await;
+    let exporters = [(0, "http", honest.address), (1, "http", liar.address)];
+    let fleet = Fleet::start(&[&["a", "c"], &["b"]], &exporters).await;
+    near(fleet.value("b").await, 50.0);
+    near(fleet.value("a").await, 30.0);
+    // The honest one goes silent: the liar is not asked in its place.
+    honest.behave(Manner::Silent);
+    let text = until("the value to go", || async {
+        match fleet.ask("a").await {
+            Ok(value) => {
+                near(value, 30.0);
+                Err(value)
+            }
+            Err(text) => Ok(text),
+        }
+    })
+    .await;
+    assert!(text.contains("exporter on node gpu-node-0 last answered"), "{text}");
+    fleet.refused("c", "exporter on node gpu-node-0").await;
+    near(fleet.value("b").await, 50.0);
+    assert!(liar.requests() > 5);
+}
+
+#[tokio::test]
+async fn endless_pages_take_no_memory_and_change_nobodys_value() {
+    let texts = [
+        "# nothing to be read here, but it goes on and on and on and on and on and on\n",
+        "x",
+        "DCGM_FI_DEV_GPU_UTIL{gpu=\"0\",namespace=\"demo\",pod=\"p#\"} 1\n",
+    ];
+    let honest = FakeExporter::start(vec![told("a", 30.0)]).await;
+    let mut fakes = Vec::new();
+    for pod in ["b", "c", "d", "e"] {
+        fakes.push(FakeExporter::start(vec![told(pod, 50.0)]).await);
+    }
+    let mut exporters = vec![(0, "http", honest.address)];
+    exporters.extend(fakes.iter().enumerate().map(|(at, fake)| (at + 1, "http", fake.address)));
+    let fleet = Fleet::start(&[&["a"], &["b"], &["c"], &["d"], &["e"]], &exporters).await;
+    for pod in ["a", "b", "c", "d", "e"] {
+        fleet.value(pod).await;
+    }
+    let before = fleet.memory();
+    for (fake, text) in fakes.iter().zip(texts) {
+        fake.behave(Manner::Endless(text.to_owned()));
+    }
+    // The last one's pages end, but tell of other pods each time.
+    let (mut most, mut round) = (0, 0);
+    until_within(std::time::Duration::from_secs(120), "100 MB", || {
+        round += 1;
+        fakes[3].tell(
+            (0..1500)
+                .map(|i| Told { uuid: "GPU-e".to_owned(), ..told(&format!("{round}-{i}"), 1.0) })
+                .collect(),
+        );
+        most = most.max(fleet.memory());
+        let fleet = &fleet;
+        let sent: u64 = fakes.iter().map(FakeExporter::sent).sum();
+        let scraped = fakes.iter().map(FakeExporter::requests).min().unwrap();
+        async move {
+            near(fleet.value("a").await, 30.0);
+            if sent > 100_000_000 && scraped > 15 { Ok(()) } else { Err((sent, scraped)) }
+        }
+    })
+    .await;
+    let grown = most.saturating_sub(before) >> 20;
+    assert!(grown < 64, "{grown} MiB more, {before} bytes before");
+    fleet.refused("b", "last answered").await;
+}
+
+#[tokio::test]
+async fn what_an_exporter_does_wrong_is_told_and_costs_its_own_pods_alone() {
+    let honest = FakeExporter::start(vec![told("a", 30.0)]).await;
+    let elsewhere = FakeExporter::start(vec![told("redirected", 99.0)]).await;
+    let mut bomb = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    for _ in 0..64 {
+        bomb.write_all(&vec![b'#'; 1 << 20]).unwrap();
+    }
+    let bomb = bomb.finish().unwrap();
+    let raw = |head: &str, body: &[u8]| Manner::Raw([head.as_bytes(), b"\r\n\r\n", body].concat());
+    const OK: &str = "HTTP/1.1 200 OK";
+    let cases = [
+        ("silent", Manner::Silent, "no answer within 1s"),
+        ("trickling", Manner::Trickle, "no answer within 1s"),
+        ("closing", Manner::Raw(Vec::new()), "connection closed before message completed"),
+        ("half", Manner::Half, "end of file before message length reached"),
+        ("cut", Manner::Cut, "the page ends in the middle of line"),
+        ("binary", raw(OK, b"\x00\xff\xfe\n"), "not UTF-8"),
+        ("html", raw(OK, b"<html>\n"), "line 1: \\\"<html>\\\" does not begin with a metric name"),
+        ("bomb", raw(&format!("{OK}\r\nContent-Encoding: gzip"), &bomb), "though plain text was asked for"),
+        (
+            "redirected",
+            raw(&format!("HTTP/1.1 302 Found\r\nLocation: http://{}/metrics", elsewhere.address), b""),
+            "answered 302 Found",
+        ),
+        ("broken", raw("HTTP/1.1 500 Internal Server Error", b""), "answered 500"),
+        ("locked", raw("HTTP/1.1 401 Unauthorized", b""), "answered 401"),
+        ("headed", raw(&format!("{OK}\r\nX: {}", "x".repeat(100_000)), b""), "too large"),
+        (
+            "labelled",
+            raw(OK, format!("DCGM_FI_DEV_GPU_UTIL{{{}}} 1\n", "l=\"v\",".repeat(100)).as_bytes()),
+            "more than 64 labels",
+        ),
+    ];
+    let mut fakes = Vec::new();
+    let mut exporters = vec![(0, "http", honest.address)];
+    for (at, (pod, manner, _)) in cases.iter().enumerate() {
+        let fake = FakeExporter::start(vec![told(pod, 50.0)]).await;
+        fake.behave(manner.clone());
+        exporters.push((at + 1, "http", fake.address));
+        fakes.push(fake);
+    }
+    let names: Vec<[&str; 1]> =
+        std::iter::once("a").chain(cases.iter().map(|(pod, ..)| *pod)).map(|pod| [pod]).collect();
+    let pods: Vec<&[&str]> = names.iter().map(<[&str; 1]>::as_slice).collect();
+    let fleet = Fleet::start(&pods, &exporters).await;
+    near(fleet.value("a").await, 30.0);
+    for (pod, _, words) in &cases {
+        fleet.refused(pod, words).await;
+    }
+    near(fleet.value("a").await, 30.0);
+    assert_eq!(elsewhere.requests(), 0, "a redirect is followed");
+    assert!(honest.last_head().contains("accept-encoding: identity"), "{}", honest.last_head());
+    let log = fleet.adapter.program.log();
+    for node in 1..=cases.len() {
+        let lines = log.matches(&format!("exporter on node gpu-node-{node} at")).count();
+        assert_eq!(lines, 1, "not said once: {log}");
+    }
+    // Each is back as soon as it answers.
+    for (fake, (pod, ..)) in fakes.iter().zip(&cases) {
+        fake.behave(Manner::Page);
+        near(fleet.value(pod).await, 50.0);
+    }
+}
+
+#[tokio::test]
+async fn series_twice_and_huge_labels_cost_themselves_alone() {
+    let twice = FakeExporter::start(vec![told("a", 30.0), told("twice", 40.0), told("twice", 60.0)]).await;
+    let huge = FakeExporter::start(vec![told(&"x".repeat(600), 99.0), told("b", 50.0)]).await;
+    let exporters = [(0, "http", twice.address), (1, "http", huge.address)];
+    let fleet = Fleet::start(&[&["a", "twice"], &["b"]], &exporters).await;
+    near(fleet.value("a").await, 30.0);
+    near(fleet.value("b").await, 50.0);
+    fleet.refused("twice", "its exporter gives no series").await;
+}
+
+#[tokio::test]
+async fn a_page_cut_in_a_number_is_no_news() {
+    let fake = FakeExporter::start(vec![told("a", 30.0)]).await;
+    let fleet = Fleet::start(&[&["a"]], &[(0, "http", fake.address)]).await;
+    near(fleet.value("a").await, 30.0);
+    for manner in [Manner::Cut, Manner::Half] {
+        fake.behave(manner);
+        until("the value to go", || async {
+            match fleet.ask("a").await {
+                Ok(value) => {
+                    near(value, 30.0);
+                    Err(value)
+                }
+                Err(_) => Ok(()),
+            }
+        })
+        .await;
+        let asked = fake.requests();
+        fake.behave(Manner::Page);
+        near(fleet.value("a").await, 30.0);
+        let asked = fake.requests() - asked;
+        assert!(asked <= 4, "back after {asked} scrapes");
+    }
+}
+
+#[tokio::test]
+async fn a_crowd_of_slow_exporters_delays_nobody() {
+    let honest = FakeExporter::start(vec![told("a", 30.0)]).await;
+    let mut exporters = vec![(0, "http", honest.address)];
+    let mut crowd = Vec::new();
+    for _ in 0..400 {
+        let fake = FakeExporter::start(Vec::new()).await;
+        fake.behave(Manner::Trickle);
+        exporters.push((1, "http", fake.address));
+        crowd.push(fake);
+    }
+    let fleet = Fleet::start(&[&["a"], &["b"]], &exporters).await;
+    fleet.value("a").await;
+    let asked = honest.requests();
+    // Past the staleness of 5 s, were it not asked in between.
+    until("ten more scrapes", || async {
+        near(fleet.ask("a").await.unwrap(), 30.0);
+        match honest.requests() {
+            now if now >= asked + 10 => Ok(()),
+            now => Err(now),
+        }
+    })
+    .await;
+    assert!(crowd.iter().all(|fake| fake.requests() > 0), "nobody is forgotten");
+}
+
+fn write(node: &Node, name: &str, text: &str) -> PathBuf {
+    let path = node.path().join(name);
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+#[tokio::test]
+async fn tls_to_an_exporter_must_be_right() {
+    let (ours, other) = (Authority::new("exporters").unwrap(), Authority::new("other").unwrap());
+    let names = ["podgauge-exporter"];
+    let right = ours.server("exporter", &names).unwrap();
+    let leaves = [
+        ("right", right.clone(), None, ""),
+        ("stranger", other.server("exporter", &names).unwrap(), None, "its certificate is of no CA in"),
+        (
+            "renamed",
+            ours.server("exporter", &["127.0.0.1"]).unwrap(),
+            None,
+            "its certificate is not for podgauge-exporter",
+        ),
+        (
+            "expired",
+            ours.expired_server("exporter", &names, 2020).unwrap(),
+            None,
+            "its certificate has expired",
+        ),
+        ("asking", right, Some(other.pem()), "it wants a client certificate"),
+    ];
+    let mut fakes = Vec::new();
+    for (pod, leaf, client_authority, _) in &leaves {
+        let tls = FakeTls { leaf, client_authority: *client_authority };
+        fakes.push(FakeExporter::start_tls(vec![told(pod, 40.0)], tls).await);
+    }
+    // One that does not speak TLS where it should.
+    fakes.push(FakeExporter::start(vec![told("plain", 40.0)]).await);
+    let exporters: Vec<_> = fakes.iter().enumerate().map(|(at, fake)| (at, "https", fake.address)).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let ca = folder.path().join("ca.crt");
+    std::fs::write(&ca, ours.pem()).unwrap();
+    let arguments = [
+        format!("--exporter-ca-file={}", ca.display()),
+        "--exporter-server-name=podgauge-exporter".to_owned(),
+    ];
+    let pods: Vec<[&str; 1]> = leaves.iter().map(|(pod, ..)| [*pod]).chain([["plain"]]).collect();
+    let pods: Vec<&[&str]> = pods.iter().map(<[&str; 1]>::as_slice).collect();
+    let fleet = Fleet::start_with(&pods, &exporters, &arguments).await;
+    near(fleet.value("right").await, 40.0);
+    for (pod, _, _, words) in leaves.iter().skip(1) {
+        fleet.refused(pod, words).await;
+    }
+    fleet.refused("plain", "it does not speak TLS").await;
+    assert!(fakes[1..].iter().all(|fake| fake.requests() == 0), "nothing is asked before TLS is right");
+    // The CA is replaced: now the stranger is right, and the others are not.
+    std::fs::write(&ca, other.pem()).unwrap();
+    near(fleet.value("stranger").await, 40.0);
+    // What cannot be used changes nothing, and is said once.
+    std::fs::write(&ca, "no certificate").unwrap();
+    let said = "exporters are scraped with what was good before";
+    until("the complaint", || async {
+        let log = fleet.adapter.program.log();
+        if log.contains(said) { Ok(()) } else { Err(log) }
+    })
+    .await;
+    near(fleet.value("stranger").await, 40.0);
+    assert_eq!(fleet.adapter.program.count_logged(said), 1);
+    assert!(fleet.adapter.program.log().contains("ca.crt: "));
+}
+
+#[tokio::test]
+async fn a_token_goes_over_tls_alone_and_follows_its_file() {
+    let authority = Authority::new("exporters").unwrap();
+    let leaf = authority.server("exporter", &["127.0.0.1"]).unwrap();
+    let secure =
+        FakeExporter::start_tls(vec![told("a", 30.0)], FakeTls { leaf: &leaf, client_authority: None }).await;
+    let plain = FakeExporter::start(vec![told("b", 50.0)]).await;
+    secure.behave(Manner::Wants("Bearer s3cret-one".to_owned()));
+    let folder = Node::new(&scenario(9, &["none"]));
+    let ca = write(&folder, "ca.crt", authority.pem());
+    let token = write(&folder, "token", "s3cret-one\n");
+    let arguments = [
+        format!("--exporter-ca-file={}", ca.display()),
+        format!("--exporter-token-file={}", token.display()),
+    ];
+    let exporters = [(0, "https", secure.address), (1, "http", plain.address)];
+    let fleet = Fleet::start_with(&[&["a"], &["b"]], &exporters, &arguments).await;
+    near(fleet.value("a").await, 30.0);
+    near(fleet.value("b").await, 50.0);
+    assert!(!plain.last_head().contains("authorization"), "{}", plain.last_head());
+    // Rotated: first there, then here.
+    secure.behave(Manner::Wants("Bearer s3cret-two".to_owned()));
+    fleet.refused("a", "last answered").await;
+    std::fs::write(&token, "s3cret-two").unwrap();
+    near(fleet.value("a").await, 30.0);
+    // A file that is gone for a moment takes nothing away.
+    std::fs::remove_file(&token).unwrap();
+    until("the complaint", || async {
+        let log = fleet.adapter.program.log();
+        if log.contains("token: No such file") { Ok(()) } else { Err(log) }
+    })
+    .await;
+    near(fleet.value("a").await, 30.0);
+    let log = fleet.adapter.program.log();
+    assert!(!log.contains("s3cret"), "{log}");
+    assert!(log.contains("answered 401 Unauthorized"), "{log}");
+}
+
+/// bcrypt of "open:sesame".
+const HASH: &str = "$2b$05$K7ggiuHLPPloFN.VMda9peFTa6PxH3LNPKAmdlX02tBA6Yi/vCR3i";
+
+#[tokio::test]
+async fn the_real_exporter_behind_its_web_config_is_scraped() {
+    let node =
+        Node::new("gpus: [{load: {constant: 64}}]\npods: [{name: a, containers: [{devices: [\"0\"]}]}]");
+    let (authority, clients) = (Authority::new("exporters").unwrap(), Authority::new("scrapers").unwrap());
+    let serve = |authority: &Authority| {
+        let leaf = authority.server("exporter", &["podgauge-exporter"]).unwrap();
+        leaf.write(&node.path().join("tls.crt"), &node.path().join("tls.key")).unwrap();
+    };
+    serve(&authority);
+    write(&node, "clients.crt", clients.pem());
+    let config = format!(
+        "tls_server_config: {{cert_file: tls.crt, key_file: tls.key, client_auth_type: RequireAndVerifyClientCert, client_ca_file: clients.crt}}\n\
+         basic_auth_users: {{ann: {HASH}}}\n"
+    );
+    let config = write(&node, "web.yml", &config);
+    let _kubelet = node.kubelet().await;
+    let exporter = node
+        .exporter_with(|command| {
+            node.in_kubernetes(command);
+            command.arg("--web-config-file").arg(&config);
+        })
+        .await;
+    let server = ApiServer::start(ApiServerOptions {
+        scenarios: vec![node.scenario()],
+        ..ApiServerOptions::default()
+    })
+    .await
+    .unwrap();
+    let ca = write(&node, "ca.crt", authority.pem());
+    // Not the right one yet.
+    let password = write(&node, "password", "open:s3cret\n");
+    let (certificate, key) = (node.path().join("client.crt"), node.path().join("client.key"));
+    clients.client("podgauge-adapter", None).unwrap().write(&certificate, &key).unwrap();
+    let adapter = Adapter::start(&node, &server, |command| {
+        command.args(["--scrape-interval", "1s", "--window", "10s", "--staleness", "5s"]);
+        command.arg(format!("--exporter-url=gpu-node-0=https://{}", exporter.address));
+        command.arg("--exporter-ca-file").arg(&ca);
+        command.args(["--exporter-server-name", "podgauge-exporter", "--exporter-username", "ann"]);
+        command.arg("--exporter-password-file").arg(&password);
+        command.arg("--exporter-client-tls-cert-file").arg(&certificate);
+        command.arg("--exporter-client-tls-key-file").arg(&key);
+    })
+    .await;
+    let settings = Aggregation::of_adapter(adapter.address, adapter.authority.pem().to_owned());
+    let aggregator = server.aggregate(settings).unwrap();
+    let fleet = Fleet { node, adapter, aggregator, _server: server };
+    fleet.refused("a", "has never answered: answered 401 Unauthorized").await;
+    write(&fleet.node, "password", "open:sesame\n");
+    assert!((fleet.value("a").await - 64.0).abs() <= 0.5);
+    // A certificate that the exporter does not know is refused, and said so; the right one is taken up.
+    Authority::new("nobody")
+        .unwrap()
+        .client("podgauge-adapter", None)
+        .unwrap()
+        .write(&certificate, &key)
+        .unwrap();
+    until("the refusal", || async {
+        let log = fleet.adapter.program.log();
+        if log.contains("it refuses our client certificate") { Ok(()) } else { Err(log) }
+    })
+    .await;
+    clients.client("podgauge-adapter", None).unwrap().write(&certificate, &key).unwrap();
+    fleet.refused("a", "last answered").await;
+    assert!((fleet.value("a").await - 64.0).abs() <= 0.5);
+    let log = fleet.adapter.program.log();
+    assert!(!log.contains("sesame") && !log.contains("s3cret"), "{log}");
+}

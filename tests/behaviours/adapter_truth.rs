@@ -1,0 +1,260 @@
+//! Whatever happens to an exporter, no answer is outside the range of what really was within window
+//! and staleness before it; what is unknown is left out; and the value is back with two scrapes.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use podgauge_sim::aggregator::{Aggregation, Aggregator};
+use podgauge_sim::apiserver::{ApiServer, ApiServerOptions};
+use podgauge_tests::cluster::{Adapter, number};
+use podgauge_tests::fake_exporter::{FakeExporter, Manner, Told, page};
+use podgauge_tests::node::Node;
+use podgauge_tests::wait::{LIMIT, until};
+
+const INTERVAL: Duration = Duration::from_millis(300);
+const WINDOW: Duration = Duration::from_secs(3);
+const STALENESS: Duration = Duration::from_millis(1500);
+/// Between a reading's receipt and an answer's arrival on a busy machine.
+const SLACK: Duration = Duration::from_secs(1);
+const EVENTS: usize = 30;
+
+/// A pod's load over time, and what its exporter's counters say of it.
+struct Course {
+    told: Told,
+    active: f64,
+    observed: f64,
+    counted: Instant,
+    /// How fast the exporter's clock runs, and how far it is off, seconds.
+    clock: f64,
+    skew: i64,
+    /// The loads and since when, percent; of this pod alone.
+    truth: Vec<(Instant, f64)>,
+    /// Those of the pod before it, which answers may speak of until there is none.
+    earlier: Vec<(Instant, f64)>,
+}
+
+impl Course {
+    fn new(pod: &str, load: f64) -> Self {
+        let told =
+            Told { uuid: format!("GPU-{pod}"), pod: pod.to_owned(), uid: format!("uid-{pod}-0"), load };
+        let now = Instant::now();
+        Self {
+            told,
+            active: 0.0,
+            observed: 1000.0,
+            counted: now,
+            clock: 1.0,
+            skew: 0,
+            truth: vec![(now, load)],
+            earlier: Vec::new(),
+        }
+    }
+
+    fn count(&mut self) {
+        let now = Instant::now();
+        let seconds = (now - self.counted).as_secs_f64() * self.clock;
+        self.counted = now;
+        self.observed += seconds;
+        self.active += seconds * self.told.load / 100.0;
+    }
+
+    fn load(&mut self, load: f64) {
+        self.count();
+        self.told.load = load;
+        self.truth.push((Instant::now(), load));
+    }
+
+    /// Another pod of that name, that has run for 16 s already.
+    fn recreate(&mut self, generation: usize, load: f64) {
+        self.earlier = std::mem::take(&mut self.truth);
+        self.load(load);
+        (self.active, self.observed) = (16.0 * load / 100.0, 16.0);
+        self.told.uid = format!("uid-{}-{generation}", self.told.pod);
+    }
+
+    /// The least and the greatest load that an answer may be made of.
+    fn range(&self, asked: Instant) -> (f64, f64) {
+        let from = asked.checked_sub(WINDOW + STALENESS + SLACK).unwrap();
+        let mut range = (f64::INFINITY, f64::NEG_INFINITY);
+        for loads in [&self.earlier, &self.truth] {
+            for (at, (_, load)) in loads.iter().enumerate() {
+                if loads.get(at + 1).is_none_or(|(until, _)| *until >= from) {
+                    range = (range.0.min(*load), range.1.max(*load));
+                }
+            }
+        }
+        range
+    }
+}
+
+/// Numbers that a seed tells.
+struct Dice(u64);
+
+impl Dice {
+    fn next(&mut self, sides: u64) -> u64 {
+        // xorshift64*
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % sides
+    }
+}
+
+/// The page with the time of a wrong clock behind each sample.
+fn stamped(courses: &mut [Course]) -> String {
+    courses.iter_mut().for_each(Course::count);
+    let counted: Vec<_> =
+        courses.iter().map(|course| (&course.told, course.active, course.observed)).collect();
+    let mut text = String::new();
+    for line in page(&counted).lines() {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{line} {}", 1_700_000_000_000 + 1000 * courses[0].skew);
+    }
+    text
+}
+
+fn scenario(courses: &[Course]) -> String {
+    let mut yaml = "node: gpu-node-0\ngpus: [{}, {}]\npods:\n".to_owned();
+    for (gpu, course) in courses.iter().enumerate() {
+        let Told { pod, uid, .. } = &course.told;
+        let _ = writeln!(yaml, "  - {{name: {pod}, uid: {uid}, containers: [{{devices: [\"{gpu}\"]}}]}}");
+    }
+    yaml
+}
+
+async fn ask(aggregator: &Aggregator, pod: &str) -> Result<f64, String> {
+    let path = format!("namespaces/demo/pods/{pod}/gpu_utilization");
+    let answer = aggregator.metric_request(&path, vec![]).await.map_err(|error| error.to_string())?;
+    match answer.status.as_u16() {
+        200 => Ok(number(&answer.json().unwrap()["items"][0]["value"])),
+        404 => Err(answer.text()),
+        status => panic!("{status}: {}", answer.text()),
+    }
+}
+
+#[tokio::test]
+async fn no_answer_is_outside_of_what_was() {
+    let seed = match std::env::var("PODGAUGE_TEST_SEED") {
+        Ok(seed) => seed.parse().unwrap(),
+        Err(_) => std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64 | 1,
+    };
+    println!("PODGAUGE_TEST_SEED={seed}");
+    let mut dice = Dice(seed);
+    let courses = Arc::new(Mutex::new(vec![Course::new("a", 40.0), Course::new("b", 70.0)]));
+    let shown = Arc::clone(&courses);
+    let exporter = FakeExporter::start_with(move || stamped(&mut shown.lock())).await;
+    let node = Node::new(&scenario(&courses.lock()));
+    let options = ApiServerOptions { scenarios: vec![node.scenario()], ..ApiServerOptions::default() };
+    let server = ApiServer::start(options).await.unwrap();
+    let adapter = Adapter::start(&node, &server, |command| {
+        command.args(["--scrape-interval", "300ms", "--window", "3s", "--staleness", "1500ms"]);
+        command.arg(format!("--exporter-url=gpu-node-0=http://{}", exporter.address));
+    })
+    .await;
+    let settings = Aggregation::of_adapter(adapter.address, adapter.authority.pem().to_owned());
+    let aggregator = server.aggregate(settings).unwrap();
+
+    // One question to each pod. The range is that of before the question and after the answer.
+    let judge = async |what: &str| {
+        let mut known = 0;
+        for (at, pod) in ["a", "b"].into_iter().enumerate() {
+            let asked = Instant::now();
+            let before = courses.lock()[at].range(asked);
+            let Ok(value) = ask(&aggregator, pod).await else {
+                courses.lock()[at].earlier.clear();
+                continue;
+            };
+            let after = courses.lock()[at].range(asked);
+            let (least, most) = (before.0.min(after.0), before.1.max(after.1));
+            assert!(
+                value >= least - 0.01 && value <= most + 0.01,
+                "{what}: {pod} is {value}, between {least} and {most} is true"
+            );
+            known += 1;
+        }
+        known
+    };
+    let both = async |what: &str| {
+        until(&format!("both values, {what}"), || async {
+            match judge(what).await {
+                2 => Ok(()),
+                known => Err(known),
+            }
+        })
+        .await;
+    };
+    both("at the start").await;
+    for event in 0..EVENTS {
+        let load = dice.next(101) as f64;
+        let pod = dice.next(2) as usize;
+        let lasts = Duration::from_millis(200 + dice.next(1000));
+        let kind = dice.next(12);
+        let what = format!("event {event} of kind {kind}, pod {pod}, load {load}, {lasts:?}");
+        let mut silent = false;
+        match kind {
+            0 | 1 => courses.lock()[pod].load(load),
+            // Stopped, hanging, slow, broken.
+            2 => exporter.behave(Manner::Raw(Vec::new())),
+            3 => exporter.behave(Manner::Silent),
+            4 => exporter.behave(Manner::Late(lasts / 4)),
+            5 => exporter.behave(if pod == 0 { Manner::Cut } else { Manner::Half }),
+            // Long enough to be unknown.
+            6 => {
+                exporter.behave(Manner::Raw(Vec::new()));
+                silent = true;
+            }
+            // Restarted, or its counters alone.
+            7 | 8 => {
+                for course in courses.lock().iter_mut() {
+                    course.count();
+                    (course.active, course.observed) = (0.0, 0.0);
+                }
+                if kind == 8 {
+                    exporter.behave(Manner::Raw(Vec::new()));
+                }
+            }
+            // A clock that is off, runs fast or slow, or jumps.
+            9 => {
+                for course in courses.lock().iter_mut() {
+                    course.count();
+                    course.skew = load as i64 * 3600 - 180_000;
+                    course.clock = 0.5 + load / 100.0;
+                }
+            }
+            10 => courses.lock().iter_mut().for_each(|course| course.observed += 3600.0),
+            _ => {
+                let yaml = {
+                    let mut courses = courses.lock();
+                    courses[pod].recreate(event + 1, load);
+                    scenario(&courses)
+                };
+                node.play(&yaml);
+            }
+        }
+        // The other load moves meanwhile, too.
+        courses.lock()[1 - pod].load(dice.next(101) as f64);
+        let begun = Instant::now();
+        while begun.elapsed() < lasts {
+            judge(&what).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        if silent {
+            until("both to be unknown", || async {
+                match judge(&what).await {
+                    0 => Ok(()),
+                    known => Err((known, begun.elapsed())),
+                }
+            })
+            .await;
+        }
+        let asked = exporter.requests();
+        exporter.behave(Manner::Page);
+        both(&what).await;
+        let asked = exporter.requests() - asked;
+        // Two scrapes; what else came while this test was not running. A new pod's UID takes its way.
+        assert!(asked <= 6 || kind == 11, "{what}: back after {asked} scrapes");
+    }
+    assert!(STALENESS + WINDOW < LIMIT && INTERVAL * 2 <= WINDOW);
+}
