@@ -1,0 +1,282 @@
+//! Pages in, what is kept of them out.
+
+use super::*;
+
+use crate::metric::{DEVICE_USE, MEMORY_USED, POWER, USE};
+
+const GPU: &str = r#"gpu="0",UUID="GPU-a",device="nvidia0",modelName="H100",hostname="n""#;
+const POD: &str = r#"namespace="demo",pod="p",container="c""#;
+
+fn page(lines: &[String]) -> Page {
+    let energy = crate::metric::MetricFlag::parse("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION").unwrap();
+    read(&(lines.join("\n") + "\n"), &Metrics::new(&[energy])).unwrap()
+}
+
+#[test]
+fn podgauges_counters_come_before_the_gauge() {
+    let page = page(&[
+        format!("podgauge_gpu_active_seconds_total{{{GPU},{POD}}} 12.5"),
+        format!("podgauge_gpu_observed_seconds_total{{{GPU},{POD}}} 50"),
+        format!("podgauge_gpu_device_active_seconds_total{{{GPU}}} 20"),
+        format!("podgauge_gpu_owners{{{GPU}}} 1"),
+        format!("podgauge_gpu_allocation{{{GPU},{POD},pod_uid=\"u\"}} 1"),
+        format!("DCGM_FI_DEV_GPU_UTIL{{{GPU},{POD}}} 99"),
+        format!("DCGM_FI_DEV_FB_USED{{{GPU},{POD}}} 100"),
+        format!("DCGM_FI_DEV_FB_FREE{{{GPU},{POD}}} 300"),
+        format!("DCGM_FI_DEV_SM_CLOCK{{{GPU},{POD}}} 1"),
+    ]);
+    assert_eq!(page.native, Some(true));
+    let [device] = &page.devices[..] else { panic!("{page:?}") };
+    assert_eq!((device.key.as_str(), device.memory_total()), ("GPU-a", Some(400.0)));
+    assert_eq!(device.labels.get("modelName"), Some("H100"));
+    let [holding] = &device.holdings[..] else { panic!("{device:?}") };
+    assert_eq!((holding.allocation, holding.pod_uid.as_deref()), (Some(1.0), Some("u")));
+    assert_eq!(
+        holding.readings,
+        [
+            (MEMORY_USED, Reading::Gauge(100.0)),
+            (USE, Reading::Share { sum: 12.5, weight: 50.0 }),
+            (DEVICE_USE, Reading::Share { sum: 20.0, weight: 50.0 }),
+        ]
+    );
+}
+
+#[test]
+fn a_whole_device_is_told_once() {
+    let of = |lines: &[String]| page(lines).devices[0].readings.clone();
+    let other = "namespace=\"demo\",pod=\"q\",container=\"c\"";
+    let mut lines = vec![
+        format!("podgauge_gpu_device_active_seconds_total{{{GPU}}} 20"),
+        format!("podgauge_gpu_utilization{{{GPU}}} 50"),
+        format!("podgauge_gpu_owners{{{GPU}}} 0"),
+        format!("podgauge_gpu_observed_seconds_total{{{GPU}}} 80"),
+        format!("DCGM_FI_DEV_FB_USED{{{GPU}}} 100"),
+        format!("DCGM_FI_DEV_POWER_USAGE{{{GPU}}} 70"),
+    ];
+    let share = (DEVICE_USE, Reading::Share { sum: 20.0, weight: 80.0 });
+    let (memory, power) = (|mib| (MEMORY_USED, Reading::Gauge(mib)), (POWER, Reading::Gauge(70.0)));
+    assert_eq!(of(&lines), [power, share, memory(100.0)], "a free device");
+    lines.truncate(2);
+    for pod in [POD, other] {
+        lines.push(format!("podgauge_gpu_observed_seconds_total{{{GPU},{pod}}} 9"));
+        lines.push(format!("podgauge_gpu_active_seconds_total{{{GPU},{pod}}} 9"));
+        lines.push(format!("DCGM_FI_DEV_FB_USED{{{GPU},{pod}}} 100"));
+    }
+    lines.push(format!("podgauge_gpu_owners{{{GPU}}} 2"));
+    let gauge = (DEVICE_USE, Reading::Gauge(0.5));
+    assert_eq!(of(&lines), [gauge, memory(200.0)], "a shared one");
+    let held = vec![
+        format!("podgauge_gpu_device_active_seconds_total{{{GPU}}} 20"),
+        format!("podgauge_gpu_active_seconds_total{{{GPU},{POD}}} 12"),
+        format!("podgauge_gpu_observed_seconds_total{{{GPU},{POD}}} 50"),
+        format!("DCGM_FI_DEV_FB_USED{{{GPU},{POD}}} 100"),
+        format!("DCGM_FI_DEV_POWER_USAGE{{{GPU},{POD}}} 70"),
+    ];
+    assert_eq!(of(&held), [], "its only holding says it");
+    let theirs: Vec<String> =
+        [POD, other].iter().map(|pod| format!("DCGM_FI_DEV_GPU_UTIL{{{GPU},{pod}}} 50")).collect();
+    assert_eq!(of(&theirs), [gauge], "NVIDIA's says it for each pod");
+    assert_eq!(of(&[format!("DCGM_FI_DEV_GPU_UTIL{{{GPU}}} 50")]), [gauge]);
+}
+
+#[test]
+fn nvidias_exporter_has_gauges_only() {
+    let page = page(&[
+        format!("DCGM_FI_DEV_GPU_UTIL{{{GPU},{POD}}} 50"),
+        "# TYPE DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION counter".to_owned(),
+        format!("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION{{{GPU},{POD}}} 7"),
+    ]);
+    assert_eq!(page.native, Some(false));
+    let readings = &page.devices[0].holdings[0].readings;
+    assert!(readings.contains(&(USE, Reading::Gauge(0.5))));
+    assert!(readings.contains(&(DEVICE_USE, Reading::Gauge(0.5))));
+    assert!(readings.iter().any(|(_, reading)| *reading == Reading::Rate(7.0)));
+}
+
+#[test]
+fn instances_are_devices_and_unlabelled_samples_nobodys() {
+    let page = page(&[
+        format!("podgauge_gpu_observed_seconds_total{{{GPU},GPU_I_ID=\"3\",{POD}}} 5"),
+        format!("podgauge_gpu_observed_seconds_total{{{GPU}}} 5"),
+        format!("podgauge_attribution_unavailable{{{GPU},reason=\"no host PIDs\"}} 1"),
+    ]);
+    assert_eq!(page.devices[0].key, "GPU-a/3");
+    assert_eq!(page.devices[1].key, "GPU-a");
+    assert!(page.devices[1].holdings.is_empty());
+    assert_eq!(page.devices[1].unavailable.as_deref(), Some("no host PIDs"));
+}
+
+#[test]
+fn what_is_too_long_too_many_or_no_number_is_dropped_and_counted() {
+    let long = "x".repeat(MAX_LABEL_BYTES + 1);
+    let mut lines = vec![
+        format!("DCGM_FI_DEV_GPU_UTIL{{{GPU},{POD}}} NaN"),
+        format!("DCGM_FI_DEV_GPU_UTIL{{{GPU},pod=\"{long}\"}} 1"),
+    ];
+    lines.extend((0..=MAX_DEVICES).map(|i| format!("DCGM_FI_DEV_GPU_UTIL{{gpu=\"{i}\"}} 1")));
+    let page = page(&lines);
+    assert_eq!((page.devices.len(), page.dropped), (MAX_DEVICES, 3));
+}
+
+#[test]
+fn whose_page_it_is_may_stay_open() {
+    for (line, native) in [
+        ("podgauge_exporter_build_info 1".to_owned(), None),
+        ("# TYPE podgauge_gpu_up gauge".to_owned(), Some(true)),
+        (format!("DCGM_FI_DEV_GPU_UTIL{{{GPU}}} 1"), None),
+        (format!("DCGM_FI_DEV_GPU_UTIL{{{GPU},{POD}}} 1"), Some(false)),
+    ] {
+        assert_eq!(page(std::slice::from_ref(&line)).native, native, "{line}");
+    }
+}
+
+#[test]
+fn samples_of_one_holding_are_combined_or_dropped() {
+    let of = |page: &Page| page.devices[0].holdings[0].readings.clone();
+    let lines = |family: &str, values: [(&str, u8); 2]| -> Vec<String> {
+        values.iter().map(|(label, value)| format!("{family}{{{GPU},{POD},{label}}} {value}")).collect()
+    };
+    let replicas = lines("DCGM_FI_DEV_FB_USED", [("vgpu=\"0\"", 40), ("vgpu=\"1\"", 40)]);
+    let mut ours = replicas;
+    ours.push(format!("DCGM_FI_DEV_FB_USED{{{GPU}}} 100"));
+    ours.push(format!("DCGM_FI_DEV_FB_FREE{{{GPU}}} 300"));
+    let mut theirs = ours.clone();
+    ours.push(format!("podgauge_gpu_up{{{GPU}}} 1"));
+    assert_eq!(of(&page(&ours)), [(MEMORY_USED, Reading::Gauge(80.0))], "split over its replicas");
+    assert_eq!(page(&ours).devices[0].memory_total(), Some(400.0));
+    assert_eq!(of(&page(&theirs)), [(MEMORY_USED, Reading::Gauge(40.0))], "repeated per replica");
+    theirs.push(format!("DCGM_FI_DEV_FB_USED{{{GPU},namespace=\"demo\",pod=\"p\",container=\"d\"}} 100"));
+    assert_eq!(page(&theirs).devices[0].memory_total(), Some(400.0), "not once per container");
+    let links = page(&lines("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION", [("link=\"0\"", 1), ("link=\"1\"", 1)]));
+    assert_eq!((of(&links), links.dropped), (vec![], 2), "of which link would it be?");
+}
+
+#[test]
+fn what_cannot_be_true_is_dropped_and_counted() {
+    for line in [
+        format!("DCGM_FI_DEV_GPU_UTIL{{{GPU},{POD}}} 101"),
+        format!("DCGM_FI_DEV_GPU_UTIL{{{GPU},{POD}}} -1"),
+        format!("DCGM_FI_DEV_FB_USED{{{GPU},{POD}}} 9223372036854775792"),
+        format!("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION{{{GPU},{POD}}} 2147483634"),
+        format!("DCGM_FI_PROF_SM_ACTIVE{{{GPU},{POD}}} 140737488355328"),
+        format!("DCGM_FI_PROF_SM_ACTIVE{{{GPU},{POD}}} 3"),
+        format!("podgauge_gpu_utilization{{{GPU}}} 130"),
+        format!("podgauge_gpu_allocation{{{GPU},{POD}}} 1.5"),
+        format!("podgauge_gpu_allocation{{{GPU},{POD}}} 0"),
+    ] {
+        let page = page(std::slice::from_ref(&line));
+        assert_eq!((page.dropped, page.devices.len()), (1, 0), "{line}");
+    }
+}
+
+#[test]
+fn readings_under_the_labels_of_two_pods_are_nobodys() {
+    let page = page(&[
+        format!("podgauge_gpu_allocation{{{GPU},{POD},pod_uid=\"a\"}} 0.5"),
+        format!("podgauge_gpu_allocation{{{GPU},{POD},pod_uid=\"b\"}} 0.5"),
+        format!("podgauge_gpu_active_seconds_total{{{GPU},{POD}}} 1"),
+        format!("podgauge_gpu_observed_seconds_total{{{GPU},{POD}}} 5"),
+    ]);
+    assert!(page.devices[0].holdings[0].readings.is_empty());
+    assert_eq!(page.dropped, 1);
+}
+
+#[test]
+fn what_is_said_twice_and_differently_is_nobodys_word() {
+    let lines = |active: [f64; 2]| {
+        let mut lines = vec![format!("podgauge_gpu_observed_seconds_total{{{GPU},{POD}}} 50")];
+        lines.extend(
+            active.map(|active| format!("podgauge_gpu_active_seconds_total{{{GPU},{POD}}} {active}")),
+        );
+        lines
+    };
+    let readings = |page: &Page| page.devices[0].holdings[0].readings.len();
+    let (same, other) = (page(&lines([5.0, 5.0])), page(&lines([5.0, 6.0])));
+    assert_eq!((readings(&same), same.dropped), (1, 0));
+    assert_eq!((readings(&other), other.dropped), (0, 1));
+}
+
+#[test]
+fn a_page_that_is_no_page_is_refused() {
+    let refused = |bytes: &[u8], pieces: usize| {
+        let metrics = Metrics::new(&[]);
+        let mut reader = PageReader::new(&metrics);
+        let read = bytes.chunks(pieces).try_for_each(|piece| reader.push(piece));
+        read.and_then(|()| reader.finish()).unwrap_err().to_string()
+    };
+    for pieces in [1, 3, 1000] {
+        let html = refused(b"a 1\n<html>\nb 2\n", pieces);
+        assert!(html.starts_with("the page cannot be read: line 2: \"<html>\""), "{html}");
+        assert_eq!(refused(b"a 1\nb 12", pieces), "the page ends in the middle of line 2");
+    }
+    assert!(refused(b"a 1\n\xff\xfe 1\n", 4).contains("line 2 or one soon after is not UTF-8"));
+    let long = [b"a 1\nb{c=\"".as_slice(), &[b'x'; MAX_LINE_BYTES]].concat();
+    assert!(refused(&long, 1000).contains("line 2 is longer than 65536 bytes"));
+}
+
+#[test]
+fn names_of_one_page_take_a_bounded_room() {
+    let name = "x".repeat(500);
+    let lines: Vec<String> = (0..MAX_HOLDINGS)
+        .map(|i| format!("DCGM_FI_DEV_GPU_UTIL{{gpu=\"0\",namespace=\"{name}\",pod=\"{i}\"}} 1"))
+        .collect();
+    let page = page(&lines);
+    let kept = page.devices[0].holdings.len();
+    assert_eq!(kept as u64 + page.dropped, MAX_HOLDINGS as u64);
+    assert!((2000..2100).contains(&kept), "{kept}");
+}
+
+#[test]
+fn a_device_may_have_many_owners() {
+    let owner = |i: usize, family: &str| {
+        format!("{family}{{{GPU},namespace=\"demo\",pod=\"p{i}\",container=\"c\"}} {i}")
+    };
+    let lines = |family| (0..40).map(move |i| owner(i, family));
+    let page = page(
+        &lines("podgauge_gpu_active_seconds_total")
+            .chain(lines("podgauge_gpu_observed_seconds_total"))
+            .collect::<Vec<_>>(),
+    );
+    assert_eq!(page.devices[0].holdings.len(), 40);
+    for (i, holding) in page.devices[0].holdings.iter().enumerate() {
+        let both = i as f64;
+        assert_eq!(holding.readings, [(USE, Reading::Share { sum: both, weight: both })]);
+    }
+}
+
+#[test]
+fn what_is_of_no_use_is_hardly_read_and_what_is_no_sample_is_refused() {
+    let refused = |line: &str| read(&format!("{line}\n"), &Metrics::new(&[])).unwrap_err().to_string();
+    for line in ["a{b=\"c\"} 1", "a{b=\"c d\"} NaN 1700", "a +Inf"] {
+        assert_eq!(read(&format!("{line}\n"), &Metrics::new(&[])).unwrap().devices.len(), 0);
+    }
+    for line in ["Service Unavailable", "404 page not found", "a{", "{\"a\": 1}", "a", "-1"] {
+        assert!(refused(line).starts_with("the page cannot be read: line 1"), "{line}");
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn a_page_reads_the_same_wherever_it_is_cut(cuts in proptest::collection::vec(1usize..60, 1..200)) {
+        let lines = [
+            format!("podgauge_gpu_active_seconds_total{{{GPU},{POD}}} 12.5"),
+            format!("podgauge_gpu_observed_seconds_total{{{GPU},{POD}}} 50"),
+            format!("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION{{{GPU},{POD}}} 7"),
+            "# TYPE DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION counter".to_owned(),
+            format!("DCGM_FI_DEV_FB_USED{{{GPU},namespace=\"dëmo\",pod=\"p\"}} 100"),
+        ];
+        let text = lines.join("\n") + "\n";
+        let metrics = Metrics::new(&[crate::metric::MetricFlag::parse("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION").unwrap()]);
+        let mut reader = PageReader::new(&metrics);
+        let mut rest = text.as_bytes();
+        for cut in cuts {
+            let (piece, after) = rest.split_at(cut.min(rest.len()));
+            reader.push(piece).unwrap();
+            rest = after;
+        }
+        reader.push(rest).unwrap();
+        let cut = reader.finish().unwrap();
+        proptest::prop_assert_eq!(format!("{cut:?}"), format!("{:?}", read(&text, &metrics).unwrap()));
+        proptest::prop_assert!(cut.devices[0].holdings[0].readings.iter().any(|(_, r)| *r == Reading::Rate(7.0)));
+    }
+}
