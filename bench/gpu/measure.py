@@ -157,7 +157,7 @@ try:
         seconds = min(args.seconds, 60)
         shares(node, [0.35, 0.15], seconds, kernel_ms)
         shares(node, [0.3, 0.15, 0.1], seconds, kernel_ms)
-        shares(node, [0.35, 0.15], min(seconds, 30), kernel_ms, jitter=0, judged=False)
+        shares(node, [0.3, 0.15, 0.1], seconds, kernel_ms, period=PERIOD, judged=False)
         shares(node, [1.0, 0.3], min(seconds, 20), kernel_ms, judged=False, meanwhile=other_namespace)
 finally:
     node.end()

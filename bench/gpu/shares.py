@@ -9,9 +9,14 @@ from page import scrape, value
 from report import at_most, equal, note, row
 
 FAMILIES = ("podgauge_gpu_active_seconds_total", "podgauge_gpu_observed_seconds_total")
-# The driver names one process a slot of 200 ms: whose kernel runs when it looks. Periods vary as
-# requests do; a load of one fixed period can meet the driver's look in the same phase for long.
-PERIOD, JITTER = 0.13, 0.5
+# The driver names one process a slot of 200 ms: whose kernel runs when it looks, and of an idle GPU,
+# it seems, whose ran last. Requests are of this length, s; a process of more load has more of them.
+REQUEST = 0.02
+# Periods are so much longer or shorter, as a part: requests come when they come. A load of one fixed
+# period can meet the driver's look in the same phase for long.
+JITTER = 0.5
+# Period of processes that have equally many requests, of unequal length.
+PERIOD = 0.13
 
 
 def pods_that_share(count):
@@ -19,12 +24,14 @@ def pods_that_share(count):
     return [(f"share-{n}", f"{UID[:-1]}{n}", f"{CONTAINER[:-1]}{n}", f"0::{n}") for n in range(count)]
 
 
-def shares(node, duties, seconds, kernel_ms, jitter=JITTER, judged=True, meanwhile=None):
-    """Unequal processes in the cgroups of pods that share the GPU, started one after the other."""
+def shares(node, duties, seconds, kernel_ms, period=None, jitter=JITTER, judged=True, meanwhile=None):
+    """Unequal processes in the cgroups of pods that share the GPU, started one after the other.
+
+    Without a period each has the one at which its requests make its part of the time."""
     pods = pods_that_share(len(duties))
     node.write_scenario(pods, replicas=len(pods))
     loads = [
-        Load(node, duty, PERIOD, seconds + 90, jitter, seed, uid, container)
+        Load(node, duty, period or REQUEST / duty, seconds + 90, jitter, seed, uid, container)
         for seed, (duty, (_, uid, container, _)) in enumerate(zip(duties, pods), 1)
     ]
     for load in loads:
@@ -45,7 +52,8 @@ def shares(node, duties, seconds, kernel_ms, jitter=JITTER, judged=True, meanwhi
     inside = (value(node.scrape(), "podgauge_exporter_nvml_seconds_total") - nvml_0) / (time.time() - begin) * 1000
     # The moments at which a page with new slots was first seen bound the interval.
     changes = [entry for previous, entry in zip(kept, kept[1:]) if entry[1][0][1] > previous[1][0][1]]
-    kind = f"{len(duties)} processes, " + (f"periods {PERIOD} s ± {JITTER * 100:.0f} %" if jitter else f"period {PERIOD} s")
+    load = f"periods {period} s" if period else f"requests of {REQUEST * 1000:.0f} ms"
+    kind = f"{len(duties)} processes, {load}" + (f" ± {jitter * 100:.0f} %" if jitter else "")
     if len(changes) < 2:
         row(f"shares of {kind}", None, None, 4, " %")
     else:

@@ -123,6 +123,10 @@ impl Samples {
         let mut label_sets: BTreeMap<Labels, usize> = BTreeMap::new();
         for sample in parse::samples(text) {
             let sample = sample?;
+            // Its metrics about itself are written by prometheus-client anyway.
+            if sample.name.starts_with("podgauge_exporter_") {
+                continue;
+            }
             let labels: Labels =
                 sample.labels.iter().map(|(name, value)| ((*name).to_owned(), value.to_string())).collect();
             let next = label_sets.len();

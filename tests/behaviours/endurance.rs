@@ -84,12 +84,7 @@ fn calls(page: &Page) -> BTreeMap<String, f64> {
 async fn e3_ten_parallel_scrapes_cause_no_further_calls() {
     let node = Node::new(POD);
     let kubelet = node.kubelet().await;
-    let exporter = node
-        .exporter_with(|command| {
-            node.in_kubernetes(command);
-            command.arg("--enable-exporter-metrics");
-        })
-        .await;
+    let exporter = node.exporter_in_kubernetes_with_own_metrics().await;
     exporter.until("labels", |page| page.want("DCGM_FI_DEV_GPU_UTIL", &[("pod", "a")])).await;
     let ticks = |page: &Page| calls(page)["nvmlDeviceGetPowerUsage"];
     // Over so many ticks of the NVML thread, other calls and lists grow by so many per tick.

@@ -138,12 +138,7 @@ async fn promtool_complains_of_nothing_but_dcgms_own_names() {
     let node =
         Node::new("gpus: [{load: {constant: 30}}]\npods: [{name: a, containers: [{devices: [\"0\"]}]}]");
     let _kubelet = node.kubelet().await;
-    let exporter = node
-        .exporter_with(|command| {
-            node.in_kubernetes(command);
-            command.arg("--enable-exporter-metrics");
-        })
-        .await;
+    let exporter = node.exporter_in_kubernetes_with_own_metrics().await;
     let page = exporter
         .until("pod labels", |page| page.want("DCGM_FI_DEV_GPU_UTIL", &[("pod", "a")]).map(|_| page.clone()))
         .await;

@@ -30,12 +30,7 @@ async fn answered_until(exporter: &Exporter, what: &str, wanted: impl Fn(&Page) 
 async fn c3_a_kubelet_that_hangs_fails_or_answers_five_mebibytes_delays_no_scrape() {
     let node = Node::new(POD);
     let kubelet = node.kubelet().await;
-    let exporter = node
-        .exporter_with(|command| {
-            node.in_kubernetes(command);
-            command.arg("--enable-exporter-metrics");
-        })
-        .await;
+    let exporter = node.exporter_in_kubernetes_with_own_metrics().await;
     let errors = |error: &'static str| {
         move |page: &Page| page.want("podgauge_exporter_kubelet_errors_total", &[("error", error)]).map(drop)
     };
@@ -87,12 +82,7 @@ async fn c3_a_kubelet_that_is_absent_or_limits_the_rate_is_waited_for() {
     )
     .await
     .unwrap();
-    let exporter = node
-        .exporter_with(|command| {
-            node.in_kubernetes(command);
-            command.arg("--enable-exporter-metrics");
-        })
-        .await;
+    let exporter = node.exporter_in_kubernetes_with_own_metrics().await;
     answered_until(&exporter, "values without pods", |page| {
         page.want("podgauge_attribution_unavailable", &[("reason", "kubelet_unavailable")]).map(drop)
     })

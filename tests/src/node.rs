@@ -66,6 +66,15 @@ impl Node {
         self.exporter_with(|command| self.in_kubernetes(command)).await
     }
 
+    /// As [`exporter_in_kubernetes`](Self::exporter_in_kubernetes), with `podgauge_exporter_…` on its page.
+    pub async fn exporter_in_kubernetes_with_own_metrics(&self) -> Exporter {
+        self.exporter_with(|command| {
+            self.in_kubernetes(command);
+            command.arg("--enable-exporter-metrics");
+        })
+        .await
+    }
+
     /// Adds the arguments that Kubernetes takes.
     pub fn in_kubernetes(&self, command: &mut Command) {
         command.arg("-k").arg("--pod-resources-kubelet-socket").arg(self.socket());
