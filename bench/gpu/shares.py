@@ -52,8 +52,8 @@ def shares(node, duties, seconds, kernel_ms, period=None, jitter=JITTER, judged=
     inside = (value(node.scrape(), "podgauge_exporter_nvml_seconds_total") - nvml_0) / (time.time() - begin) * 1000
     # The moments at which a page with new slots was first seen bound the interval.
     changes = [entry for previous, entry in zip(kept, kept[1:]) if entry[1][0][1] > previous[1][0][1]]
-    load = f"periods {period} s" if period else f"requests of {REQUEST * 1000:.0f} ms"
-    kind = f"{len(duties)} processes, {load}" + (f" ± {jitter * 100:.0f} %" if jitter else "")
+    bursts = f"periods {period} s" if period else f"requests of {REQUEST * 1000:.0f} ms"
+    kind = f"{len(duties)} processes, {bursts}" + (f" ± {jitter * 100:.0f} %" if jitter else "")
     if len(changes) < 2:
         row(f"shares of {kind}", None, None, 4, " %")
     else:

@@ -2,7 +2,9 @@
 //! MetricValueList written.
 
 use std::sync::Arc;
+use std::time::Instant;
 
+use jiff::Timestamp;
 use podgauge_common::http::Response;
 use podgauge_common::quantity::Quantity;
 
@@ -17,6 +19,7 @@ use crate::evaluate::{
 use crate::metric::{Metric, Metrics};
 use crate::self_metrics::SelfMetrics;
 use crate::source::set::{ExporterSet, Published};
+use crate::source::store::ExporterState;
 
 /// Most characters of a selector that a 404 repeats.
 const MAX_SELECTOR_CHARS: usize = 200;
@@ -188,20 +191,32 @@ impl CustomMetrics {
         }
     }
 
-    pub(super) fn pod(
+    fn pod(
         &self,
         question: &Question<'_>,
         pod: &PodRecord,
         exporters: &Published,
         now: &Now,
     ) -> Result<Value, Omission> {
+        self.with_states(pod, exporters, now, |states| pod_value(question, pod, states, &self.rules, now))
+    }
+
+    /// Reads what the exporters of a pod's node told: all of it from one moment, since no scrape is
+    /// taken in meanwhile.
+    pub(super) fn with_states<T>(
+        &self,
+        pod: &PodRecord,
+        exporters: &Published,
+        now: &Now,
+        read: impl FnOnce(&[&ExporterState]) -> T,
+    ) -> T {
         let node = pod.node.as_deref().unwrap_or_default();
         let states: Vec<_> = exporters
             .of_node(node, now.instant, self.rules.staleness)
             .map(|exporter| exporter.state.read())
             .collect();
         let states: Vec<_> = states.iter().map(|state| &**state).collect();
-        pod_value(question, pod, &states, &self.rules, now)
+        read(&states)
     }
 
     fn node(&self, question: &NodeQuestion<'_>, exporters: &Published, now: &Now) -> Result<Value, Omission> {
@@ -219,17 +234,23 @@ impl CustomMetrics {
 
 impl Found {
     fn add(&mut self, name: Arc<str>, value: Result<Value, Omission>, now: &Now) {
-        let quantity = |value: Value| Quantity::from_f64(value.value).ok_or(Omission::OutOfRange);
-        match value.and_then(|value| Ok((quantity(value)?, value.at))) {
+        match value.and_then(written) {
             Ok((value, at)) => self.values.push(Item { name, value, timestamp: timestamp(now, at) }),
             Err(omission) => self.omissions.push(omission),
         }
     }
 }
 
+/// A value as it is written, and when it was received.
+pub(super) fn written(value: Value) -> Result<(Quantity, Instant), Omission> {
+    Ok((Quantity::from_f64(value.value).ok_or(Omission::OutOfRange)?, value.at))
+}
+
 /// When a value was received, as answers write it: RFC 3339, whole seconds.
-pub(super) fn timestamp(now: &Now, at: std::time::Instant) -> String {
-    now.wall_time(at).strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+fn timestamp(now: &Now, at: Instant) -> String {
+    let received = now.wall_time(at);
+    // Without a format to read: an answer holds a thousand of them.
+    Timestamp::from_second(received.as_second()).unwrap_or(received).to_string()
 }
 
 /// Of which kind a path's objects are, or why they have no metrics.
@@ -263,6 +284,14 @@ pub(super) fn describe(path: &MetricPath, query: &Query) -> String {
 mod tests {
     use super::super::path::{Path, Route};
     use super::*;
+
+    #[test]
+    fn a_value_is_of_the_second_in_which_it_was_received() {
+        let now = Now::read();
+        let at = now.instant - std::time::Duration::from_millis(1500);
+        let wall = now.wall_time(at);
+        assert_eq!(timestamp(&now, at), wall.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
+    }
 
     #[test]
     fn a_404_names_the_selector_but_does_not_drown_in_it() {

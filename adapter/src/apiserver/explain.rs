@@ -6,16 +6,16 @@ use podgauge_common::hpa::{self, Items, ScaledPod};
 use podgauge_common::http::Response;
 use podgauge_common::quantity::Quantity;
 
-use super::custom::{CustomMetrics, describe};
+use super::custom::{CustomMetrics, describe, written};
 use super::path::MetricPath;
 use super::query::{Query, parameter};
 use super::respond;
 use super::status::Status;
 use crate::cluster::PodRecord;
 use crate::cluster::pods::Phase;
-use crate::evaluate::{Evidence, Now, Omission, Question, evidence};
+use crate::evaluate::{Evidence, Now, Question, evidence, pod_value};
 use crate::explain::document::{Device, Explanation, Exporter, Hpa, Omitted, Pod};
-use crate::source::set::Published;
+use crate::source::store::ExporterState;
 
 /// Most pods of one explanation.
 const MAX_PODS: usize = 1000;
@@ -84,7 +84,9 @@ impl CustomMetrics {
             .map(|(name, pod)| {
                 let question =
                     Question { namespace, pod: name, metric, devices: &query.metric_label_selector };
-                let (explained, value) = self.explain_pod(&question, pod, &exporters, &now);
+                let (explained, value) = self.with_states(pod, &exporters, &now, |states| {
+                    self.explain_pod(&question, pod, states, &now)
+                });
                 if let Some(value) = value {
                     items.insert(name.to_string(), value.milli());
                 }
@@ -112,18 +114,10 @@ impl CustomMetrics {
         &self,
         question: &Question<'_>,
         pod: &PodRecord,
-        exporters: &Published,
+        states: &[&ExporterState],
         now: &Now,
     ) -> (Pod, Option<Quantity>) {
-        let value = self
-            .pod(question, pod, exporters, now)
-            .and_then(|value| Ok((Quantity::from_f64(value.value).ok_or(Omission::OutOfRange)?, value.at)));
-        let node = pod.node.as_deref().unwrap_or_default();
-        let states: Vec<_> = exporters
-            .of_node(node, now.instant, self.rules.staleness)
-            .map(|exporter| exporter.state.read())
-            .collect();
-        let states: Vec<_> = states.iter().map(|state| &**state).collect();
+        let value = pod_value(question, pod, states, &self.rules, now).and_then(written);
         let age = |at| rounded(now.age(at).as_secs_f64());
         let explained = Pod {
             name: question.pod.to_owned(),
@@ -146,7 +140,7 @@ impl CustomMetrics {
                     failure: state.failure.clone(),
                 })
                 .collect(),
-            devices: evidence(question, pod, &states, &self.rules, now)
+            devices: evidence(question, pod, states, &self.rules, now)
                 .into_iter()
                 .map(|evidence| device(evidence, age))
                 .collect(),
