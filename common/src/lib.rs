@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`catalogue`] | the one table of metrics: names, types, units, and the names DCGM knows |
 //! | [`exposition`] | Prometheus text 0.0.4, written and read |
+//! | [`measurement`] | which numbers can be measurements |
 //! | [`quantity`] | Kubernetes quantities |
 //! | [`hpa`] | the HorizontalPodAutoscaler's arithmetic |
 //! | [`http`] | serving HTTP/1.1 and HTTP/2 with limits, TLS that reloads, and drain |
@@ -20,6 +21,7 @@ pub mod exposition;
 pub mod hpa;
 pub mod http;
 pub mod logging;
+pub mod measurement;
 pub mod quantity;
 pub mod readiness;
 pub mod shutdown;

@@ -71,6 +71,36 @@ pub mod own {
         unit: "",
         help: "Part of the device that the kubelet gave to the container: 1, or its replicas divided by the device's.",
     };
+    pub const PART_UNKNOWN: Own = Own {
+        name: "podgauge_gpu_part_unknown",
+        kind: Kind::Gauge,
+        unit: "",
+        help: "1 for a container that was given a part of the device whose size is not known.",
+    };
+    pub const RECENT_ACTIVE_SECONDS: Own = Own {
+        name: "podgauge_gpu_recent_active_seconds",
+        kind: Kind::Gauge,
+        unit: "s",
+        help: "Increase of podgauge_gpu_active_seconds_total over the time in the label window.",
+    };
+    pub const RECENT_OBSERVED_SECONDS: Own = Own {
+        name: "podgauge_gpu_recent_observed_seconds",
+        kind: Kind::Gauge,
+        unit: "s",
+        help: "Increase of podgauge_gpu_observed_seconds_total over the time in the label window.",
+    };
+    pub const RECENT_DEVICE_ACTIVE_SECONDS: Own = Own {
+        name: "podgauge_gpu_recent_device_active_seconds",
+        kind: Kind::Gauge,
+        unit: "s",
+        help: "Increase of podgauge_gpu_device_active_seconds_total over the time in the label window.",
+    };
+    pub const RECENT_DEVICE_OBSERVED_SECONDS: Own = Own {
+        name: "podgauge_gpu_recent_device_observed_seconds",
+        kind: Kind::Gauge,
+        unit: "s",
+        help: "Time for which the whole device's utilization was known, of the time in the label window.",
+    };
     pub const ATTRIBUTION_UNAVAILABLE: Own = Own {
         name: "podgauge_attribution_unavailable",
         kind: Kind::Gauge,

@@ -4,6 +4,7 @@
 //! names from it; docs/METRICS.md is written from it. Names are DCGM's where DCGM has one,
 //! `podgauge_…` otherwise.
 
+pub mod base_units;
 pub mod clock_event;
 mod device;
 mod families;
