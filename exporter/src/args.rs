@@ -16,6 +16,8 @@ use crate::source::ConfigMapName;
 
 /// Shortest default of the utilization window.
 const SHORTEST_WINDOW: Duration = Duration::from_secs(15);
+/// Recent windows that make sense, in seconds: an owner's account is kept for ten minutes.
+const RECENT_WINDOWS: std::ops::RangeInclusive<u64> = 10..=600;
 /// A day: what is kept of events is bounded by it.
 const LONGEST_EVENT_WINDOW_MS: u64 = 86_400_000;
 
@@ -78,9 +80,13 @@ pub(crate) struct Args {
     )]
     pub(crate) pod_resources_kubelet_socket: PathBuf,
 
-    /// Resource names that mean GPUs, besides nvidia.com/gpu and nvidia.com/mig-….
+    /// Resource names that mean GPUs, besides nvidia.com/…. An id that names a GPU of this node counts under any name.
     #[arg(long, env = "NVIDIA_RESOURCE_NAMES", value_delimiter = ',', value_name = "NAMES")]
     pub(crate) nvidia_resource_names: Vec<String>,
+
+    /// Namespaces whose pods reserve GPUs for other pods and use none, as fractional schedulers have them.
+    #[arg(long, value_delimiter = ',', default_value = "kai-resource-reservation", value_name = "NAMES")]
+    pub(crate) reservation_namespaces: Vec<String>,
 
     /// How the device plugin names devices: uid or device-name. Both are understood whatever this says.
     #[arg(
@@ -170,6 +176,11 @@ pub(crate) struct Args {
     /// Time over which utilization gauges are the mean. Default: 15s, or -c if that is longer.
     #[arg(long, value_name = "DURATION", value_parser = parse_go_duration)]
     pub(crate) utilization_window: Option<Duration>,
+
+    /// Window of podgauge_gpu_recent_…: the counters' growth that an adapter reads right after its start.
+    /// Whole seconds, 10s to 10m; an adapter uses it for metrics with the same window.
+    #[arg(long, default_value = "60s", value_name = "DURATION", value_parser = parse_recent_window)]
+    pub(crate) recent_window: Duration,
 
     /// Where the host's pod logs are: their folder names tell a pod's UID.
     #[arg(long = "path.pod-logs", default_value = "/var/log/pods", value_name = "PATH")]
@@ -290,6 +301,13 @@ impl Args {
             "both" => vec![("Hostname", value.clone()), ("hostname", value)],
             _ => vec![("hostname", value)],
         }
+    }
+}
+
+fn parse_recent_window(text: &str) -> Result<Duration, String> {
+    match parse_go_duration(text)? {
+        window if window.subsec_nanos() == 0 && RECENT_WINDOWS.contains(&window.as_secs()) => Ok(window),
+        _ => Err("want whole seconds from 10s to 10m, like 60s".to_owned()),
     }
 }
 

@@ -17,13 +17,16 @@ use tokio::sync::{Notify, mpsc, watch};
 use crate::args::Args;
 use crate::attribution::Knowledge;
 use crate::attribution::claims::Claims;
-use crate::attribution::kubelet::Poller;
+use crate::attribution::kubelet::{Poller, PollerOptions};
 use crate::attribution::pod_labels::{AllowList, PodLabels};
 use crate::attribution::pod_names::PodNames;
 use crate::attribution::process_table::ProcessTable;
+use crate::attribution::resource_claims::ResourceClaims;
 use crate::attribution::slices::{self, Slices};
+use crate::attribution::unmatched::UnmatchedIds;
 use crate::counters::{self, Counters};
 use crate::gpu::{self, CallTimes, Message, Plan, ProcessWatch, Report};
+use crate::integrals::Windows;
 use crate::page::Page;
 use crate::render::{LabelNames, Labelling, PodLabelling, Renderer};
 use crate::routes::{Health, Routes};
@@ -89,16 +92,22 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         hostname: args.hostname_labels(),
         replace_blanks: args.replace_blanks_in_model_name,
         pods: pod_labelling(&args, client),
+        recent_window: format!("{}s", args.recent_window.as_secs()),
     };
     let page = Arc::new(ArcSwap::from_pointee(Page::default()));
     let pages = Pages {
-        node: Node::new(args.window()),
+        node: Node::new(Windows { utilization: args.window(), recent: args.recent_window }),
         renderer: Renderer::new(counters, labelling, args.event_windows()),
         plan,
         // The parts of a plan besides the counters.
         args: args.clone(),
         generation: 0,
         next: BTreeMap::new(),
+        // Ids of GPUs that --devices leaves out match nothing, as they should.
+        unmatched: args
+            .devices
+            .serves_everything()
+            .then(|| UnmatchedIds::new(args.nvidia_resource_names.clone())),
         metrics: metrics.clone(),
         print_self_metrics: args.enable_exporter_metrics,
         times,
@@ -221,11 +230,11 @@ fn start_claims(args: &Args, client: Option<&Client>) -> Option<Claims> {
         return None;
     }
     let (Some(client), Some(node)) = (client, args.node()) else {
-        return Some(Claims::new(watch::channel(Slices::Unknown).1));
+        return Some(Claims::new(watch::channel(Slices::Unknown).1, ResourceClaims::new(None)));
     };
     let (sender, receiver) = watch::channel(Slices::Waiting);
     tokio::spawn(slices::follow(client.clone(), node.to_owned(), sender));
-    Some(Claims::new(receiver))
+    Some(Claims::new(receiver, ResourceClaims::new(Some(client.clone()))))
 }
 
 fn start_kubelet(
@@ -239,14 +248,16 @@ fn start_kubelet(
         return watch::channel(Knowledge::NotAsked).1;
     }
     let (sender, receiver) = watch::channel(Knowledge::Waiting);
-    let poller = Poller::new(
-        args.pod_resources_kubelet_socket.clone(),
-        args.nvidia_resource_names.clone(),
+    let options = PollerOptions {
+        socket: args.pod_resources_kubelet_socket.clone(),
+        reservation_namespaces: args.reservation_namespaces.clone(),
         claims,
-        args.path_pod_logs.clone(),
-        Arc::clone(unknown_pid),
-        metrics.clone(),
-    );
+        procfs: args.path_procfs.clone(),
+        pod_logs: args.path_pod_logs.clone(),
+        container_logs: args.path_container_logs.clone(),
+        unknown_pid: Arc::clone(unknown_pid),
+    };
+    let poller = Poller::new(options, metrics.clone());
     tokio::spawn(poller.run(sender, readiness.condition("kubelet", "not asked yet")));
     receiver
 }
@@ -271,6 +282,7 @@ fn report_unserved(counters: &Counters, source: &str) {
 struct Pages {
     node: Node,
     renderer: Renderer,
+    unmatched: Option<UnmatchedIds>,
     metrics: SelfMetrics,
     print_self_metrics: bool,
     plan: Arc<ArcSwap<Plan>>,
@@ -346,12 +358,21 @@ impl Pages {
         let rendered = self.renderer.render(&snapshot);
         self.metrics.rendered(&rendered, started.elapsed(), &self.times);
         self.metrics.covered(&snapshot);
+        self.follow_ids(knowledge, started);
         self.metrics.aged(self.node.age(started));
         let mut text = rendered.text;
         if self.print_self_metrics {
             text.push_str(&self.metrics.text());
         }
         self.page.store(Arc::new(Page::new(text)));
+    }
+
+    fn follow_ids(&mut self, knowledge: &Knowledge, now: Instant) {
+        if let (Some(unmatched), Knowledge::Known(list), Some(known)) =
+            (&mut self.unmatched, knowledge, self.node.identities())
+        {
+            self.metrics.unmatched(unmatched.follow(list, &known, now));
+        }
     }
 
     fn reported(&mut self, report: Report) {

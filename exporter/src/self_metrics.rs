@@ -16,7 +16,7 @@ use prometheus_client::registry::Registry;
 
 use crate::gpu::{CallTimes, account};
 use crate::render::Rendered;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{DeviceSnapshot, Divided, Snapshot};
 
 /// Bounds of the kubelet's answer times, seconds. A call ends after 5.
 const KUBELET_BOUNDS: [f64; 8] = [0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 2.5, 5.0];
@@ -42,6 +42,7 @@ pub(crate) struct SelfMetrics {
     dropped_series: Family<Dropped, Counter>,
     devices_allocated: Gauge,
     devices_labelled: Gauge,
+    device_ids_unmatched: Gauge,
     claimed_devices_unknown: Gauge,
 }
 
@@ -90,6 +91,7 @@ impl SelfMetrics {
             dropped_series: Family::default(),
             devices_allocated: Gauge::default(),
             devices_labelled: Gauge::default(),
+            device_ids_unmatched: Gauge::default(),
             claimed_devices_unknown: Gauge::default(),
             registry: Arc::default(),
         };
@@ -148,6 +150,11 @@ impl SelfMetrics {
             self.devices_labelled.clone(),
         );
         registry.register(
+            "device_ids_unmatched",
+            "Device ids in the kubelet's list that match no GPU or MIG instance of this node",
+            self.device_ids_unmatched.clone(),
+        );
+        registry.register(
             "claimed_devices_unknown",
             "Devices held by claims of which it is not known which they are",
             self.claimed_devices_unknown.clone(),
@@ -185,7 +192,16 @@ impl SelfMetrics {
     pub(crate) fn covered(&self, snapshot: &Snapshot) {
         let devices = &snapshot.devices;
         self.devices_allocated.set(whole(devices.iter().filter(|d| !d.allocations.is_empty()).count()));
-        self.devices_labelled.set(whole(devices.iter().filter(|d| d.owner.is_some()).count()));
+        // A shared device's use is divided among its pods, though no family carries one pod alone.
+        let is_labelled = |device: &&DeviceSnapshot| {
+            device.owner.is_some() || matches!(device.utilization, Divided::Parts(_))
+        };
+        self.devices_labelled.set(whole(devices.iter().filter(is_labelled).count()));
+    }
+
+    /// So many ids of the kubelet's list match no device.
+    pub(crate) fn unmatched(&self, ids: usize) {
+        self.device_ids_unmatched.set(whole(ids));
     }
 
     /// `readings`: how old the newest are; `None` if there are none.

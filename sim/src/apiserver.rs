@@ -408,6 +408,7 @@ impl State {
         self.add_namespaces(scenario.pods.iter().map(|pod| pod.namespace.clone()));
         self.store.replace(Kind::Node, source, vec![pods::node(scenario, self.started)]);
         self.store.replace(Kind::ResourceSlice, source, slices::resource_slices(scenario, self.started));
+        self.store.replace(Kind::ResourceClaim, source, slices::resource_claims(scenario, self.started));
         self.store.replace(Kind::Pod, source, history.pods(scenario, Timestamp::now()));
     }
 

@@ -1,4 +1,4 @@
-//! Owns the forms in which device plugins write device ids, and which device each one names.
+//! The forms in which device plugins write device ids, and the device that each one names.
 
 use crate::gpu::{ComputeInstance, Identity};
 
@@ -23,7 +23,13 @@ pub(crate) enum Device {
     OldInstance { gpu: String, gi: u32, ci: u32 },
     /// `nvidia<index>/gi<id>`: a GPU instance, as GKE's plugin writes it.
     IndexedInstance { index: u32, gi: u32 },
+    /// `GPU-<uuid>-<n>`, as HAMi's and Volcano's plugins write it. The kubelet chose it among equals:
+    /// the card in it is not the one that is used.
+    Virtual(String),
 }
+
+/// Length of a UUID without its prefix.
+const UUID_LENGTH: usize = 36;
 
 impl DeviceId {
     /// Understands an id. Nothing is refused: an unknown form is a device of that name.
@@ -38,12 +44,29 @@ impl DeviceId {
         let device = old_instance(base)
             .or_else(|| indexed(base))
             .or_else(|| base.starts_with("MIG-").then(|| Device::Instance(base.to_owned())))
+            .or_else(|| is_virtual(base).then(|| Device::Virtual(base.to_owned())))
             .unwrap_or_else(|| Device::Gpu(base.to_owned()));
         Self { device, replica }
     }
 }
 
+/// Whether a resource means GPUs by its name: NVIDIA's, Volcano's, or one of `more`. Any other may
+/// turn out to, by its ids.
+pub(crate) fn is_gpu_resource(name: &str, more: &[String]) -> bool {
+    name.starts_with("nvidia.com/")
+        || name.starts_with("volcano.sh/vgpu")
+        || more.iter().any(|other| other == name)
+}
+
 impl Device {
+    /// Whether it is a GPU or a part of one by the look of its id, or by its resource's name.
+    pub(crate) fn is_like_gpu(&self, resource: &str) -> bool {
+        match self {
+            Self::Gpu(id) => id.starts_with("GPU-") || is_gpu_resource(resource, &[]),
+            _ => true,
+        }
+    }
+
     /// Whether it is the GPU, or the MIG instance or a part of it, of that identity.
     pub(crate) fn is_of(&self, identity: &Identity) -> bool {
         self.compute(identity).is_some()
@@ -82,6 +105,25 @@ impl Device {
             _ => None,
         }
     }
+}
+
+/// Whether an id is a GPU's UUID with a number behind it.
+fn is_virtual(id: &str) -> bool {
+    let Some((uuid, number)) = id.strip_prefix("GPU-").and_then(|rest| rest.split_at_checked(UUID_LENGTH))
+    else {
+        return false;
+    };
+    let number = number.strip_prefix('-').unwrap_or_default();
+    is_uuid(uuid) && !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Whether a text is a UUID without a prefix.
+pub(crate) fn is_uuid(text: &str) -> bool {
+    text.len() == UUID_LENGTH
+        && text.bytes().zip(0..).all(|(byte, at)| match at {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        })
 }
 
 fn old_instance(id: &str) -> Option<Device> {

@@ -1,5 +1,5 @@
-//! Owns the conversation with the kubelet: polls its pod-resources socket and publishes
-//! [`Knowledge`]. Nothing waits for it: who asks gets what is known.
+//! Polls the kubelet's pod-resources socket and publishes [`Knowledge`]. Nothing waits for it: who
+//! asks gets what is known.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,9 +10,12 @@ use tokio::sync::{Notify, watch};
 use tonic::transport::{Channel, Endpoint};
 
 use super::Knowledge;
-use super::allocations::{Allocations, ReplicaCounts};
+use super::allocations::{Allocations, ReplicaCounts, Watchers};
 use super::claims::Claims;
+use super::own_pod;
+use super::pod_names::PodNames;
 use super::pod_uid::PodUids;
+use super::slices::DRIVER;
 use crate::self_metrics::SelfMetrics;
 
 /// The kubelet's own messages and client.
@@ -51,13 +54,32 @@ enum PollError {
     Empty,
 }
 
+/// What a [`Poller`] is told at its start.
+#[derive(Debug)]
+pub(crate) struct PollerOptions {
+    pub(crate) socket: PathBuf,
+    pub(crate) reservation_namespaces: Vec<String>,
+    /// `None`: devices that are held by claims are not asked for.
+    pub(crate) claims: Option<Claims>,
+    pub(crate) procfs: PathBuf,
+    pub(crate) pod_logs: PathBuf,
+    pub(crate) container_logs: PathBuf,
+    /// A process showed up that was not there: its pod may be new.
+    pub(crate) unknown_pid: Arc<Notify>,
+}
+
 /// Polls the kubelet until nobody listens any more.
 #[derive(Debug)]
 pub(crate) struct Poller {
     socket: PathBuf,
-    resources: Vec<String>,
+    watchers: Watchers,
+    procfs: PathBuf,
+    names: PodNames,
     /// `None`: devices that are held by claims are not asked for.
     claims: Option<Claims>,
+    /// Claims were seen that are not asked for, which was logged.
+    reported_claims: bool,
+    reported_beyond: bool,
     client: Option<PodResourcesListerClient<Channel>>,
     counts: ReplicaCounts,
     counted_at: Option<Instant>,
@@ -94,18 +116,24 @@ impl PollError {
 // === impl Poller ===
 
 impl Poller {
-    pub(crate) fn new(
-        socket: PathBuf,
-        resources: Vec<String>,
-        claims: Option<Claims>,
-        pod_logs: PathBuf,
-        unknown_pid: Arc<Notify>,
-        metrics: SelfMetrics,
-    ) -> Self {
+    pub(crate) fn new(options: PollerOptions, metrics: SelfMetrics) -> Self {
+        let PollerOptions {
+            socket,
+            reservation_namespaces,
+            claims,
+            procfs,
+            pod_logs,
+            container_logs,
+            unknown_pid,
+        } = options;
         Self {
             socket,
-            resources,
+            watchers: Watchers { own: None, reservation_namespaces },
+            procfs,
+            names: PodNames::new(pod_logs.clone(), container_logs),
             claims,
+            reported_claims: false,
+            reported_beyond: false,
             client: None,
             counts: ReplicaCounts::default(),
             counted_at: None,
@@ -191,11 +219,25 @@ impl Poller {
         if list.pod_resources.is_empty() {
             return Err(PollError::Empty);
         }
-        if let Some(claims) = &mut self.claims {
-            claims.learn(&list.pod_resources);
-            self.metrics.claims_learned(claims.untold());
+        match &mut self.claims {
+            Some(claims) => {
+                claims.read(&list.pod_resources).await;
+                claims.learn(&list.pod_resources);
+                self.metrics.claims_learned(claims.untold());
+            }
+            None => self.report_claims(&list.pod_resources),
         }
-        let allocations = Allocations::from_list(&list.pod_resources, &self.resources, self.claims.as_ref());
+        if self.watchers.own.is_none() {
+            self.watchers.own = own_pod::find(&self.procfs, &mut self.names, Instant::now());
+        }
+        let allocations = Allocations::from_list(&list.pod_resources, &self.watchers, self.claims.as_ref());
+        if allocations.beyond > 0 && !std::mem::replace(&mut self.reported_beyond, true) {
+            tracing::warn!(
+                "kubelet {}: {} devices are more than are kept of one node; they are left out",
+                self.socket.display(),
+                allocations.beyond
+            );
+        }
         let count_due = self.counted_at.is_none_or(|at| at.elapsed() >= COUNT_EVERY);
         if count_due || allocations.has_uncounted(&self.counts) {
             // The list is worth having without: only parts of shared devices stay unknown.
@@ -212,6 +254,22 @@ impl Poller {
         }
         self.uids.refresh();
         Ok(allocations.completed(&self.counts, |namespace, pod| self.uids.get(namespace, pod)))
+    }
+
+    /// Says once that pods hold GPUs by claims, which are not looked up without the flag. Where an
+    /// extended resource is served by claims, nobody has asked for one.
+    fn report_claims(&mut self, pods: &[api::PodResources]) {
+        let holder = pods.iter().find(|pod| {
+            let claims = pod.containers.iter().flat_map(|container| &container.dynamic_resources);
+            claims.flat_map(|claim| &claim.claim_resources).any(|device| device.driver_name == DRIVER)
+        });
+        let Some(holder) = holder.filter(|_| !self.reported_claims) else { return };
+        self.reported_claims = true;
+        tracing::warn!(
+            "pods hold devices of {DRIVER} by claims (such as {}/{}), and samples of these devices have no pod labels: set --kubernetes-enable-dra, and let this service account get, list and watch resourceslices and get resourceclaims of resource.k8s.io in a ClusterRole",
+            holder.namespace,
+            holder.name
+        );
     }
 
     async fn list(&mut self) -> Result<api::ListPodResourcesResponse, PollError> {
@@ -231,7 +289,7 @@ impl Poller {
             .map_err(|status| PollError::Call { call: "GetAllocatableResources", status: Box::new(status) })?
             .into_inner()
             .devices;
-        self.counts.learn(&devices, &self.resources);
+        self.counts.learn(&devices);
         self.counted_at = Some(Instant::now());
         Ok(())
     }

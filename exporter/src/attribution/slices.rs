@@ -1,20 +1,24 @@
 //! Owns which device a name in a claim is: the ResourceSlices that NVIDIA's driver for dynamic
 //! resource allocation publishes of this node, watched at the API server.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::pin::pin;
 use std::sync::Arc;
 
 use futures::StreamExt as _;
 use k8s_openapi::api::resource::v1::ResourceSlice;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
 use kube::api::Api;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use podgauge_common::cluster::one_line;
+use podgauge_common::hpa::milli;
 use serde::Deserialize;
 use tokio::sync::watch;
+
+use super::claims::Reference;
 
 /// The driver whose devices are GPUs and MIG instances.
 pub(crate) const DRIVER: &str = "gpu.nvidia.com";
@@ -51,6 +55,8 @@ pub(crate) struct SliceDevice {
     pub(crate) uuid: Option<String>,
     /// Of a MIG device, such as `1g.10gb`.
     pub(crate) profile: Option<String>,
+    /// By name, in thousandths of a unit.
+    pub(crate) capacity: BTreeMap<String, i64>,
 }
 
 /// What is kept of one slice.
@@ -89,6 +95,12 @@ struct SlimPool {
 struct SlimDevice {
     name: String,
     attributes: Option<HashMap<String, SlimAttribute>>,
+    capacity: Option<BTreeMap<String, SlimCapacity>>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct SlimCapacity {
+    value: Quantity,
 }
 
 /// An attribute; those read here are strings.
@@ -111,6 +123,14 @@ enum Health {
 impl Slices {
     pub(crate) fn is_waiting(&self) -> bool {
         matches!(self, Self::Waiting)
+    }
+
+    /// The capacity of a claim's device.
+    pub(crate) fn capacity(&self, reference: &Reference) -> Option<&BTreeMap<String, i64>> {
+        match self {
+            Self::Known(devices) => Some(&devices.find(&reference.pool, &reference.device)?.capacity),
+            Self::Waiting | Self::Unknown => None,
+        }
     }
 }
 
@@ -150,7 +170,7 @@ impl Published {
             generation: spec.pool.generation,
             devices: devices
                 .filter(|_| spec.driver == DRIVER)
-                .map(|device| (device.name, SliceDevice::new(device.attributes.unwrap_or_default())))
+                .map(|device| (device.name.clone(), SliceDevice::new(device)))
                 .collect(),
         }
     }
@@ -159,14 +179,17 @@ impl Published {
 // === impl SliceDevice ===
 
 impl SliceDevice {
-    fn new(mut attributes: HashMap<String, SlimAttribute>) -> Self {
+    fn new(device: SlimDevice) -> Self {
+        let mut attributes = device.attributes.unwrap_or_default();
+        let capacity = device.capacity.unwrap_or_default().into_iter();
+        let capacity = capacity.filter_map(|(name, amount)| Some((name, milli(&amount.value.0)?))).collect();
         // A name without a domain is of the driver's.
         let mut text = |name: &str| {
             let attribute =
                 attributes.remove(name).or_else(|| attributes.remove(&format!("{DRIVER}/{name}")))?;
             attribute.string.filter(|text| !text.is_empty())
         };
-        Self { uuid: text("uuid"), profile: text("profile") }
+        Self { uuid: text("uuid"), profile: text("profile"), capacity }
     }
 }
 

@@ -16,7 +16,7 @@ use super::events::EventLog;
 use super::fields::{Fault, Memo};
 use super::gpm::Gpm;
 use super::mig::Partition;
-use super::processes::{DeviceProcesses, ProcessWatch};
+use super::processes::{Credited, DeviceProcesses, NewSlots, ProcessWatch};
 use super::ring::{RingClock, Slot};
 use super::sampler::Plan;
 use super::{Credit, DeviceReading, DeviceSelection, Identity, MigInstance, calls, direct, raw};
@@ -53,8 +53,8 @@ pub(super) struct SampledDevice<'nvml> {
     pub(super) identity: Arc<Identity>,
     pub(super) rings: Rings,
     processes: DeviceProcesses,
-    /// New slots with their owners, until they are taken.
-    credited: Vec<(Slot, Credit)>,
+    /// New slots with their users, until they are taken.
+    credited: Credited,
     partition: Partition<'nvml>,
     memo: Memo,
     gpm: Gpm<'nvml>,
@@ -93,7 +93,7 @@ impl<'nvml> SampledDevice<'nvml> {
             identity: Arc::new(identity),
             rings: Rings::default(),
             processes: DeviceProcesses::default(),
-            credited: Vec::new(),
+            credited: Credited::default(),
             partition: Partition::default(),
             memo: Memo::default(),
             gpm: Gpm::default(),
@@ -186,6 +186,7 @@ impl<'nvml> SampledDevice<'nvml> {
         selection: &DeviceSelection,
     ) -> Vec<DeviceReading> {
         let now = Instant::now();
+        let Credited { slots, loose } = std::mem::take(&mut self.credited);
         let gpu = DeviceReading {
             texts: self.texts.clone().unwrap_or_default(),
             events: events.counts(&self.identity.uuid, None, now),
@@ -193,7 +194,8 @@ impl<'nvml> SampledDevice<'nvml> {
             identity: Arc::clone(&self.identity),
             lost: self.lost.as_ref().map(|lost| lost.reason.clone()),
             values: if self.lost.is_some() { vec![None; self.values.len()] } else { self.values.clone() },
-            gpu_slots: std::mem::take(&mut self.credited),
+            gpu_slots: slots,
+            loose_samples: loose,
             unmeasured: None,
             processes: self.processes.known(),
             memory_slots: std::mem::take(&mut self.rings.memory.slots),
@@ -278,23 +280,18 @@ impl<'nvml> SampledDevice<'nvml> {
     }
 
     fn drain_rings(&mut self, plan: &Plan, watch: Option<&mut ProcessWatch>) -> Result<(), NvmlError> {
-        self.rings.gpu.drain(&self.device, GPU_SAMPLES)?;
+        let clock_went_back = self.rings.gpu.drain(&self.device, GPU_SAMPLES)?;
         let slots = std::mem::take(&mut self.rings.gpu.slots);
         match watch {
             // Right after the ring: a process's sample is gone 200 ms after its slot at the earliest.
             Some(watch) => {
-                let (spacing, now) = (self.rings.gpu.clock.spacing(), Instant::now());
+                let new = NewSlots { slots, spacing: self.rings.gpu.clock.spacing(), clock_went_back };
                 let processes = &mut self.processes;
-                self.credited.extend(processes.tick(
-                    &self.device,
-                    &self.identity,
-                    slots,
-                    spacing,
-                    watch,
-                    now,
-                )?);
+                let credited = processes.tick(&self.device, &self.identity, new, watch, Instant::now())?;
+                self.credited.slots.extend(credited.slots);
+                self.credited.loose.extend(credited.loose);
             }
-            None => self.credited.extend(slots.into_iter().map(|slot| (slot, Credit::Unsampled))),
+            None => self.credited.slots.extend(slots.into_iter().map(|slot| (slot, Credit::Unsampled))),
         }
         if plan.memory_utilization && self.ticks.is_multiple_of(MEMORY_EVERY) {
             self.rings.memory.drain(&self.device, MEMORY_SAMPLES)?;
@@ -361,26 +358,39 @@ impl Ring {
         Self { clock: RingClock::default(), patience, unsupported: false, slots: Vec::new() }
     }
 
-    fn drain(&mut self, device: &Device<'_>, kind: u32) -> Result<(), NvmlError> {
-        let read = if self.unsupported {
-            Ok(Vec::new())
-        } else {
-            raw::samples(device, kind, self.clock.last_seen_us())
-        };
-        let samples = match read {
-            Ok(samples) => samples,
-            Err(error) => match Fault::of(&error) {
-                Fault::Unsupported => {
-                    self.unsupported = true;
-                    Vec::new()
-                }
-                // Nothing newer than what was seen.
-                Fault::NoValue => Vec::new(),
-                Fault::Lost | Fault::Reload => return Err(error),
-            },
-        };
+    /// Whether the driver's clock has gone back since the last time.
+    fn drain(&mut self, device: &Device<'_>, kind: u32) -> Result<bool, NvmlError> {
+        let now = Instant::now();
+        let samples = self.samples(device, kind, self.clock.last_seen_us())?;
+        if samples.is_empty() && !self.unsupported && self.clock.asks_for_all(now, self.patience) {
+            let all = self.samples(device, kind, 0)?;
+            if let Some(after) = self.clock.set_back(all) {
+                self.slots.extend(self.clock.drained(after, Instant::now()));
+                return Ok(true);
+            }
+        }
         self.slots.extend(self.clock.drained(samples, Instant::now()));
-        Ok(())
+        Ok(false)
+    }
+
+    fn samples(
+        &mut self,
+        device: &Device<'_>,
+        kind: u32,
+        after_us: u64,
+    ) -> Result<Vec<raw::RingSample>, NvmlError> {
+        if self.unsupported {
+            return Ok(Vec::new());
+        }
+        raw::samples(device, kind, after_us).or_else(|error| match Fault::of(&error) {
+            Fault::Unsupported => {
+                self.unsupported = true;
+                Ok(Vec::new())
+            }
+            // Nothing newer than what was seen.
+            Fault::NoValue => Ok(Vec::new()),
+            Fault::Lost | Fault::Reload => Err(error),
+        })
     }
 
     fn read(&mut self, percent: u32, now: Instant) {

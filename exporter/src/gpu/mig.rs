@@ -252,6 +252,7 @@ impl<'nvml> Partition<'nvml> {
                     nvlink_bytes: None,
                     unmeasured: instance.unmeasured,
                     gpu_slots: slots.map(|slot| (slot, Credit::Unsampled)).collect(),
+                    loose_samples: Vec::new(),
                     memory_slots: Vec::new(),
                     // NVML tells no use of a process on an instance.
                     processes: Processes { no_utilization: true, ..Processes::default() },

@@ -21,6 +21,7 @@ mod processes;
 mod raw;
 mod rhythm;
 mod ring;
+pub(crate) mod sample_match;
 mod sampler;
 mod selection;
 mod xid;
@@ -85,6 +86,13 @@ pub(crate) enum Unmeasured {
 }
 
 #[cfg(test)]
+impl Identity {
+    pub(crate) fn of_test(uuid: &str) -> Self {
+        Self { index: 0, uuid: uuid.into(), pci_bus_id: String::new(), model: String::new(), instance: None }
+    }
+}
+
+#[cfg(test)]
 impl MigInstance {
     pub(crate) fn of_test(gi: u32, compute: Vec<ComputeInstance>) -> Self {
         Self { gi, profile: "3g.40gb".into(), compute, key: format!("test/{gi}") }
@@ -111,8 +119,10 @@ pub(crate) struct DeviceReading {
     pub(crate) events: EventCounts,
     /// Bytes over all NVLinks since the driver was loaded, sent and received.
     pub(crate) nvlink_bytes: Option<[u64; 2]>,
-    /// New stretches of known GPU utilization, and whose they are.
+    /// New stretches of known GPU utilization, and who used them.
     pub(crate) gpu_slots: Vec<(Slot, Credit)>,
+    /// Process samples that belong to no slot, because the ring gives none.
+    pub(crate) loose_samples: Vec<LooseSample>,
     /// Why no utilization is to be expected.
     pub(crate) unmeasured: Option<Unmeasured>,
     /// New stretches of known memory utilization.
@@ -120,16 +130,27 @@ pub(crate) struct DeviceReading {
     pub(crate) processes: Processes,
 }
 
-/// Whose a slot is, by the processes on the GPU.
+/// Who used a slot, by the driver's samples of processes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Credit {
     /// Processes were not sampled in it: the GPU had one owner at most.
     Unsampled,
-    /// Nobody used the GPU in it, which is known of everybody.
+    /// The GPU was not used in it.
     Idle,
+    /// The driver names this process.
     Of(Whose),
-    /// It was used, and the process's sample was not seen.
-    Missed,
+    /// It was used, and its sample was not seen. It belongs to one of these; empty: to anybody.
+    Missed(Vec<Whose>),
+}
+
+/// A process's sample that belongs to no slot.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct LooseSample {
+    /// When it was read.
+    pub(crate) at: Instant,
+    /// Time times utilization, in seconds.
+    pub(crate) active_s: f64,
+    pub(crate) whose: Whose,
 }
 
 /// What one tick learned.

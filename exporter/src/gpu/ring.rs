@@ -1,4 +1,4 @@
-//! Owns the time of sample rings: which slots are new, and for how long each one speaks.
+//! The time of sample rings: which slots are new, and how long each one lasts.
 //!
 //! Pure: samples and moments in, [`Slot`]s out.
 
@@ -10,6 +10,8 @@ use super::raw::RingSample;
 const USUAL_SPACING: Duration = Duration::from_millis(200);
 /// How many spacings are remembered for the usual one.
 const REMEMBERED: usize = 31;
+/// How often all of a ring is asked for while it gives nothing new.
+const ASK_FOR_ALL_EVERY: Duration = Duration::from_secs(60);
 /// Longest time that one reading of `nvmlDeviceGetUtilizationRates` speaks for.
 const LONGEST_READING: Duration = Duration::from_secs(1);
 
@@ -41,6 +43,8 @@ pub(crate) struct RingClock {
     spacings_us: Vec<u64>,
     /// When the ring last gave something new.
     fresh_at: Option<Instant>,
+    /// When all of the ring was last asked for because it gave nothing new.
+    asked_for_all: Option<Instant>,
     /// The previous reading of the rates, when the ring is dry.
     last_reading: Option<Instant>,
     /// Readings since the ring was last looked at. It knows better, should it wake up.
@@ -64,6 +68,36 @@ impl RingClock {
     /// What to ask the driver for: samples newer than this, in its own clock.
     pub(crate) fn last_seen_us(&self) -> u64 {
         self.last_us.unwrap_or(0)
+    }
+
+    /// Whether all that the ring holds is to be asked for: it gives nothing new, which is also how it
+    /// looks after the driver's clock went back. Once when that begins, and every minute.
+    pub(crate) fn asks_for_all(&mut self, now: Instant, patience: Duration) -> bool {
+        let Some(fresh) = self.fresh_at.filter(|_| self.is_dry(now, patience)) else { return false };
+        let asked = self.asked_for_all.filter(|asked| *asked >= fresh);
+        let is_due = asked.is_none_or(|asked| now.saturating_duration_since(asked) >= ASK_FOR_ALL_EVERY);
+        if is_due {
+            self.asked_for_all = Some(now);
+        }
+        is_due
+    }
+
+    /// Takes all that the ring holds, in the driver's order. If its newest sample is older than the
+    /// last one seen, the driver's clock went back: those after the step are returned, to be taken as
+    /// new ones.
+    pub(crate) fn set_back(&mut self, mut samples: Vec<RingSample>) -> Option<Vec<RingSample>> {
+        let last_seen_us = self.last_us?;
+        // Placeholders have no timestamp.
+        samples.retain(|sample| sample.timestamp_us > 0);
+        let newest = samples.last().filter(|newest| newest.timestamp_us < last_seen_us)?;
+        let step = samples.windows(2).rposition(|pair| pair[1].timestamp_us < pair[0].timestamp_us);
+        let after = match step {
+            Some(at) => samples[at + 1..].to_vec(),
+            // The ring was emptied, or all of it is new.
+            None => samples.iter().filter(|it| it.timestamp_us <= newest.timestamp_us).copied().collect(),
+        };
+        self.last_us = None;
+        Some(after)
     }
 
     /// Whether the ring has given nothing new for so long that the rates are read instead.
@@ -256,6 +290,28 @@ mod tests {
         let slots = clock.drained(ring(&[(1000, 5), (1200, 6)]), at(1000));
         assert_eq!(slots.iter().map(|slot| slot.percent).collect::<Vec<_>>(), [5.0, 6.0]);
         assert_eq!(clock.drained(Vec::new(), at(2000)), []);
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_is_noticed_and_only_what_came_after_is_new() {
+        let start = Instant::now() + Duration::from_secs(60);
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut clock = RingClock::default();
+        clock.drained(ring(&[(9_000_000, 5), (9_000_200, 5)]), at(0));
+        assert!(!clock.asks_for_all(at(900), LONGEST_READING));
+        assert!(clock.asks_for_all(at(1000), LONGEST_READING));
+        assert!(!clock.asks_for_all(at(2000), LONGEST_READING), "once");
+        assert!(clock.asks_for_all(at(61_000), LONGEST_READING), "and every minute");
+        let same = ring(&[(9_000_000, 5), (9_000_200, 5)]);
+        assert_eq!(clock.set_back(same), None, "it is only silent");
+        let mixed = ring(&[(9_000_000, 5), (9_000_200, 5), (1000, 70), (1200, 80)]);
+        let after = clock.set_back(mixed).unwrap();
+        assert_eq!(after, ring(&[(1000, 70), (1200, 80)]));
+        let slots = clock.drained(after, at(61_000));
+        assert_eq!(slots.iter().map(|slot| slot.percent).collect::<Vec<_>>(), [70.0, 80.0]);
+        assert_eq!(lengths(&slots), [200, 200]);
+        assert!(slots.iter().all(|slot| !slot.history));
+        assert_eq!(clock.last_seen_us(), 1_200_000);
     }
 
     #[test]

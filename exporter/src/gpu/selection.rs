@@ -56,6 +56,11 @@ impl DeviceSelection {
             .collect()
     }
 
+    /// Whether no device of the node is left out.
+    pub(crate) fn serves_everything(&self) -> bool {
+        self.flex
+    }
+
     /// Whether instances are all that is served.
     pub(super) fn is_of_instances_alone(&self) -> bool {
         !self.flex && self.gpus == Ids::None

@@ -7,14 +7,14 @@ use podgauge_common::exposition::parse;
 use proptest::prelude::*;
 
 use super::*;
-use crate::attribution::allocations::{Allocations, ReplicaCounts};
+use crate::attribution::allocations::{Allocations, ReplicaCounts, Watchers};
 use crate::attribution::kubelet::api::{ContainerDevices, ContainerResources, PodResources};
 use crate::attribution::processes::{Holder, Processes};
 use crate::counters;
 use crate::gpu::EventWindows;
 use crate::render::{LabelNames, Labelling, PodLabelling, Renderer};
 
-const WINDOW: Duration = Duration::from_secs(15);
+const LEDGER: Windows = Windows { utilization: Duration::from_secs(15), recent: Duration::from_secs(60) };
 const CSV: &str =
     "DCGM_FI_DEV_GPU_UTIL, gauge, u\nDCGM_FI_DEV_FB_USED, gauge, m\nDCGM_FI_DEV_GPU_TEMP, gauge, t\n";
 const UUID: &str = "GPU-1";
@@ -44,7 +44,7 @@ fn tick() -> impl Strategy<Value = Tick> {
         prop::bool::weighted(0.9),
         prop::bool::weighted(0.1),
         prop::option::weighted(0.9, 0u32..30_000),
-        prop::collection::vec((0u8..=100, 0u8..9), 5),
+        prop::collection::vec((0u8..=100, 0u8..11), 5),
     )
         .prop_map(|(held, whole, running, kubelet, blind, memory, slots)| Tick {
             held,
@@ -74,7 +74,8 @@ fn whose(bit: u8) -> Whose {
         }
         4 => Whose::Outside,
         5 => Whose::MpsServer,
-        _ => Whose::Unknown,
+        6 => Whose::Gone,
+        _ => Whose::Unreadable,
     }
 }
 
@@ -101,8 +102,10 @@ fn knowledge(tick: &Tick) -> Knowledge {
         .collect();
     let mut counts = ReplicaCounts::default();
     let replicas: Vec<String> = (0..4).map(|replica| format!("{UUID}::{replica}")).collect();
-    counts.learn(&[ContainerDevices { resource_name: "nvidia.com/gpu".into(), device_ids: replicas }], &[]);
-    Knowledge::Known(Arc::new(Allocations::from_list(&pods, &[], None).completed(&counts, |_, _| None)))
+    counts.learn(&[ContainerDevices { resource_name: "nvidia.com/gpu".into(), device_ids: replicas }]);
+    Knowledge::Known(Arc::new(
+        Allocations::from_list(&pods, &Watchers::default(), None).completed(&counts, |_, _| None),
+    ))
 }
 
 fn readings(tick: &Tick, now: Instant, second: u64) -> Readings {
@@ -133,8 +136,9 @@ fn readings(tick: &Tick, now: Instant, second: u64) -> Readings {
             };
             let credit = match of {
                 _ if percent == 0 => Credit::Idle,
-                7 => Credit::Missed,
-                8 => Credit::Unsampled,
+                8 => Credit::Missed(Vec::new()),
+                9 => Credit::Missed(vec![whose(0), whose(3)]),
+                10 => Credit::Unsampled,
                 of => Credit::Of(whose(of)),
             };
             (slot, credit)
@@ -160,6 +164,7 @@ fn readings(tick: &Tick, now: Instant, second: u64) -> Readings {
             events: EventCounts::default(),
             nvlink_bytes: None,
             gpu_slots,
+            loose_samples: Vec::new(),
             memory_slots: Vec::new(),
             processes,
         }],
@@ -170,7 +175,13 @@ fn readings(tick: &Tick, now: Instant, second: u64) -> Readings {
 const WINDOWS: EventWindows = EventWindows { xids: Duration::ZERO, clock_events: Duration::ZERO };
 
 fn labelling(pods: PodLabelling) -> Labelling {
-    Labelling { names: LabelNames::CURRENT, hostname: Vec::new(), replace_blanks: false, pods }
+    Labelling {
+        names: LabelNames::CURRENT,
+        hostname: Vec::new(),
+        replace_blanks: false,
+        pods,
+        recent_window: "60s".into(),
+    }
 }
 
 type Series = BTreeMap<(String, BTreeMap<String, String>), f64>;
@@ -204,7 +215,7 @@ proptest! {
         let parsed = counters::parse(CSV, "test").unwrap();
         let pods = PodLabelling { virtual_gpus, uid, labels: None };
         let renderer = Renderer::new(parsed, labelling(pods), WINDOWS);
-        let mut node = Node::new(WINDOW);
+        let mut node = Node::new(LEDGER);
         let mut now = Instant::now() + Duration::from_secs(100);
         let mut counters_before: Series = Series::new();
         let mut seen_before: HashSet<String> = HashSet::new();
@@ -276,7 +287,7 @@ fn a_share_and_the_rest_make_the_device() {
     };
     let renderer =
         Renderer::new(counters::parse(CSV, "test").unwrap(), labelling(PodLabelling::default()), WINDOWS);
-    let mut node = Node::new(WINDOW);
+    let mut node = Node::new(LEDGER);
     let mut now = Instant::now() + Duration::from_secs(100);
     let mut page = |node: &mut Node, tick: &Tick| {
         now += Duration::from_secs(1);

@@ -23,6 +23,9 @@ pub use mig::{Held, IdForm, Instance, Mig};
 /// Largest scenario file read, in bytes.
 const MAX_BYTES: u64 = 16 << 20;
 
+/// What stands for the pids of [`Gpu::passing`]; each slot's is one of those that follow.
+pub(crate) const PASSING_PID: u32 = 3_900_000_000;
+
 /// A simulated GPU node.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -56,6 +59,10 @@ pub struct Scenario {
     /// Calls that block first: NVML function name to seconds.
     #[serde(default)]
     pub blocks: BTreeMap<String, f64>,
+    /// How far the driver's clock is ahead of the wall clock, in seconds; negative: behind it. It
+    /// applies to what is sampled from now on; the loads stay functions of the wall clock.
+    #[serde(default)]
+    pub driver_clock_s: f64,
 }
 
 /// What `nvmlSystemGet…` answers. Defaults are those of the recorded H100.
@@ -88,6 +95,9 @@ pub struct Gpu {
     pub healthy: bool,
     /// Load that no listed process makes, in percent of the device.
     pub load: Option<Load>,
+    /// Load of processes that each live for one slot, in percent of the device: samples name their
+    /// pids, and neither a list nor `/proc` ever shows them.
+    pub passing: Option<Load>,
     /// How it is cut into MIG instances. Absent: MIG is off.
     pub mig: Option<Mig>,
     /// Replays a recording of a real GPU in place of any load.
@@ -295,6 +305,7 @@ impl Scenario {
     pub(crate) fn loads(&self, gpu: usize) -> Vec<(Option<u32>, Load)> {
         let Some(device) = self.gpus.get(gpu) else { return Vec::new() };
         let unlisted = device.load.iter().map(|load| (None, load.clone()));
+        let passing = device.passing.iter().map(|load| (Some(PASSING_PID), load.clone()));
         let listed = self
             .all_processes()
             .filter(|(_, process)| process.gpu == gpu && process.gi.is_none())
@@ -302,7 +313,7 @@ impl Scenario {
         let instances = device.instances().iter().flat_map(|instance| {
             self.instance_loads(gpu, instance).map(|(pid, load)| (pid, load.scaled(instance.part())))
         });
-        unlisted.chain(listed).chain(instances).collect()
+        unlisted.chain(passing).chain(listed).chain(instances).collect()
     }
 
     /// The mean load of a GPU over a span of wall-clock time, in percent, capped at 100 at every
