@@ -85,7 +85,10 @@ pub(crate) struct Args {
     pub(crate) nvidia_resource_names: Vec<String>,
 
     /// Namespaces whose pods reserve GPUs for other pods and use none, as fractional schedulers have them.
-    #[arg(long, value_delimiter = ',', default_value = "kai-resource-reservation", value_name = "NAMES")]
+    #[arg(
+        long, value_delimiter = ',', default_value = "kai-resource-reservation", value_name = "NAMES",
+        value_parser = parse_name
+    )]
     pub(crate) reservation_namespaces: Vec<String>,
 
     /// How the device plugin names devices: uid or device-name. Both are understood whatever this says.
@@ -302,6 +305,11 @@ impl Args {
             _ => vec![("hostname", value)],
         }
     }
+}
+
+/// A name out of a list, without the blanks around it.
+fn parse_name(text: &str) -> Result<String, std::convert::Infallible> {
+    Ok(text.trim().to_owned())
 }
 
 fn parse_recent_window(text: &str) -> Result<Duration, String> {

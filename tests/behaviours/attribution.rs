@@ -68,27 +68,6 @@ async fn c1_every_form_of_a_whole_gpus_id() {
     }
 }
 
-#[tokio::test]
-async fn c2_a_renamed_resource_counts_if_it_is_named() {
-    let node = Node::new(
-        "gpus: [{}, {}]\npods:\n\
-         - {name: renamed, containers: [{devices: ['0'], resource: nvidia.com/gpu.shared}]}\n\
-         - {name: mig, containers: [{devices: ['1'], resource: nvidia.com/mig-1g.10gb}]}\n",
-    );
-    let _kubelet = node.kubelet().await;
-    let exporter = node.exporter_in_kubernetes().await;
-    let page =
-        exporter.until("the prefix", |page| page.want(TEMP, &[("pod", "mig")]).map(|_| page.clone())).await;
-    assert_eq!(page.all(TEMP, &[("gpu", "0"), ("pod", "")]).len(), 1, "{}", page.text);
-    let exporter = node
-        .exporter_with(|command| {
-            node.in_kubernetes(command);
-            command.env("NVIDIA_RESOURCE_NAMES", "example.com/x,nvidia.com/gpu.shared");
-        })
-        .await;
-    exporter.until("the named resource", |page| page.want(TEMP, &[("pod", "renamed")])).await;
-}
-
 /// Pod a holds one replica of three, b two of which each gets half of its share.
 const SHARED: &str = "
 gpus: [{replicas: 3}, {}]

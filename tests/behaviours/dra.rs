@@ -64,10 +64,16 @@ impl Claimed {
     }
 
     fn permit(&self) {
+        self.permit_all_but("");
+    }
+
+    /// The rights of deploy/examples without those to a resource.
+    fn permit_all_but(&self, resource: &str) {
         let text = std::fs::read_to_string(checkout("deploy/examples/exporter-rights.yaml")).unwrap();
         let objects: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
         let role = objects.iter().find(|object| object["kind"] == "ClusterRole").unwrap();
-        let rules = role["rules"].as_array().unwrap().iter().map(|rule| {
+        let wanted = |rule: &&Value| !rule["resources"].as_array().unwrap().contains(&json!(resource));
+        let rules = role["rules"].as_array().unwrap().iter().filter(wanted).map(|rule| {
             let strings = |name: &str| serde_json::from_value(rule[name].clone()).unwrap();
             Rule {
                 role: role["metadata"]["name"].as_str().unwrap().into(),
@@ -221,13 +227,18 @@ async fn c10_in_every_labelling_mode() {
     }
 }
 
-/// Without the flag claims mean nothing, and the API server is not asked.
+/// Without the flag claims are left alone, and the API server is not asked; one warning says so.
 #[tokio::test]
 async fn c10_without_the_flag_claims_are_left_alone() {
     let claimed = Claimed::permitted(&format!("{NODE}{PUBLISHED}")).await;
-    let exporter = claimed.node.exporter_in_kubernetes().await;
+    let mut exporter = claimed.node.exporter_in_kubernetes().await;
     let page = page_with(&exporter, "pod", "c").await;
     assert_eq!(page.all(TEMP, &[("pod", "a")]), none());
+    let line = exporter.program.logged("pods hold devices of gpu.nvidia.com by claims").await;
+    for words in ["such as ml/a", "--kubernetes-enable-dra", "resourceslices", "resourceclaims"] {
+        assert!(line.contains(words), "no {words:?} in {line}");
+    }
+    assert_eq!(exporter.program.count_logged("by claims"), 1);
     assert_eq!(claimed.server.selectors_of("resourceslices"), Vec::<String>::new());
 }
 
@@ -308,6 +319,7 @@ pods:
         assert_eq!((claim("a"), claim("b")), ("one".into(), "two".into()), "{mode:?}");
         // How much of the device each claim has is not known.
         assert_eq!(page.all(ALLOCATION, &[]), none(), "{mode:?}");
+        assert_eq!(page.all("podgauge_gpu_part_unknown", &[]).len(), 2, "{mode:?}");
     }
 }
 
@@ -486,4 +498,74 @@ pods: [{name: a, containers: [{claims: [made]}]}, {name: b, containers: [{device
     let page = page_with(&exporter, "pod", "b").await;
     assert_eq!(page.all(TEMP, &[("GPU_I_ID", "7"), ("pod", "")]).len(), 1, "{}", page.text);
     assert_eq!(page.value("podgauge_exporter_claimed_devices_unknown", &[]), Some(1.0));
+}
+
+/// A monitoring pod has an admin claim on the GPU that another pod uses.
+const WATCHED: &str = "
+gpus: [{load: {constant: 30}}]
+claims: [{namespace: ml, name: mine, devices: ['0']}, {namespace: ops, name: all, devices: ['0'], admin: true}]
+resource_slices: {}
+pods:
+  - {namespace: ml, name: a, containers: [{claims: [mine]}]}
+  - {namespace: ops, name: monitor, containers: [{claims: [all]}]}
+";
+
+#[tokio::test]
+async fn a_claim_with_admin_access_owns_nothing() {
+    let claimed = Claimed::permitted(WATCHED).await;
+    let exporter = claimed.exporter(|_| {}).await;
+    let page = page_with(&exporter, "pod", "a").await;
+    assert!(!page.text.contains("monitor"), "{}", page.text);
+    assert_eq!(page.value("podgauge_gpu_owners", &[]), Some(1.0), "{}", page.text);
+    assert_eq!(page.value(ALLOCATION, &[("pod", "a")]), Some(1.0), "{}", page.text);
+}
+
+/// Without the right to read claims nobody knows which are for watching: one warning names the right,
+/// and the parts of the device are unknown. The exporter's own pod is known all the same.
+#[tokio::test]
+async fn without_the_right_to_read_claims_the_missing_right_is_named() {
+    let claimed = Claimed::new(WATCHED).await;
+    claimed.permit_all_but("resourceclaims");
+    let mut exporter = claimed.exporter(|_| {}).await;
+    exporter.program.logged("let this service account get resourceclaims of resource.k8s.io").await;
+    let page = exporter
+        .until("both owners", |page| match page.want("podgauge_gpu_owners", &[])? {
+            2.0 => Ok(page.clone()),
+            owners => Err(owners.to_string()),
+        })
+        .await;
+    assert_eq!(page.all(ALLOCATION, &[]), none(), "{}", page.text);
+    assert_eq!(page.all("podgauge_gpu_part_unknown", &[]).len(), 2, "{}", page.text);
+    let exporter = claimed
+        .exporter(|command| {
+            command.env("POD_NAMESPACE", "ops").env("POD_NAME", "monitor");
+        })
+        .await;
+    let page = page_with(&exporter, "pod", "a").await;
+    assert_eq!(page.value(ALLOCATION, &[("pod", "a")]), Some(1.0), "{}", page.text);
+}
+
+/// Two claims with a part each of one GPU's memory, and one whose part is not known.
+#[tokio::test]
+async fn consumed_capacity_is_the_part_of_the_device() {
+    let yaml = "
+gpus: [{memory_mib: 81920}]
+claims:
+  - {name: quarter, devices: ['0'], share: s1, consumed: {memory: 20Gi}}
+  - {name: half, devices: ['0'], share: s2, consumed: {memory: 40Gi}}
+  - {name: unknown, devices: ['0'], share: s3}
+resource_slices: {}
+pods:
+  - {name: a, containers: [{claims: [quarter]}]}
+  - {name: b, containers: [{claims: [half]}]}
+  - {name: c, containers: [{claims: [unknown]}]}
+";
+    let claimed = Claimed::permitted(yaml).await;
+    let exporter = claimed.exporter(|_| {}).await;
+    let page = exporter
+        .until("the parts", |page| page.want(ALLOCATION, &[("pod", "b")]).map(|_| page.clone()))
+        .await;
+    let part = |pod: &str| page.value(ALLOCATION, &[("pod", pod)]);
+    assert_eq!([part("a"), part("b"), part("c")], [Some(0.25), Some(0.5), None], "{}", page.text);
+    assert_eq!(page.value("podgauge_gpu_part_unknown", &[("pod", "c")]), Some(1.0), "{}", page.text);
 }

@@ -364,7 +364,7 @@ impl Ring {
         let samples = self.samples(device, kind, self.clock.last_seen_us())?;
         if samples.is_empty() && !self.unsupported && self.clock.asks_for_all(now, self.patience) {
             let all = self.samples(device, kind, 0)?;
-            if let Some(after) = self.clock.set_back(all) {
+            if let Some(after) = self.clock.set_back(all, Instant::now()) {
                 self.slots.extend(self.clock.drained(after, Instant::now()));
                 return Ok(true);
             }

@@ -12,7 +12,7 @@ use tokio::sync::{Notify, watch};
 use super::fields::Fault;
 use super::raw::{self, ProcessSamples, Running, RunningProcess};
 use super::rhythm::Rhythm;
-use super::ring::Slot;
+use super::ring::{SetBack, Slot};
 use super::sample_match::{Row, SampleMatch};
 use super::{Credit, Identity, LooseSample};
 use crate::attribution::process_table::{Process, ProcessTable};
@@ -64,8 +64,7 @@ struct Sampling {
     spacing: Duration,
     /// Since when no sample has come, and whether all were asked for because of it.
     silent: Option<(Instant, bool)>,
-    /// The driver's clock went back: what it sampled before has timestamps in the future.
-    is_set_back: bool,
+    set_back: Option<SetBack>,
 }
 
 /// The new slots of a ring, for [`DeviceProcesses::tick`].
@@ -157,7 +156,8 @@ impl DeviceProcesses {
             self.held = None;
             let oldest_us = new.slots.iter().filter_map(|slot| slot.timestamp_us).min();
             let since_us = oldest_us.map_or(0, |oldest| oldest.saturating_sub(1));
-            self.sampling = Some(Sampling { is_set_back: true, ..Sampling::new(since_us, new.spacing, now) });
+            let set_back = newest_us.map(|at_us| SetBack { at_us, at: now });
+            self.sampling = Some(Sampling { set_back, ..Sampling::new(since_us, new.spacing, now) });
         } else {
             let since_us = newest_us.or(self.held.and_then(|slot| slot.timestamp_us)).unwrap_or(0);
             self.sampling = Some(Sampling::new(since_us, new.spacing, now));
@@ -195,11 +195,11 @@ impl DeviceProcesses {
             }
         };
         let now = Instant::now();
-        if asks_for_all && !sampling.went_back(&rows) {
+        if asks_for_all && !sampling.went_back(&rows, now) {
             return Ok(());
         }
         let mut taken = Vec::with_capacity(rows.len());
-        for row in rows.into_iter().filter(|row| sampling.is_news(row)) {
+        for row in rows.into_iter().filter(|row| sampling.is_news(row, now)) {
             let process = watch.table.sampled(row.pid, now);
             let whose = watch.owner(process, self.has_mps_clients);
             self.book.seen(&whose, now);
@@ -300,7 +300,7 @@ impl Sampling {
             asked_at: None,
             spacing,
             silent: None,
-            is_set_back: false,
+            set_back: None,
         }
     }
 
@@ -310,9 +310,9 @@ impl Sampling {
         before.is_none_or(|before| now.saturating_duration_since(before) > self.spacing.mul_f64(LATE))
     }
 
-    fn is_news(&self, row: &raw::ProcessSample) -> bool {
-        row.timestamp_us > self.samples.last_seen_us()
-            && (!self.is_set_back || row.timestamp_us <= present_us())
+    fn is_news(&self, row: &raw::ProcessSample, now: Instant) -> bool {
+        let is_past = self.set_back.is_none_or(|set_back| set_back.is_past(row.timestamp_us, now));
+        row.timestamp_us > self.samples.last_seen_us() && is_past
     }
 
     /// The driver has no sample newer than the last one.
@@ -333,14 +333,14 @@ impl Sampling {
 
     /// Begins again at the newest of all samples if it is older than the last one seen, and tells
     /// whether. Samples from before the clock went back may still be among them: those of the future.
-    fn went_back(&mut self, all: &[raw::ProcessSample]) -> bool {
+    fn went_back(&mut self, all: &[raw::ProcessSample], now: Instant) -> bool {
         let present_us = present_us();
         let past = all.iter().map(|row| row.timestamp_us).filter(|at| *at <= present_us);
         match past.max() {
             Some(newest_us) if newest_us < self.samples.last_seen_us() => {
                 self.samples = SampleMatch::new(newest_us);
                 self.silent = None;
-                self.is_set_back = true;
+                self.set_back = Some(SetBack { at_us: newest_us, at: now });
                 true
             }
             _ => false,
@@ -348,10 +348,9 @@ impl Sampling {
     }
 }
 
-/// The wall clock's time, µs, and a little: a later timestamp is of another clock, or of another
-/// setting of this one.
+/// The wall clock's time, µs. A later timestamp is of another clock, or of another setting of this one.
 fn present_us() -> u64 {
-    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() + SILENT;
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(wall.as_micros()).unwrap_or(u64::MAX)
 }
 
@@ -421,8 +420,11 @@ mod tests {
         assert!(!sampling.asks_for_all(now));
         assert!(sampling.asks_for_all(now + SILENT) && !sampling.asks_for_all(now + 2 * SILENT));
         let row = |timestamp_us| raw::ProcessSample { pid: 1, timestamp_us, percent: 5 };
-        assert!(!sampling.went_back(&[row(wall_us + hour_us)]), "only what was seen before");
-        assert!(sampling.went_back(&[row(wall_us + hour_us), row(wall_us)]));
+        assert!(!sampling.went_back(&[row(wall_us + hour_us)], now), "only what was seen before");
+        assert!(sampling.went_back(&[row(wall_us + hour_us), row(wall_us)], now));
         assert_eq!(sampling.samples.last_seen_us(), wall_us);
+        let second = Duration::from_secs(1);
+        assert!(sampling.is_news(&row(wall_us + 200_000), now + second));
+        assert!(!sampling.is_news(&row(wall_us + hour_us), now + second), "from before it went back");
     }
 }

@@ -169,6 +169,12 @@ fn readings(
     Readings { generation: 0, taken_at: now, devices: vec![reading] }
 }
 
+/// The slots that ended after one moment and not after another.
+fn within(ring: &[Truth], after_us: u64, until_us: u64) -> &[Truth] {
+    let first = ring.partition_point(|slot| slot.end_us <= after_us);
+    &ring[first..ring.partition_point(|slot| slot.end_us <= until_us)]
+}
+
 /// The questions of one second, µs into it.
 fn questions(trouble: Trouble, numbers: &mut Numbers, severity: f64) -> Vec<u64> {
     let starved_us = (severity * 600_000.0) as u64;
@@ -208,7 +214,7 @@ fn run(trouble: Trouble, seed: u64) -> Vec<(f64, f64)> {
             asked_us = question_us;
             let mut newest: BTreeMap<usize, Truth> = BTreeMap::new();
             let seen_us = samples.last_seen_us();
-            for slot in ring.iter().filter(|slot| slot.end_us > seen_us && slot.end_us <= question_us) {
+            for slot in within(&ring, seen_us, question_us) {
                 if let Some(owner) = slot.owner {
                     newest.insert(owner, *slot);
                 }
@@ -225,7 +231,7 @@ fn run(trouble: Trouble, seed: u64) -> Vec<(f64, f64)> {
                 .collect();
             samples.take(rows, is_late);
         }
-        let new = ring.iter().copied().filter(|slot| slot.end_us > from_us && slot.end_us <= now_us);
+        let new = within(&ring, from_us, now_us).iter().copied();
         let mut new: Vec<Truth> = held.take().into_iter().chain(new).collect();
         held = if is_silent { None } else { new.pop() };
         let slots = new
