@@ -275,24 +275,14 @@ async fn c1_every_form_of_an_instances_id_gives_its_samples_the_pod() {
 }
 
 #[tokio::test]
-async fn c2_mig_resources_map_by_their_prefix_and_others_only_if_named() {
+async fn a_mig_instance_is_known_by_its_id_under_any_resource() {
     let node = Node::new(&held_in_every_form());
     let _kubelet = node.kubelet().await;
     let exporter = node.exporter_in_kubernetes().await;
     let page = measured(&exporter, &["1", "6"]).await;
     assert_eq!(page.all("DCGM_FI_DEV_FB_USED", &[("GPU_I_ID", "1"), ("pod", "uuid")]).len(), 1);
-    assert_eq!(page.all("DCGM_FI_DEV_FB_USED", &[("GPU_I_ID", "6"), ("pod", "")]).len(), 1);
-    let named = node
-        .exporter_with(|command| {
-            node.in_kubernetes(command);
-            command.args(["--nvidia-resource-names", "example.com/mig-1g.10gb"]);
-        })
-        .await;
-    named
-        .until("the named resource", |page| {
-            page.want("DCGM_FI_DEV_FB_USED", &[("GPU_I_ID", "6"), ("pod", "other")])
-        })
-        .await;
+    // Its resource is example.com/mig-1g.10gb, which nobody named.
+    assert_eq!(page.all("DCGM_FI_DEV_FB_USED", &[("GPU_I_ID", "6"), ("pod", "other")]).len(), 1);
 }
 
 #[tokio::test]

@@ -190,7 +190,10 @@ impl DeviceProcesses {
                         Ok(())
                     }
                     // Nobody used it since.
-                    Fault::NoValue => Ok(sampling.heard_nothing(Instant::now())),
+                    Fault::NoValue => {
+                        sampling.heard_nothing(Instant::now());
+                        Ok(())
+                    }
                 };
             }
         };
