@@ -33,6 +33,7 @@ mod manifests;
 mod mig;
 mod no_driver;
 mod pod_labels;
+mod proxy;
 mod real_prometheus;
 mod reload;
 mod shares;
