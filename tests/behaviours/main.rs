@@ -28,6 +28,7 @@ mod faults;
 mod fields;
 mod flags;
 mod grafana;
+mod kubelet_socket;
 mod kubernetes;
 mod manifests;
 mod mig;

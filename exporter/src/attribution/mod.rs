@@ -20,6 +20,7 @@ pub(crate) mod pod_uid;
 pub(crate) mod process_table;
 pub(crate) mod processes;
 pub(crate) mod slices;
+mod socket;
 
 use std::sync::Arc;
 
