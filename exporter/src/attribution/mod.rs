@@ -47,6 +47,8 @@ pub(crate) enum Unavailable {
     NoHostPidNamespace,
     /// Processes run on the device whose pods cannot be read off `/proc`.
     ProcessesUnreadable,
+    /// The driver has no call for the lists of processes that this program knows.
+    DriverTooOld,
     /// NVML does not say what each process uses.
     NoProcessUtilization,
     /// NVML credits the MPS server with what its clients use.
@@ -110,11 +112,13 @@ impl Unavailable {
             Self::Kubelet => "kubelet_unavailable",
             Self::NoHostPidNamespace => "no_host_pid_namespace",
             Self::ProcessesUnreadable => "processes_unreadable",
+            Self::DriverTooOld => "driver_too_old",
             Self::NoProcessUtilization => "no_process_utilization",
             Self::MpsServer => "mps_server",
             Self::NoProcessMemory => "no_process_memory",
             Self::Unmeasured(Unmeasured::MigWithoutGpm) => "mig_without_gpm",
             Self::Unmeasured(Unmeasured::MigNotPermitted) => "mig_gpm_not_permitted",
+            Self::Unmeasured(Unmeasured::NotOpened) => "gpu_not_opened",
         }
     }
 }
@@ -306,7 +310,14 @@ mod tests {
     }
 
     fn gpu(uuid: &str, index: u32) -> Identity {
-        Identity { index, uuid: uuid.into(), pci_bus_id: String::new(), model: String::new(), instance: None }
+        Identity {
+            index,
+            minor: Some(index),
+            uuid: uuid.into(),
+            pci_bus_id: String::new(),
+            model: String::new(),
+            instance: None,
+        }
     }
 
     fn known(pods: &[PodResources]) -> Knowledge {

@@ -5,12 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use nvml_wrapper::Device;
-use nvml_wrapper::error::NvmlError;
 use tokio::sync::{Notify, watch};
 
-use super::fields::Fault;
-use super::raw::{self, ProcessSamples, Running, RunningProcess};
+use super::driver::{Device, Fault, NvmlError};
+use super::process_calls::{self, ProcessSamples, Running, RunningProcess};
 use super::rhythm::Rhythm;
 use super::ring::Slot;
 use super::{Credit, Identity};
@@ -166,12 +164,16 @@ impl DeviceProcesses {
         }
         let mut running: BTreeMap<u32, Option<u64>> = BTreeMap::new();
         for list in [Running::Compute, Running::Graphics, Running::MpsClients] {
-            let listed = match raw::running(device, list) {
+            let listed = match process_calls::running(device, list) {
                 Ok(listed) => listed,
                 Err(error) => match (Fault::of(&error), list) {
                     (Fault::Lost | Fault::Reload, _) => return Err(error),
                     (_, Running::Compute) => {
-                        let unavailable = Some(Unavailable::ProcessesUnreadable);
+                        let unavailable = Some(if error.is_missing() {
+                            Unavailable::DriverTooOld
+                        } else {
+                            Unavailable::ProcessesUnreadable
+                        });
                         return Ok(Processes { unavailable, ..Processes::default() });
                     }
                     // A driver without one of the others has no such processes.
