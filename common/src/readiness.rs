@@ -1,4 +1,4 @@
-//! Owns readiness: named conditions that must all hold, each with the reason why it does not.
+//! Readiness: named conditions that must all hold, each with the reason why it does not.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,7 +8,15 @@ use parking_lot::Mutex;
 /// Shared list of conditions. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Readiness {
-    conditions: Arc<Mutex<BTreeMap<&'static str, Option<String>>>>,
+    conditions: Arc<Mutex<BTreeMap<&'static str, State>>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum State {
+    /// It holds. The note says what a reader should know all the same; it can be empty.
+    Met(String),
+    /// It does not hold, and why.
+    Unmet(String),
 }
 
 /// One condition of a [`Readiness`].
@@ -23,18 +31,31 @@ pub struct Condition {
 impl Readiness {
     /// Adds a condition that does not hold yet, for the reason given.
     pub fn condition(&self, name: &'static str, reason: &str) -> Condition {
-        self.conditions.lock().insert(name, Some(reason.to_owned()));
+        self.conditions.lock().insert(name, State::Unmet(reason.to_owned()));
         Condition { name, readiness: self.clone() }
     }
 
     /// `Ok`, or a line per condition that does not hold: `name: reason`.
     pub fn check(&self) -> Result<(), String> {
+        let missing = self.lines(|state| match state {
+            State::Unmet(reason) => Some(reason),
+            State::Met(_) => None,
+        });
+        if missing.is_empty() { Ok(()) } else { Err(missing) }
+    }
+
+    /// A line per note on a condition that holds: `name: note`.
+    pub fn notes(&self) -> String {
+        self.lines(|state| match state {
+            State::Met(note) if !note.is_empty() => Some(note),
+            State::Met(_) | State::Unmet(_) => None,
+        })
+    }
+
+    fn lines(&self, of: impl Fn(&State) -> Option<&String>) -> String {
         let conditions = self.conditions.lock();
-        let missing: Vec<String> = conditions
-            .iter()
-            .filter_map(|(name, reason)| Some(format!("{name}: {}", reason.as_ref()?)))
-            .collect();
-        if missing.is_empty() { Ok(()) } else { Err(missing.join("\n")) }
+        let lines = conditions.iter().filter_map(|(name, state)| Some(format!("{name}: {}", of(state)?)));
+        lines.collect::<Vec<String>>().join("\n")
     }
 }
 
@@ -43,17 +64,29 @@ impl Readiness {
 impl Condition {
     /// It holds.
     pub fn met(&self) {
-        self.readiness.conditions.lock().insert(self.name, None);
+        self.met_with(String::new());
+    }
+
+    /// It holds, with a note on what is not as it should be.
+    pub fn met_with(&self, note: impl Into<String>) {
+        self.set(State::Met(note.into()));
     }
 
     /// Why it does not hold; `None` if it does.
     pub fn reason(&self) -> Option<String> {
-        self.readiness.conditions.lock().get(self.name).cloned().flatten()
+        match self.readiness.conditions.lock().get(self.name) {
+            Some(State::Unmet(reason)) => Some(reason.clone()),
+            Some(State::Met(_)) | None => None,
+        }
     }
 
     /// It does not hold, and why.
     pub fn unmet(&self, reason: impl Into<String>) {
-        self.readiness.conditions.lock().insert(self.name, Some(reason.into()));
+        self.set(State::Unmet(reason.into()));
+    }
+
+    fn set(&self, state: State) {
+        self.readiness.conditions.lock().insert(self.name, state);
     }
 }
 
@@ -69,8 +102,12 @@ mod tests {
         assert_eq!(readiness.check(), Err("kubelet: not asked yet\nnvml: not loaded yet".to_owned()));
         nvml.met();
         kubelet.met();
+        assert_eq!((readiness.check(), readiness.notes()), (Ok(()), String::new()));
+        nvml.met_with("GPU 1 does not answer");
         assert_eq!(readiness.check(), Ok(()));
+        assert_eq!(readiness.notes(), "nvml: GPU 1 does not answer");
         nvml.unmet("driver not loaded");
         assert_eq!(readiness.check(), Err("nvml: driver not loaded".to_owned()));
+        assert_eq!(readiness.notes(), "");
     }
 }

@@ -17,6 +17,8 @@ use crate::snapshot::{DeviceSnapshot, Divided, Snapshot};
 
 /// Hundredths of a percent are more than the driver resolves; more digits only lengthen the page.
 pub(crate) const PER_PERCENT: f64 = 100.0;
+/// Owners' parts of a memory come in MiB, and what is printed of it in MiB or bytes.
+const BYTES_PER_MIB: f64 = 1024.0 * 1024.0;
 
 /// What a page is made with, the same for every page.
 #[derive(Debug)]
@@ -120,18 +122,21 @@ impl Renderer {
                     }
                     continue;
                 }
-                let value = match counter.metric.reading {
+                let metric = counter.metric;
+                let value = match metric.reading {
                     // DCGM has no utilization of MIG instances.
                     Reading::Utilization(_) if device.identity.instance.is_some() => None,
                     Reading::Utilization(Engine::Gpu) => device.gpu_utilization.map(percent),
-                    Reading::Utilization(Engine::Memory) => device.memory_utilization.map(percent),
+                    Reading::Utilization(Engine::Memory) => {
+                        device.memory_utilization.map(|value| metric.printed(percent(value)))
+                    }
                     _ => device.values.get(position).copied().flatten(),
                 };
                 let Some(value) = value.filter(|_| device.up) else { continue };
-                match (counter.metric.reading, value) {
+                match (metric.reading, value) {
                     (Reading::Utilization(Engine::Gpu), Value::F64(percent)) => {
                         let hundredths = (percent * PER_PERCENT).round() as u64;
-                        let print = |part| Value::F64(part as f64 / PER_PERCENT);
+                        let print = |part| metric.printed(Value::F64(part as f64 / PER_PERCENT));
                         self.divided(
                             &mut page,
                             device,
@@ -141,8 +146,9 @@ impl Renderer {
                             print,
                         );
                     }
-                    (Reading::Memory(Memory::Used), Value::U64(mib)) => {
-                        self.divided(&mut page, device, labels, &device.memory, (mib, 1.0), Value::U64);
+                    (Reading::Memory(Memory::Used), Value::U64(used)) => {
+                        let per_mib = BYTES_PER_MIB * metric.scale.factor();
+                        self.divided(&mut page, device, labels, &device.memory, (used, per_mib), Value::U64);
                     }
                     _ => {
                         for labels in self.undivided(device, &labels.dcgm) {

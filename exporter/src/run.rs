@@ -24,8 +24,8 @@ use crate::attribution::process_table::ProcessTable;
 use crate::attribution::resource_claims::ResourceClaims;
 use crate::attribution::slices::{self, Slices};
 use crate::attribution::unmatched::UnmatchedIds;
-use crate::counters::{self, Counters};
-use crate::gpu::{self, CallTimes, Message, Plan, ProcessWatch, Report};
+use crate::counters::{self, Counters, listed};
+use crate::gpu::{self, DeviceReading, Message, Plan, ProcessWatch, Readings, Report, account};
 use crate::integrals::Windows;
 use crate::page::Page;
 use crate::render::{LabelNames, Labelling, PodLabelling, Renderer};
@@ -46,7 +46,7 @@ const RENDER_AT_LEAST: Duration = Duration::from_millis(1500);
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let source = counters_source(&args).await?;
     let text = source.read().await?;
-    let counters = counters::parse(&text.text, &text.name)?;
+    let counters = counters::parse(&text.text, &text.name)?.named(args.metric_names, source.is_default());
     let (web, web_files) = Web::open(args.web_config_file.as_deref())?;
     if let Some(path) = &args.nvml_library {
         gpu::check_library(path)?;
@@ -56,13 +56,12 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let mut shutdown = shutdown::on_signals()?;
     let hang_ups = on_hang_up()?;
 
-    for warning in args.unused.warnings() {
+    for warning in args.warnings() {
         tracing::warn!("{warning}");
     }
-    report_unserved(&counters, &text.name);
+    report_counters(&counters, &text);
     let readiness = Readiness::default();
     let metrics = SelfMetrics::new();
-    let times = Arc::new(CallTimes::default());
     let (messages, inbox) = mpsc::channel(QUEUE);
     let plan = Arc::new(ArcSwap::from_pointee(plan_of(&counters, 0, &args)));
     let nvml = readiness.condition("nvml", "not loaded yet");
@@ -74,17 +73,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         let table = ProcessTable::new(args.path_procfs.clone(), names);
         ProcessWatch::new(knowledge.clone(), table, unknown_pid)
     });
-    gpu::start(
-        args.nvml_library.clone(),
-        args.devices.clone(),
-        Arc::clone(&plan),
-        processes,
-        messages,
-        Arc::clone(&times),
-    )?;
+    gpu::start(args.nvml_library.clone(), args.devices.clone(), Arc::clone(&plan), processes, messages)?;
     let (sets, new_sets) = mpsc::channel(1);
     let counters_name = text.name.clone();
-    tokio::spawn(source.follow(text, hang_ups.clone(), sets));
+    tokio::spawn(source.follow(text, args.metric_names, hang_ups.clone(), sets));
     tokio::spawn(web.clone().follow(web_files, hang_ups));
 
     let labelling = Labelling {
@@ -110,9 +102,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             .then(|| UnmatchedIds::new(args.nvidia_resource_names.clone())),
         metrics: metrics.clone(),
         print_self_metrics: args.enable_exporter_metrics,
-        times,
         page: Arc::clone(&page),
         nvml: nvml.clone(),
+        silent: Silent::default(),
         stale: false,
         report: None,
     };
@@ -250,6 +242,7 @@ fn start_kubelet(
     let (sender, receiver) = watch::channel(Knowledge::Waiting);
     let options = PollerOptions {
         socket: args.pod_resources_kubelet_socket.clone(),
+        resources: args.nvidia_resource_names.clone(),
         reservation_namespaces: args.reservation_namespaces.clone(),
         claims,
         procfs: args.path_procfs.clone(),
@@ -262,18 +255,29 @@ fn start_kubelet(
     receiver
 }
 
-fn report_unserved(counters: &Counters, source: &str) {
+/// Says once what of a counters file is not served, each kind in one line.
+fn report_counters(counters: &Counters, CountersText { name, is_latin_1, .. }: &CountersText) {
+    let others = counters.served.len() + counters.labels.len();
+    if *is_latin_1 {
+        tracing::warn!("counters {name}: not UTF-8; read as Latin-1");
+    }
+    if counters.is_empty() {
+        tracing::warn!("counters {name}: no field in it; only podgauge's own families are served");
+    }
+    let mut left_out = Vec::new();
     if !counters.unserved.is_empty() {
-        tracing::warn!(
-            "counters file {source}: this version does not serve {}; the other {} fields are served",
-            counters.unserved.join(", "),
-            counters.served.len() + counters.labels.len()
-        );
+        left_out.push(format!("this version does not serve {}", listed(&counters.unserved)));
+    }
+    if !counters.unknown.is_empty() {
+        left_out.push(format!("these names are unknown, check the spelling: {}", listed(&counters.unknown)));
+    }
+    if !left_out.is_empty() {
+        tracing::warn!("counters {name}: {}; the other {others} fields are served", left_out.join("; "));
     }
     if !counters.repeated.is_empty() {
         tracing::warn!(
-            "counters file {source}: more than one line for the field of {}; the first counts",
-            counters.repeated.join(", ")
+            "counters {name}: more than one line for the field of {}; the first counts",
+            listed(&counters.repeated)
         );
     }
 }
@@ -292,9 +296,10 @@ struct Pages {
     /// By generation: printed from the first readings on that were taken by its plan. Until then
     /// the page stays as it is.
     next: BTreeMap<u64, Counters>,
-    times: Arc<CallTimes>,
     page: Arc<ArcSwap<Page>>,
     nvml: Condition,
+    /// The GPUs that did not answer at the last tick.
+    silent: Silent,
     stale: bool,
     /// What the NVML thread said last, so that it is logged once.
     report: Option<Report>,
@@ -316,13 +321,11 @@ impl Pages {
             tokio::select! {
                 message = inbox.recv() => match message {
                     Some(Message::Readings(readings)) => {
+                        self.silent = Silent::of(&readings);
                         self.node.learn(readings, &knowledge.borrow_and_update(), Instant::now());
                         self.turn_over();
                     }
-                    Some(Message::Report(Report::GiveUp(reason))) => {
-                        return format!("{reason}: the driver was replaced; ending so that a new container gets the new library");
-                    }
-                    Some(Message::Report(Report::Refused(reason))) => return reason,
+                    Some(Message::Report(Report::GiveUp(reason) | Report::Refused(reason))) => return reason,
                     Some(Message::Report(report)) => self.reported(report),
                     None => return "the NVML thread ended".to_owned(),
                 },
@@ -336,7 +339,7 @@ impl Pages {
 
     /// Reads by another set from the next tick on.
     fn replan(&mut self, text: &CountersText, counters: Counters) {
-        report_unserved(&counters, &text.name);
+        report_counters(&counters, text);
         tracing::info!("counters {}: read again, {} fields are served", text.name, counters.served.len());
         self.generation += 1;
         self.plan.store(Arc::new(plan_of(&counters, self.generation, &self.args)));
@@ -356,7 +359,7 @@ impl Pages {
         self.watch_age(started);
         let snapshot = self.node.snapshot(knowledge, started);
         let rendered = self.renderer.render(&snapshot);
-        self.metrics.rendered(&rendered, started.elapsed(), &self.times);
+        self.metrics.rendered(&rendered, started.elapsed());
         self.metrics.covered(&snapshot);
         self.follow_ids(knowledge, started);
         self.metrics.aged(self.node.age(started));
@@ -380,7 +383,8 @@ impl Pages {
             return;
         }
         match &report {
-            Report::Serving { gpus } => tracing::info!("NVML answers for {gpus} GPUs"),
+            Report::Serving { gpus, of } if gpus == of => tracing::info!("NVML answers for {gpus} GPUs"),
+            Report::Serving { gpus, of } => tracing::info!("NVML answers for {gpus} of {of} GPUs"),
             Report::Failing(reason) => {
                 tracing::error!("no GPU values: {reason}; trying again");
                 self.node.forget_values();
@@ -395,9 +399,15 @@ impl Pages {
     fn watch_age(&mut self, now: Instant) {
         match self.node.age(now) {
             Some(age) if age >= STALE => {
-                let reason = format!("no reading for {} s: an NVML call does not return", age.as_secs());
+                let age = age.as_secs();
+                let reason = match account::unreturned().filter(|call| call.time >= STALE / 2) {
+                    Some(call) => format!("no reading for {age} s: {} does not return", call.call),
+                    None => {
+                        format!("no reading for {age} s: NVML calls take long, or this process has no CPU")
+                    }
+                };
                 if !std::mem::replace(&mut self.stale, true) {
-                    tracing::error!("{reason}; GPU values are left out until it does");
+                    tracing::error!("{reason}; GPU values are left out until there is one");
                 }
                 self.nvml.unmet(reason);
             }
@@ -405,9 +415,36 @@ impl Pages {
                 if std::mem::replace(&mut self.stale, false) {
                     tracing::info!("NVML calls return again");
                 }
-                self.nvml.met();
+                match &self.silent {
+                    Silent { all: true, gpus } => self.nvml.unmet(format!("no GPU answers: {gpus}")),
+                    Silent { all: false, gpus } => self.nvml.met_with(gpus.clone()),
+                }
             }
             None => {}
         }
+    }
+}
+
+/// GPUs that do not answer.
+#[derive(Debug, Default)]
+struct Silent {
+    /// Whether no GPU answers.
+    all: bool,
+    /// Which, and why; empty if there is none.
+    gpus: String,
+}
+
+impl Silent {
+    fn of(readings: &Readings) -> Self {
+        let lost = |device: &DeviceReading| {
+            let identity = &device.identity;
+            let uuid = if identity.uuid.is_empty() { "UUID not known" } else { &identity.uuid };
+            Some(format!("GPU {} ({uuid}): {}", identity.index, device.lost.as_ref()?))
+        };
+        let mut gpus: Vec<String> = readings.devices.iter().filter_map(lost).collect();
+        let all = !gpus.is_empty() && gpus.len() == readings.devices.len();
+        // MIG instances have their GPU's.
+        gpus.dedup();
+        Self { all, gpus: gpus.join("; ") }
     }
 }

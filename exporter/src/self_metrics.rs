@@ -14,7 +14,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use crate::gpu::{CallTimes, account};
+use crate::gpu::account;
 use crate::render::Rendered;
 use crate::snapshot::{DeviceSnapshot, Divided, Snapshot};
 
@@ -107,7 +107,7 @@ impl SelfMetrics {
         registry.register("nvml_seconds", "Time spent inside NVML, event waits excluded", nvml_seconds);
         registry.register(
             "nvml_unseen_seconds",
-            "Time since the NVML thread was last between two calls; a call that hangs makes it grow",
+            "Time for which the oldest NVML call under way has not returned; a call that hangs makes it grow",
             self.nvml_unseen.clone(),
         );
         registry.register(
@@ -176,7 +176,7 @@ impl SelfMetrics {
         }
     }
 
-    pub(crate) fn rendered(&self, page: &Rendered, time: Duration, calls: &CallTimes) {
+    pub(crate) fn rendered(&self, page: &Rendered, time: Duration) {
         self.pages.inc();
         self.page_bytes.set(whole(page.text.len()));
         self.page_series.set(whole(page.series));
@@ -184,8 +184,9 @@ impl SelfMetrics {
         self.page_rendered.set((now.as_secs_f64() * 1000.0).round() / 1000.0);
         self.render_seconds.inc_by(time.as_secs_f64());
         self.dropped_series.get_or_create(&NOT_FINITE).inc_by(page.dropped as u64);
-        // The NVML thread counts on its own; the counter is brought up to its sum.
-        self.nvml_seconds.inc_by((calls.seconds() - self.nvml_seconds.get()).max(0.0));
+        // Calls are booked where they are made; the counter is brought up to their sum.
+        let spent = account::account().time().as_secs_f64();
+        self.nvml_seconds.inc_by((spent - self.nvml_seconds.get()).max(0.0));
     }
 
     /// Counts whose devices are known to be whose.
@@ -206,7 +207,7 @@ impl SelfMetrics {
 
     /// `readings`: how old the newest are; `None` if there are none.
     pub(crate) fn aged(&self, readings: Option<Duration>) {
-        self.nvml_unseen.set(account::unseen().as_secs_f64());
+        self.nvml_unseen.set(account::unreturned().map_or(0.0, |call| call.time.as_secs_f64()));
         *self.readings_age.lock() = readings;
     }
 
@@ -228,7 +229,11 @@ impl SelfMetrics {
         for (call, calls) in &account.calls {
             page.sample(&labels(call), Value::U64(calls.count));
         }
-        page.family("podgauge_exporter_nvml_call_seconds_total", "counter", "Time spent in NVML calls.");
+        page.family(
+            "podgauge_exporter_nvml_call_seconds_total",
+            "counter",
+            "Time spent in NVML calls; nvmlEventSetWait_v2 waits in it.",
+        );
         for (call, calls) in &account.calls {
             page.sample(&labels(call), Value::F64(calls.time.as_secs_f64()));
         }

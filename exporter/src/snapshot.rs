@@ -133,10 +133,11 @@ impl Node {
         self.latest = None;
     }
 
-    /// The devices that NVML knew last; `None` if it answers nothing now.
+    /// The devices that NVML knew last; `None` if it answers nothing now, or not for all of them.
     pub(crate) fn identities(&self) -> Option<Vec<&Identity>> {
         let readings = self.latest.as_ref()?;
-        Some(readings.devices.iter().map(|device| &*device.identity).collect())
+        let known: Vec<&Identity> = readings.devices.iter().map(|device| &*device.identity).collect();
+        known.iter().all(|identity| !identity.uuid.is_empty()).then_some(known)
     }
 
     /// By which plan the newest readings were taken.

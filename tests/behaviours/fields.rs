@@ -435,11 +435,11 @@ fn b2_a_mistake_in_a_counters_file_ends_the_start_with_its_line() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("counters.csv");
     for (text, line, word) in [
-        ("# c\nDCGM_FI_DEV_GPU_TEMP, gauge", "line 2", "want 3"),
-        ("DCGM_FI_DEV_GPU_TEMP, gauge, a, b", "line 1", "want 3"),
-        ("\n\nDCGM_FI_DEV_GPU_TEMPP, gauge, x", "line 3", "DCGM_FI_DEV_GPU_TEMPP"),
-        ("dcgm_gpu_tempp, gauge, x", "line 1", "dcgm_gpu_tempp"),
-        ("DCGM_FI_DEV_GPU_TEMP, gage, x", "line 1", "gage"),
+        ("# c\nDCGM_FI_DEV_GPU_TEMP, gauge", ":2: ", "want 3"),
+        ("DCGM_FI_DEV_GPU_TEMP, gauge, a, b", ":1: ", "want 3"),
+        ("\n\nDCGM_FI_DEV_GPU_temp, gauge, x", ":3: ", "DCGM_FI_DEV_GPU_temp"),
+        ("dcgm_gpu_tempp, gauge, x", ":1: ", "dcgm_gpu_tempp"),
+        ("DCGM_FI_DEV_GPU_TEMP, gage, x", ":1: ", "gage"),
     ] {
         std::fs::write(&file, text).unwrap();
         let output = podgauge_tests::program::run(
@@ -458,11 +458,11 @@ async fn b3_fields_that_nvml_cannot_serve_cost_one_warning() {
     let node = Node::new("gpus: [{load: {constant: 30}}]");
     let lines = [
         "DCGM_FI_DEV_GPU_TEMP",
-        // Known to DCGM, from no GPU; base-unit names of 4.7; dcgm-exporter's own.
+        // Known to DCGM, from no GPU; dcgm-exporter's own; of a DCGM that is not known.
         "DCGM_FI_DEV_CPU_UTIL_TOTAL",
-        "DCGM_FI_DEV_SM_CLOCK_HERTZ",
-        "DCGM_FI_DEV_FB_CAPACITY_BYTES",
+        "DCGM_FI_DEV_VGPU_FB_USED_BYTES",
         "DCGM_EXP_P2P_STATUS",
+        "DCGM_FI_DEV_NVSWITCH_TEMPERATURE_CURRENT",
     ];
     let exporter = exporter_with(&node, &lines).await;
     exporter.until("the others", |page| page.want("DCGM_FI_DEV_GPU_TEMP", &[])).await;

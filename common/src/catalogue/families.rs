@@ -38,7 +38,7 @@ pub mod own {
         name: "podgauge_gpu_up",
         kind: Kind::Gauge,
         unit: "",
-        help: "1 if the GPU answers, 0 if it is lost.",
+        help: "1 if the GPU answers, 0 if it does not.",
     };
     pub const ACTIVE_SECONDS: Own = Own {
         name: "podgauge_gpu_active_seconds_total",

@@ -310,6 +310,7 @@ mod tests {
     fn gpu(uuid: &str) -> Identity {
         Identity {
             index: 9,
+            minor: Some(9),
             uuid: uuid.into(),
             pci_bus_id: String::new(),
             model: String::new(),

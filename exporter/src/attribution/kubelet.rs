@@ -1,10 +1,12 @@
 //! Polls the kubelet's pod-resources socket and publishes [`Knowledge`]. Nothing waits for it: who
 //! asks gets what is known.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use podgauge_common::cluster::one_line;
 use podgauge_common::readiness::Condition;
 use tokio::sync::{Notify, watch};
 use tonic::transport::{Channel, Endpoint};
@@ -16,6 +18,7 @@ use super::own_pod;
 use super::pod_names::PodNames;
 use super::pod_uid::PodUids;
 use super::slices::DRIVER;
+use super::socket::{SocketFault, examine};
 use crate::self_metrics::SelfMetrics;
 
 /// The kubelet's own messages and client.
@@ -46,9 +49,11 @@ const FIRST: Duration = Duration::from_secs(3);
 /// Why a list was not an answer.
 #[derive(Debug, thiserror::Error)]
 enum PollError {
-    #[error("cannot connect: {0}")]
+    #[error(transparent)]
+    Socket(#[from] SocketFault),
+    #[error("cannot connect: {}{}", one_line(.0), if is_broken(.0) { CUT } else { "" })]
     Connect(#[from] tonic::transport::Error),
-    #[error("{call}: {status}")]
+    #[error("{call}: {}{}", said(.status), if is_cut(.status) { CUT } else { "" })]
     Call { call: &'static str, status: Box<tonic::Status> },
     #[error("List has no pod at all, not even this one; the kubelet answers so for a moment after its start")]
     Empty,
@@ -58,6 +63,8 @@ enum PollError {
 #[derive(Debug)]
 pub(crate) struct PollerOptions {
     pub(crate) socket: PathBuf,
+    /// `--nvidia-resource-names`.
+    pub(crate) resources: Vec<String>,
     pub(crate) reservation_namespaces: Vec<String>,
     /// `None`: devices that are held by claims are not asked for.
     pub(crate) claims: Option<Claims>,
@@ -67,11 +74,16 @@ pub(crate) struct PollerOptions {
     /// A process showed up that was not there: its pod may be new.
     pub(crate) unknown_pid: Arc<Notify>,
 }
+/// The advice if the other end of the socket does not speak the kubelet's protocol.
+const CUT: &str = "; the other end closed the connection: is this the socket of the kubelet's pod-resources API \
+    (--pod-resources-kubelet-socket), and is the kubelet healthy?";
 
 /// Polls the kubelet until nobody listens any more.
 #[derive(Debug)]
 pub(crate) struct Poller {
     socket: PathBuf,
+    /// `--nvidia-resource-names`.
+    resources: Vec<String>,
     watchers: Watchers,
     procfs: PathBuf,
     names: PodNames,
@@ -91,6 +103,8 @@ pub(crate) struct Poller {
     /// A process showed up that was not there: its pod may be new.
     unknown_pid: Arc<Notify>,
     count_failing: bool,
+    /// Names that match no device are reported once.
+    reported_unmatched: bool,
     metrics: SelfMetrics,
 }
 
@@ -100,7 +114,7 @@ impl PollError {
     /// One word, for a metric.
     fn kind(&self) -> &'static str {
         match self {
-            Self::Connect(_) => "connect",
+            Self::Connect(_) | Self::Socket(_) => "connect",
             Self::Empty => "empty",
             Self::Call { status, .. } => match status.code() {
                 tonic::Code::Cancelled | tonic::Code::DeadlineExceeded => "timeout",
@@ -119,6 +133,7 @@ impl Poller {
     pub(crate) fn new(options: PollerOptions, metrics: SelfMetrics) -> Self {
         let PollerOptions {
             socket,
+            resources,
             reservation_namespaces,
             claims,
             procfs,
@@ -128,6 +143,7 @@ impl Poller {
         } = options;
         Self {
             socket,
+            resources,
             watchers: Watchers { own: None, reservation_namespaces },
             procfs,
             names: PodNames::new(pod_logs.clone(), container_logs),
@@ -143,6 +159,7 @@ impl Poller {
             failing: false,
             unknown_pid,
             count_failing: false,
+            reported_unmatched: false,
             metrics,
         }
     }
@@ -290,8 +307,21 @@ impl Poller {
             .into_inner()
             .devices;
         self.counts.learn(&devices);
+        self.report_unmatched(&devices);
         self.counted_at = Some(Instant::now());
         Ok(())
+    }
+
+    /// Says once which of the resources that were named no device of the node is of.
+    fn report_unmatched(&mut self, devices: &[api::ContainerDevices]) {
+        if devices.is_empty() || std::mem::replace(&mut self.reported_unmatched, true) {
+            return;
+        }
+        let is_of_none = |name: &&String| !devices.iter().any(|device| device.resource_name == **name);
+        let unmatched: Vec<&str> = self.resources.iter().filter(is_of_none).map(String::as_str).collect();
+        if !unmatched.is_empty() {
+            tracing::warn!("--nvidia-resource-names: no device of this node is of {}", unmatched.join(", "));
+        }
     }
 
     async fn connected(&mut self) -> Result<&mut PodResourcesListerClient<Channel>, PollError> {
@@ -313,6 +343,41 @@ async fn connect(socket: &Path) -> Result<PodResourcesListerClient<Channel>, Pol
     let endpoint = Endpoint::try_from(format!("unix://{}", socket.display()))?
         .connect_timeout(CALL_LIMIT)
         .timeout(CALL_LIMIT);
-    let channel = endpoint.connect().await?;
+    let channel = match endpoint.connect().await {
+        Ok(channel) => channel,
+        // gRPC's own error says no more than "transport error".
+        Err(error) => return Err(examine(socket).await.map_or(PollError::Connect(error), PollError::Socket)),
+    };
     Ok(PodResourcesListerClient::new(channel).max_decoding_message_size(ANSWER_LIMIT))
+}
+
+/// The status' code and the text that says most: of what gRPC could not do, that is the cause's.
+fn said(status: &tonic::Status) -> String {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = std::error::Error::source(status);
+    while let Some(deeper) = cause.and_then(std::error::Error::source) {
+        cause = Some(deeper);
+    }
+    match cause {
+        Some(cause) => format!("{:?}: {}: {cause}", status.code(), status.message()),
+        None => format!("{:?}: {}", status.code(), status.message()),
+    }
+}
+
+/// Whether the other end closed the connection while it was being made.
+fn is_broken(error: &tonic::transport::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<std::io::Error>() {
+            return matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset);
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// Whether the connection broke before there was an answer.
+fn is_cut(status: &tonic::Status) -> bool {
+    std::error::Error::source(status).is_some() && status.code() == tonic::Code::Unknown
+        || status.message().contains("transport error")
+        || status.message().contains("h2 protocol error")
 }

@@ -22,6 +22,7 @@ pub(crate) mod process_table;
 pub(crate) mod processes;
 pub(crate) mod resource_claims;
 pub(crate) mod slices;
+mod socket;
 pub(crate) mod unmatched;
 
 use std::sync::Arc;
@@ -54,6 +55,8 @@ pub(crate) enum Unavailable {
     SamplesMissed,
     /// The device is used, and the driver returns no samples of processes at all.
     NoProcessSamples,
+    /// The driver has no call for the lists of processes that this program knows.
+    DriverTooOld,
     /// NVML does not say what each process uses.
     NoProcessUtilization,
     /// NVML credits the MPS server with what its clients use.
@@ -112,11 +115,13 @@ impl Unavailable {
             Self::ProcessesUnreadable => "processes_unreadable",
             Self::SamplesMissed => "samples_missed",
             Self::NoProcessSamples => "no_process_samples",
+            Self::DriverTooOld => "driver_too_old",
             Self::NoProcessUtilization => "no_process_utilization",
             Self::MpsServer => "mps_server",
             Self::NoProcessMemory => "no_process_memory",
             Self::Unmeasured(Unmeasured::MigWithoutGpm) => "mig_without_gpm",
             Self::Unmeasured(Unmeasured::MigNotPermitted) => "mig_gpm_not_permitted",
+            Self::Unmeasured(Unmeasured::NotOpened) => "gpu_not_opened",
         }
     }
 }
@@ -333,7 +338,14 @@ mod tests {
     }
 
     fn gpu(uuid: &str, index: u32) -> Identity {
-        Identity { index, uuid: uuid.into(), pci_bus_id: String::new(), model: String::new(), instance: None }
+        Identity {
+            index,
+            minor: Some(index),
+            uuid: uuid.into(),
+            pci_bus_id: String::new(),
+            model: String::new(),
+            instance: None,
+        }
     }
 
     fn known(pods: &[PodResources]) -> Knowledge {

@@ -5,12 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use nvml_wrapper::Device;
-use nvml_wrapper::error::NvmlError;
 use tokio::sync::{Notify, watch};
 
-use super::fields::Fault;
-use super::raw::{self, ProcessSamples, Running, RunningProcess};
+use super::driver::{Device, Fault, NvmlError};
+use super::process_calls::{self, ProcessSamples, Running, RunningProcess};
 use super::rhythm::Rhythm;
 use super::ring::{SetBack, Slot};
 use super::sample_match::{Row, SampleMatch};
@@ -179,7 +177,7 @@ impl DeviceProcesses {
         let is_late = sampling.is_late(asked_at);
         let asks_for_all = sampling.asks_for_all(asked_at);
         let last_seen_us = if asks_for_all { 0 } else { sampling.samples.last_seen_us() };
-        let rows: Vec<raw::ProcessSample> = match watch.samples.read(device, last_seen_us) {
+        let rows: Vec<process_calls::ProcessSample> = match watch.samples.read(device, last_seen_us) {
             Ok(rows) => rows.collect(),
             Err(error) => {
                 return match Fault::of(&error) {
@@ -227,18 +225,27 @@ impl DeviceProcesses {
             return Ok(Processes { unavailable: Some(reason), ..Processes::default() });
         }
         let mut running: BTreeMap<u32, Option<u64>> = BTreeMap::new();
-        self.has_mps_clients = false;
+        let had_mps_clients = std::mem::replace(&mut self.has_mps_clients, false);
         for list in [Running::Compute, Running::Graphics, Running::MpsClients] {
-            let listed = match raw::running(device, list) {
+            let listed = match process_calls::running(device, list) {
                 Ok(listed) => listed,
                 Err(error) => match (Fault::of(&error), list) {
                     (Fault::Lost | Fault::Reload, _) => return Err(error),
                     (_, Running::Compute) => {
-                        let unavailable = Some(Unavailable::ProcessesUnreadable);
+                        let unavailable = Some(if error.is_missing() {
+                            Unavailable::DriverTooOld
+                        } else {
+                            Unavailable::ProcessesUnreadable
+                        });
                         return Ok(Processes { unavailable, ..Processes::default() });
                     }
-                    // A driver without one of the others has no such processes.
-                    _ => Vec::new(),
+                    // A driver without one of the others has no such processes; one that fails now
+                    // has said so before.
+                    (_, list) => {
+                        self.has_mps_clients |=
+                            list == Running::MpsClients && had_mps_clients && !error.is_missing();
+                        Vec::new()
+                    }
                 },
             };
             self.has_mps_clients |= list == Running::MpsClients && !listed.is_empty();
@@ -313,7 +320,7 @@ impl Sampling {
         before.is_none_or(|before| now.saturating_duration_since(before) > self.spacing.mul_f64(LATE))
     }
 
-    fn is_news(&self, row: &raw::ProcessSample, now: Instant) -> bool {
+    fn is_news(&self, row: &process_calls::ProcessSample, now: Instant) -> bool {
         let is_past = self.set_back.is_none_or(|set_back| set_back.is_past(row.timestamp_us, now));
         row.timestamp_us > self.samples.last_seen_us() && is_past
     }
@@ -336,7 +343,7 @@ impl Sampling {
 
     /// Begins again at the newest of all samples if it is older than the last one seen, and tells
     /// whether. Samples from before the clock went back may still be among them: those of the future.
-    fn went_back(&mut self, all: &[raw::ProcessSample], now: Instant) -> bool {
+    fn went_back(&mut self, all: &[process_calls::ProcessSample], now: Instant) -> bool {
         let present_us = present_us();
         let past = all.iter().map(|row| row.timestamp_us).filter(|at| *at <= present_us);
         match past.max() {
@@ -422,7 +429,7 @@ mod tests {
         sampling.heard_nothing(now);
         assert!(!sampling.asks_for_all(now));
         assert!(sampling.asks_for_all(now + SILENT) && !sampling.asks_for_all(now + 2 * SILENT));
-        let row = |timestamp_us| raw::ProcessSample { pid: 1, timestamp_us, percent: 5 };
+        let row = |timestamp_us| process_calls::ProcessSample { pid: 1, timestamp_us, percent: 5 };
         assert!(!sampling.went_back(&[row(wall_us + hour_us)], now), "only what was seen before");
         assert!(sampling.went_back(&[row(wall_us + hour_us), row(wall_us)], now));
         assert_eq!(sampling.samples.last_seen_us(), wall_us);

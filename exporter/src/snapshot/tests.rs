@@ -15,8 +15,8 @@ use crate::gpu::EventWindows;
 use crate::render::{LabelNames, Labelling, PodLabelling, Renderer};
 
 const LEDGER: Windows = Windows { utilization: Duration::from_secs(15), recent: Duration::from_secs(60) };
-const CSV: &str =
-    "DCGM_FI_DEV_GPU_UTIL, gauge, u\nDCGM_FI_DEV_FB_USED, gauge, m\nDCGM_FI_DEV_GPU_TEMP, gauge, t\n";
+const CSV: &str = "DCGM_FI_DEV_GPU_UTIL, gauge, u\nDCGM_FI_DEV_FB_USED, gauge, m\nDCGM_FI_DEV_GPU_TEMP, gauge, t\n\
+    DCGM_FI_DEV_GPU_UTIL_RATIO, gauge, r\nDCGM_FI_DEV_FB_USED_BYTES, gauge, b\n";
 const UUID: &str = "GPU-1";
 
 /// One tick of a scenario.
@@ -146,6 +146,7 @@ fn readings(tick: &Tick, now: Instant, second: u64) -> Readings {
         .collect();
     let identity = Identity {
         index: 0,
+        minor: Some(0),
         uuid: UUID.into(),
         pci_bus_id: "00000000:17:00.0".into(),
         model: "H100".into(),
@@ -158,8 +159,14 @@ fn readings(tick: &Tick, now: Instant, second: u64) -> Readings {
             unmeasured: None,
             identity: Arc::new(identity),
             lost: None,
-            // By name: memory, temperature, utilization.
-            values: vec![Some(Value::U64(40_000)), Some(Value::U64(30)), None],
+            // By name: memory in MiB and in bytes, temperature, utilization in percent and as a ratio.
+            values: vec![
+                Some(Value::U64(40_000)),
+                Some(Value::U64(40_000 << 20)),
+                Some(Value::U64(30)),
+                None,
+                None,
+            ],
             texts: Arc::new([]),
             events: EventCounts::default(),
             nvlink_bytes: None,
@@ -239,6 +246,14 @@ proptest! {
             let memory = sum(&series, "DCGM_FI_DEV_FB_USED", virtual_gpus);
             prop_assert!(if virtual_gpus { memory <= 40_000.0 } else { memory == 40_000.0 }, "{page}");
 
+            // And so does it in other units.
+            let bytes = sum(&series, "DCGM_FI_DEV_FB_USED_BYTES", virtual_gpus);
+            let all = 40_000.0 * 1024.0 * 1024.0;
+            prop_assert!(if virtual_gpus { bytes <= all } else { bytes == all }, "{page}");
+            let ratios = sum(&series, "DCGM_FI_DEV_GPU_UTIL_RATIO", virtual_gpus);
+            let percents = sum(&series, "DCGM_FI_DEV_GPU_UTIL", virtual_gpus);
+            prop_assert!((ratios * 100.0 - percents).abs() < 1e-6, "{page}");
+
             // No counter falls or gains more than the time that passed, nor does their sum.
             let counters: Series =
                 series.iter().filter(|((name, _), _)| name.ends_with("_seconds_total")).map(|(k, v)| (k.clone(), *v)).collect();
@@ -310,6 +325,9 @@ fn a_share_and_the_rest_make_the_device() {
     let values = |family| ["p1", "p2", ""].map(|pod| value(family, pod));
     assert_eq!(values("DCGM_FI_DEV_GPU_UTIL"), [Some(20.0), Some(0.0), Some(6.0)]);
     assert_eq!(values("DCGM_FI_DEV_FB_USED"), [Some(10_000.0), Some(0.0), Some(30_000.0)]);
+    assert_eq!(values("DCGM_FI_DEV_GPU_UTIL_RATIO"), [Some(0.2), Some(0.0), Some(0.06)]);
+    let mib = |mib: f64| Some(mib * 1024.0 * 1024.0);
+    assert_eq!(values("DCGM_FI_DEV_FB_USED_BYTES"), [mib(10_000.0), mib(0.0), mib(30_000.0)]);
     assert_eq!(values("DCGM_FI_DEV_GPU_TEMP"), [None, None, Some(30.0)]);
     assert_eq!(values("podgauge_gpu_active_seconds_total"), [Some(0.8), Some(0.0), Some(0.24)]);
     assert_eq!(values("podgauge_gpu_observed_seconds_total"), [Some(4.0), Some(4.0), Some(4.0)]);

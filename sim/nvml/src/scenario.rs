@@ -81,6 +81,8 @@ pub struct Driver {
 pub struct Gpu {
     /// Made from the index if absent: `GPU-00000000-0000-0000-0000-<index, 12 digits>`.
     pub uuid: Option<String>,
+    /// Number of its device node; its index if absent. A GPU keeps it when one before it is gone.
+    pub minor: Option<u32>,
     #[serde(default = "default_model")]
     pub model: String,
     /// NVML's form with an eight-digit domain. Made from the index if absent.
@@ -123,7 +125,7 @@ pub struct Gpu {
     pub serial: Option<String>,
     /// What some calls answer in place of what follows from the load: NVML function name to
     /// number. `nvmlDeviceGetFieldValues:<id>` is one field, `nvmlGpmMetricsGet:<id>` one GPM
-    /// metric, in NVML's units.
+    /// metric, `nvmlDeviceGetMemoryInfo:<part>` one part of the memory, in NVML's units.
     #[serde(default)]
     pub answers: BTreeMap<String, f64>,
     /// XIDs to deliver, each once, as soon as the file names them; to deliver another equal one,
@@ -340,6 +342,11 @@ impl Gpu {
     /// Its PCI bus id, given its index.
     pub fn pci_bus_id(&self, index: usize) -> String {
         self.pci_bus_id.clone().unwrap_or_else(|| format!("00000000:{:02X}:00.0", 0x17 + index))
+    }
+
+    /// The number of its device node, given its index.
+    pub fn minor(&self, index: usize) -> u32 {
+        self.minor.unwrap_or(index as u32)
     }
 
     /// Its serial number, given its index.
