@@ -277,6 +277,43 @@ pods:
     assert!(idle.text().contains("its annotation gpu-fraction names none"), "{}", idle.text());
 }
 
+/// The real exporter, from which the driver hides the processes of one GPU: the pod on it works, and
+/// must not read 0.
+#[tokio::test]
+async fn a_card_whose_processes_are_hidden_was_not_proven_to_be_unused() {
+    let card = |gpu: u8| format!("GPU-00000000-0000-0000-0000-{gpu:012}");
+    let on = |gpu: u8| format!("annotations: {{hami.io/vgpu-devices-allocated: '{},NVIDIA,10000,50:;'}}", card(gpu));
+    let process = |pid: u32, gpu: u8| {
+        format!("containers: [{{processes: [{{pid: {pid}, gpu: {gpu}, load: {{constant: 40}}}}]}}]")
+    };
+    let cluster = Cluster::start(&format!(
+        "
+gpus: [{{}}, {{lists_processes: false}}, {{}}]
+pods:
+  - {{name: seen, {}, {}}}
+  - {{name: hidden, {}, {}}}
+  - {{name: idle, {}, containers: [{{}}]}}
+",
+        on(0),
+        process(4100001, 0),
+        on(1),
+        process(4100002, 1),
+        on(2),
+    ))
+    .await;
+    let aggregator = cluster.aggregator();
+    until("80 of seen", || async {
+        let value = cluster.value(&aggregator, "seen", "gpu_utilization").await;
+        if (value - 80.0).abs() <= 4.0 { Ok(()) } else { Err(value) }
+    })
+    .await;
+    assert_eq!(cluster.value(&aggregator, "idle", "gpu_utilization").await, 0.0);
+    let hidden =
+        aggregator.metric_request("namespaces/demo/pods/hidden/gpu_utilization", vec![]).await.unwrap();
+    assert_eq!(hidden.status, 404, "{}", hidden.text());
+    assert!(hidden.text().contains("of which its exporter does not know the owners"), "{}", hidden.text());
+}
+
 /// The real exporter: a kubelet lists one GPU for two containers of a pod.
 #[tokio::test]
 async fn a_whole_gpu_of_two_containers_is_one_gpu() {

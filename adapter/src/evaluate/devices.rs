@@ -13,6 +13,8 @@ use crate::source::store::{DeviceState, FIRST_ANSWER_SECONDS};
 
 const MIB: f64 = 1024.0 * 1024.0;
 
+/// The use of a device up to which it is idle, as a part of one: what is lost in printing.
+const IDLE: f64 = 0.001;
 /// The exporter's reason that speaks of memory alone.
 const NO_PROCESS_MEMORY: &str = "no_process_memory";
 
@@ -250,9 +252,8 @@ impl Measure<'_> {
             return Err(unproven(Unproven::Instance));
         }
         let state = state.ok_or_else(|| unproven(Unproven::NotReported))?;
-        if !(exporter.native && state.owners_known) {
-            return Err(unproven(Unproven::OwnersUnknown));
-        }
+        let owners = state.owners.filter(|_| exporter.native);
+        let owners = owners.ok_or_else(|| unproven(Unproven::OwnersUnknown))?;
         if let Some(reason) = self.unattributed(state) {
             return Err(reason);
         }
@@ -264,6 +265,10 @@ impl Measure<'_> {
         let formula = question.metric.formula;
         let whole = whole_device(exporter, device.key, formula.device_family(), question.metric, rules, now)?;
         match formula.family() {
+            // A GPU that works for no owner works for one whose processes the exporter does not see.
+            USE if owners < 1.0 && whole.value > IDLE => Err(unproven(Unproven::OwnersUnknown)),
+            // Without an owner it is not known how much memory a GPU itself takes.
+            MEMORY_USED if owners < 1.0 => Err(unproven(Unproven::OwnersUnknown)),
             USE | MEMORY_USED => Ok(Mean { value: 0.0, ..whole }),
             DEVICE_USE => Ok(whole),
             _ => Err(self.no_such_family()),

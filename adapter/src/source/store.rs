@@ -57,8 +57,9 @@ pub struct DeviceState {
     labels: Labels,
     /// Pods that have a part of it.
     pub pods: usize,
-    /// The exporter knows which containers own it, so that a pod that is not among them uses none.
-    pub owners_known: bool,
+    /// How many own it, as the exporter counts them: containers, and processes outside every pod as
+    /// one. `None`: it does not know.
+    pub owners: Option<f64>,
     /// MiB.
     pub memory_total: Option<f64>,
     /// Why its use cannot be attributed.
@@ -218,7 +219,7 @@ impl ExporterState {
         let memory_total = device.memory_total();
         let known = self.devices.entry(Arc::clone(&key)).or_insert_with(|| DeviceState::new(round.at));
         known.pods = pods;
-        known.owners_known = device.owners.is_some();
+        known.owners = device.owners;
         known.memory_total = memory_total;
         known.seen = round.at;
         push_all(&mut known.series, device.readings, round);
@@ -394,7 +395,7 @@ impl DeviceState {
         Self {
             labels: Labels::default(),
             pods: 0,
-            owners_known: false,
+            owners: None,
             memory_total: None,
             unavailable: None,
             seen,

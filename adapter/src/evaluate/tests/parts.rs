@@ -211,6 +211,8 @@ fn what_is_not_proven_is_no_zero() {
         text,
         "its annotation hami.io/vgpu-devices-allocated names GPU-1, of which its exporter does not know the owners"
     );
+    // An exporter that does not see processes counts no owner of a GPU that works.
+    assert_eq!(reason("podgauge_gpu_owners{gpu=\"1\",UUID=\"GPU-1\"} 0\n").0, Reason::NamedGpu);
     let unavailable = "podgauge_attribution_unavailable{gpu=\"1\",UUID=\"GPU-1\",reason=\"mps_server\"} 1\n";
     assert_eq!(reason(&(OWNERS.to_owned() + unavailable)).0, Reason::AttributionUnavailable);
     // That memory is not divided says nothing of use.
@@ -228,6 +230,23 @@ fn what_is_not_proven_is_no_zero() {
     // Which instance of a GPU it is given is not known.
     let mig = json!({"hami.io/vgpu-devices-allocated": "GPU-1[1-0],NVIDIA,10000,0:;"});
     assert_eq!(annotated(&mig, |t| elsewhere(t, OWNERS)).utilization().unwrap_err().reason(), Reason::NamedGpu);
+}
+
+/// Nobody uses a GPU that does nothing, whatever the exporter sees of processes.
+#[test]
+fn a_card_without_an_owner_is_unused_if_it_is_idle() {
+    let idle = |t: f64| {
+        format!(
+            "podgauge_gpu_owners{{gpu=\"1\",UUID=\"GPU-1\"}} 0\n\
+             podgauge_gpu_device_active_seconds_total{{gpu=\"1\",UUID=\"GPU-1\"}} 7\n\
+             podgauge_gpu_observed_seconds_total{{gpu=\"1\",UUID=\"GPU-1\"}} {}\n\
+             DCGM_FI_DEV_FB_USED{{gpu=\"1\",UUID=\"GPU-1\"}} 9000\n",
+            900.0 + t
+        )
+    };
+    let scene = annotated(&on_gpu_1(), idle);
+    assert_eq!(scene.utilization(), Ok(0.0));
+    assert_eq!(scene.ask("gpu_memory_used_bytes").unwrap_err().reason(), Reason::NamedGpu);
 }
 
 #[test]
