@@ -214,9 +214,16 @@ async fn a_selector_that_matches_no_device_is_answered_with_the_labels_that_ther
 async fn selectors_that_kubernetes_refuses_are_refused() {
     let cluster = Cluster::start(NODE).await;
     cluster.value(&cluster.aggregator(), "a", "gpu_utilization").await;
-    for selector in
-        ["app in ()", "app notin ( )", "-x.io/k", "x-.io/k=1", "x.io/-k", "app=a\u{a0}", "app\u{3000}in (a)", "\u{b}app"]
-    {
+    for selector in [
+        "app in ()",
+        "app notin ( )",
+        "-x.io/k",
+        "x-.io/k=1",
+        "x.io/-k",
+        "app=a\u{a0}",
+        "app\u{3000}in (a)",
+        "\u{b}app",
+    ] {
         for parameter in ["labelSelector", "metricLabelSelector"] {
             let query = vec![(parameter.to_owned(), selector.to_owned())];
             let below = "namespaces/demo/pods/*/gpu_utilization";

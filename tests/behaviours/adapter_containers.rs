@@ -9,7 +9,7 @@ use podgauge_tests::cluster::{Cluster, number};
 use podgauge_tests::wait::{until, until_within};
 
 use crate::adapter_exporters::{Fleet, near};
-use crate::adapter_parts::{Exporter, Part, Told, scenario, told};
+use crate::adapter_parts::{Exporter, Part, Row, row, scenario};
 
 const ACTIVE: &str = "podgauge_gpu_active_seconds_total";
 
@@ -91,7 +91,7 @@ async fn two_containers_on_one_gpu_have_one_value() {
     assert!(power > 0.0);
 }
 
-/// An MPS server starts: containers cannot be told apart any more, and their pod, which has the GPU
+/// An MPS server starts: containers cannot be row apart any more, and their pod, which has the GPU
 /// alone, has its series as a whole. It takes as long as the exporter takes to be sure of it.
 #[tokio::test]
 async fn an_mps_server_that_starts_changes_no_value() {
@@ -145,14 +145,14 @@ async fn names_that_become_known_late_change_no_value() {
 /// A page that ceases to tell containers apart, and begins again.
 #[tokio::test]
 async fn series_under_another_container_label_go_on_where_the_others_ended() {
-    let by_name = vec![told(0, "a", "main", Part::Size(1.0), 60.0)];
-    let without_use = Told { load: None, ..by_name[0].clone() };
-    let as_a_whole = vec![without_use, told(0, "a", "", Part::None, 60.0)];
+    let by_name = vec![row(0, "a", "main", Part::Size(1.0), 60.0)];
+    let without_use = Row { load: None, ..by_name[0].clone() };
+    let as_a_whole = vec![without_use, row(0, "a", "", Part::None, 60.0)];
     let exporter = Exporter::start(by_name.clone()).await;
     let fleet = Fleet::of(&scenario(&[("a", "")]), &exporter.arguments()).await;
     near(fleet.value("a").await, 60.0);
-    for told in [&as_a_whole, &by_name] {
-        exporter.told.lock().clone_from(told);
+    for rows in [&as_a_whole, &by_name] {
+        exporter.rows.lock().clone_from(rows);
         is_after_a_window(&fleet.aggregator, "a", 60.0, 0.05).await;
     }
 }

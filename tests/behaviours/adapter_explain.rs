@@ -182,7 +182,12 @@ async fn values_and_means_have_one_unit_which_is_named() {
         assert_eq!(explanation["unit"], unit, "{explanation}");
         let pair = &explanation["pods"][0];
         let quantity = podgauge_sim::hpa::milli(pair["value"].as_str().unwrap()).unwrap() as f64 / 1000.0;
-        let means: Vec<f64> = pair["devices"].as_array().unwrap().iter().map(|device| device["mean"].as_f64().unwrap()).collect();
+        let means: Vec<f64> = pair["devices"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|device| device["mean"].as_f64().unwrap())
+            .collect();
         let sum: f64 = means.iter().sum();
         // Both GPUs have the same memory.
         let value = if unit == "%" { sum / 2.0 } else { sum };

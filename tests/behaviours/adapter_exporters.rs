@@ -53,9 +53,9 @@ impl Fleet {
     ) -> Self {
         let scenarios: Vec<String> =
             pods.iter().enumerate().map(|(number, pods)| scenario(number, pods)).collect();
-        let urls = exporters.iter().map(|(node, scheme, address)| {
-            format!("--exporter-url=gpu-node-{node}={scheme}://{address}")
-        });
+        let urls = exporters
+            .iter()
+            .map(|(node, scheme, address)| format!("--exporter-url=gpu-node-{node}={scheme}://{address}"));
         let arguments: Vec<String> = urls.chain(arguments.iter().cloned()).collect();
         Self::of(&scenarios, &arguments).await
     }

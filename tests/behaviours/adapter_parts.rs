@@ -1,5 +1,5 @@
-//! What a pod's use is a percentage of: the part of the device that it was given, by its exporter or
-//! by its annotations. A part that nobody knows is no part, and above all not the whole device.
+//! A pod's use is a percentage of the part of the device that it was given, by its exporter or by its
+//! annotations. An unknown part is left out; above all it is not the whole device.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use podgauge_tests::wait::until;
 
 use crate::adapter_exporters::{Fleet, near};
 
-/// What an exporter says of a container's part.
+/// A container's part, as an exporter reports it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Part {
     Size(f64),
@@ -20,9 +20,9 @@ pub(crate) enum Part {
     None,
 }
 
-/// What an exporter's page says of the containers on its GPUs.
+/// A container on a GPU, as an exporter's page reports it.
 #[derive(Debug, Clone)]
-pub(crate) struct Told {
+pub(crate) struct Row {
     pub(crate) gpu: u8,
     pub(crate) pod: &'static str,
     pub(crate) container: &'static str,
@@ -31,37 +31,37 @@ pub(crate) struct Told {
     pub(crate) load: Option<f64>,
 }
 
-pub(crate) const fn told(gpu: u8, pod: &'static str, container: &'static str, part: Part, load: f64) -> Told {
-    Told { gpu, pod, container, part, load: Some(load) }
+pub(crate) const fn row(gpu: u8, pod: &'static str, container: &'static str, part: Part, load: f64) -> Row {
+    Row { gpu, pod, container, part, load: Some(load) }
 }
 
 /// An exporter of GPUs with 40,000 MiB each, whose page can be changed. Counters begin again with
 /// each change of `life`.
 pub(crate) struct Exporter {
     pub(crate) fake: FakeExporter,
-    pub(crate) told: Arc<Mutex<Vec<Told>>>,
+    pub(crate) rows: Arc<Mutex<Vec<Row>>>,
     extra: Arc<Mutex<String>>,
     life: Arc<Mutex<Instant>>,
 }
 
 impl Exporter {
-    pub(crate) async fn start(told: Vec<Told>) -> Self {
-        let told = Arc::new(Mutex::new(told));
+    pub(crate) async fn start(rows: Vec<Row>) -> Self {
+        let rows = Arc::new(Mutex::new(rows));
         let extra = Arc::new(Mutex::new(String::new()));
         let life = Arc::new(Mutex::new(Instant::now()));
-        let (shown, added, began) = (Arc::clone(&told), Arc::clone(&extra), Arc::clone(&life));
+        let (shown, added, began) = (Arc::clone(&rows), Arc::clone(&extra), Arc::clone(&life));
         let fake = FakeExporter::start_with(move || {
             let observed = 100.0 + began.lock().elapsed().as_secs_f64();
             page(&shown.lock(), observed) + &added.lock()
         })
         .await;
-        Self { fake, told, extra, life }
+        Self { fake, rows, extra, life }
     }
 
     /// The exporter restarts, and reports this from then on.
-    fn restart(&self, told: Vec<Told>) {
+    fn restart(&self, rows: Vec<Row>) {
         *self.life.lock() = Instant::now();
-        *self.told.lock() = told;
+        *self.rows.lock() = rows;
     }
 
     pub(crate) fn arguments(&self) -> Vec<String> {
@@ -69,9 +69,9 @@ impl Exporter {
     }
 }
 
-fn page(all: &[Told], observed: f64) -> String {
+fn page(all: &[Row], observed: f64) -> String {
     let mut page = String::new();
-    for Told { gpu, pod, container, part, load } in all {
+    for Row { gpu, pod, container, part, load } in all {
         let device = format!("gpu=\"{gpu}\",UUID=\"GPU-{gpu}\"");
         let owner = format!("{device},namespace=\"demo\",pod=\"{pod}\",container=\"{container}\"");
         if let Some(load) = load {
@@ -90,17 +90,17 @@ fn page(all: &[Told], observed: f64) -> String {
             Part::None => Ok(()),
         };
     }
-    for gpu in all.iter().map(|told| told.gpu).collect::<std::collections::BTreeSet<_>>() {
+    for gpu in all.iter().map(|row| row.gpu).collect::<std::collections::BTreeSet<_>>() {
         let device = format!("gpu=\"{gpu}\",UUID=\"GPU-{gpu}\"");
-        let on = || all.iter().filter(|told| told.gpu == gpu);
+        let on = || all.iter().filter(|row| row.gpu == gpu);
         let _ = write!(
             page,
             "podgauge_gpu_owners{{{device}}} {}\n\
              podgauge_gpu_utilization{{{device}}} {}\n\
              DCGM_FI_DEV_FB_FREE{{{device}}} {}\n",
             on().count(),
-            on().filter_map(|told| told.load).sum::<f64>(),
-            40000 - 4000 * on().filter(|told| told.load.is_some()).count(),
+            on().filter_map(|row| row.load).sum::<f64>(),
+            40000 - 4000 * on().filter(|row| row.load.is_some()).count(),
         );
     }
     page
@@ -122,8 +122,8 @@ const NOT_KNOWN: &str = "the part of its device that it was given is not known";
 
 #[tokio::test]
 async fn an_unknown_part_is_left_out_and_the_last_known_one_is_kept() {
-    let unknown = vec![told(0, "a", "main", Part::Unknown, 20.0), told(0, "b", "main", Part::Size(0.5), 40.0)];
-    let known = vec![told(0, "a", "main", Part::Size(0.25), 20.0), unknown[1].clone()];
+    let unknown = vec![row(0, "a", "main", Part::Unknown, 20.0), row(0, "b", "main", Part::Size(0.5), 40.0)];
+    let known = vec![row(0, "a", "main", Part::Size(0.25), 20.0), unknown[1].clone()];
     let exporter = Exporter::start(unknown.clone()).await;
     let mut fleet = Fleet::of(&scenario(&[("a", ""), ("b", "")]), &exporter.arguments()).await;
     near(fleet.value("b").await, 80.0);
@@ -136,7 +136,7 @@ async fn an_unknown_part_is_left_out_and_the_last_known_one_is_kept() {
     assert!(page.contains("podgauge_adapter_omissions_total{reason=\"part_unknown\"}"), "{page}");
     assert_eq!(fleet.explained("a", "gpu_utilization").await.unwrap()["omitted"]["reason"], "part_unknown");
 
-    *exporter.told.lock() = known;
+    *exporter.rows.lock() = known;
     near(fleet.value("a").await, 80.0);
     // The exporter restarts and does not know any more: of the same pod it was known.
     exporter.restart(unknown);
@@ -162,13 +162,13 @@ async fn an_unknown_part_is_left_out_and_the_last_known_one_is_kept() {
 #[tokio::test]
 async fn one_container_of_unknown_part_makes_the_pods_part_unknown() {
     let exporter = Exporter::start(vec![
-        told(0, "a", "main", Part::Size(0.5), 30.0),
-        told(0, "a", "side", Part::Unknown, 10.0),
+        row(0, "a", "main", Part::Size(0.5), 30.0),
+        row(0, "a", "side", Part::Unknown, 10.0),
         // Twice the same whole device.
-        told(1, "b", "main", Part::Size(1.0), 30.0),
-        told(1, "b", "side", Part::Size(1.0), 20.0),
+        row(1, "b", "main", Part::Size(1.0), 30.0),
+        row(1, "b", "side", Part::Size(1.0), 20.0),
         // Beside the device plugin.
-        told(2, "c", "main", Part::None, 35.0),
+        row(2, "c", "main", Part::None, 35.0),
     ])
     .await;
     let fleet = Fleet::of(&scenario(&[("a", ""), ("b", ""), ("c", "")]), &exporter.arguments()).await;
@@ -181,12 +181,12 @@ async fn one_container_of_unknown_part_makes_the_pods_part_unknown() {
 #[tokio::test]
 async fn annotations_of_fractional_schedulers_give_the_part() {
     let exporter = Exporter::start(vec![
-        told(0, "half", "", Part::None, 30.0),
-        told(0, "memory", "", Part::None, 10.0),
-        told(1, "hami", "main", Part::None, 20.0),
-        told(1, "volcano", "main", Part::None, 10.0),
-        told(2, "given", "main", Part::Size(0.5), 20.0),
-        told(3, "malformed", "main", Part::Unknown, 20.0),
+        row(0, "half", "", Part::None, 30.0),
+        row(0, "memory", "", Part::None, 10.0),
+        row(1, "hami", "main", Part::None, 20.0),
+        row(1, "volcano", "main", Part::None, 10.0),
+        row(2, "given", "main", Part::Size(0.5), 20.0),
+        row(3, "malformed", "main", Part::Unknown, 20.0),
     ])
     .await;
     let fleet = Fleet::of(
@@ -202,7 +202,8 @@ async fn annotations_of_fractional_schedulers_give_the_part() {
         &exporter.arguments(),
     )
     .await;
-    for (pod, value) in [("half", 60.0), ("memory", 40.0), ("hami", 50.0), ("volcano", 50.0), ("given", 40.0)] {
+    for (pod, value) in [("half", 60.0), ("memory", 40.0), ("hami", 50.0), ("volcano", 50.0), ("given", 40.0)]
+    {
         near(fleet.value(pod).await, value);
     }
     fleet.refused("malformed", NOT_KNOWN).await;
@@ -210,17 +211,17 @@ async fn annotations_of_fractional_schedulers_give_the_part() {
     assert_eq!(half["devices"][0]["partSource"], "annotation gpu-fraction", "{half}");
     let malformed = fleet.explained("malformed", "gpu_utilization").await.unwrap();
     assert_eq!(
-        malformed["ignoredAnnotations"][0]["reason"],
-        "\"150%\" is not a number above 0 and below 1",
+        malformed["ignoredAnnotations"][0]["reason"], "\"150%\" is not a number above 0 and below 1",
         "{malformed}"
     );
 }
 
 #[tokio::test]
 async fn a_card_that_an_annotation_names_and_no_process_uses_was_not_used_if_that_is_proven() {
-    let on = |gpu: u8, more: &str| format!("hami.io/vgpu-devices-allocated: 'GPU-{gpu},NVIDIA,10000,50:{more};'");
-    let busy = |gpu: u8| told(gpu, "busy", "main", Part::None, 70.0);
-    let exporter = Exporter::start(vec![busy(0), told(1, "two", "main", Part::None, 40.0), busy(3)]).await;
+    let on =
+        |gpu: u8, more: &str| format!("hami.io/vgpu-devices-allocated: 'GPU-{gpu},NVIDIA,10000,50:{more};'");
+    let busy = |gpu: u8| row(gpu, "busy", "main", Part::None, 70.0);
+    let exporter = Exporter::start(vec![busy(0), row(1, "two", "main", Part::None, 40.0), busy(3)]).await;
     *exporter.extra.lock() =
         "podgauge_attribution_unavailable{gpu=\"3\",UUID=\"GPU-3\",reason=\"mps_server\"} 1\n".to_owned();
     let fleet = Fleet::of(
@@ -239,7 +240,7 @@ async fn a_card_that_an_annotation_names_and_no_process_uses_was_not_used_if_tha
     fleet.refused("elsewhere", "names GPU-9, which its exporter does not report").await;
     fleet.refused("hidden", "cannot be attributed: mps_server").await;
     // A process of it begins to use the card.
-    exporter.told.lock().push(told(0, "idle", "main", Part::None, 20.0));
+    exporter.rows.lock().push(row(0, "idle", "main", Part::None, 20.0));
     until("its use", || async {
         match fleet.ask("idle").await {
             Ok(value) if (value - 40.0).abs() < 0.05 => Ok(()),
@@ -282,7 +283,9 @@ pods:
 #[tokio::test]
 async fn a_card_whose_processes_are_hidden_was_not_proven_to_be_unused() {
     let card = |gpu: u8| format!("GPU-00000000-0000-0000-0000-{gpu:012}");
-    let on = |gpu: u8| format!("annotations: {{hami.io/vgpu-devices-allocated: '{},NVIDIA,10000,50:;'}}", card(gpu));
+    let on = |gpu: u8| {
+        format!("annotations: {{hami.io/vgpu-devices-allocated: '{},NVIDIA,10000,50:;'}}", card(gpu))
+    };
     let process = |pid: u32, gpu: u8| {
         format!("containers: [{{processes: [{{pid: {pid}, gpu: {gpu}, load: {{constant: 40}}}}]}}]")
     };

@@ -88,7 +88,8 @@ impl Course {
     fn lines(&self) -> Vec<String> {
         let Told { uuid, pod, uid, .. } = &self.told;
         let device = format!("gpu=\"0\",UUID=\"{uuid}\"");
-        let owner = |container: &str| format!("{device},namespace=\"demo\",pod=\"{pod}\",container=\"{container}\"");
+        let owner =
+            |container: &str| format!("{device},namespace=\"demo\",pod=\"{pod}\",container=\"{container}\"");
         let held = format!("{},pod_uid=\"{uid}\"", owner("main"));
         let mut lines = vec![
             format!("podgauge_gpu_owners{{{device}}} {}", self.labels.len()),

@@ -14,9 +14,7 @@ use super::status::Status;
 use crate::cluster::PodRecord;
 use crate::cluster::pods::Phase;
 use crate::evaluate::{Evidence, HeldPart, Now, Question, evidence, pod_value};
-use crate::explain::document::{
-    Device, Explanation, Exporter, Hpa, IgnoredAnnotation, Omitted, Pod,
-};
+use crate::explain::document::{Device, Explanation, Exporter, Hpa, IgnoredAnnotation, Omitted, Pod};
 use crate::source::store::ExporterState;
 
 /// Most pods of one explanation.

@@ -185,11 +185,7 @@ fn memory(text: &str) -> Result<Size, Malformed> {
 }
 
 /// The cards of the containers that run as long as the pod.
-fn parse_cards(
-    text: &str,
-    pod: &SlimPod,
-    size: fn(u32, f64) -> Size,
-) -> Result<Box<[Card]>, Malformed> {
+fn parse_cards(text: &str, pod: &SlimPod, size: fn(u32, f64) -> Size) -> Result<Box<[Card]>, Malformed> {
     let text = text.strip_suffix(';').unwrap_or(text);
     let containers: Vec<&str> = text.split(';').collect();
     let init = pod.spec.init_containers.as_deref().unwrap_or_default();
@@ -327,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_malformed_is_ignored_with_the_reason() {
+    fn malformed_annotations_are_ignored_with_the_reason() {
         let long = "x".repeat(MAX_BYTES + 1);
         let many = "GPU-a,NVIDIA,1,1:".repeat(MAX_CARDS + 1);
         for (annotation, text, reason) in [

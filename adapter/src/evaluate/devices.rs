@@ -131,8 +131,10 @@ impl<'a> Device<'a> {
                 Ok(joined.history(family).map(|history| (history, not_before)))
             }
             None => {
-                let of_family =
-                    self.holdings.iter().filter_map(|mine| Some((mine.holding.history(family)?, mine.not_before)));
+                let of_family = self
+                    .holdings
+                    .iter()
+                    .filter_map(|mine| Some((mine.holding.history(family)?, mine.not_before)));
                 Ok(of_family.max_by_key(|(history, _)| history.fresh()))
             }
         }

@@ -12,14 +12,14 @@ use crate::source::store::ExporterState;
 /// Bytes of the unit of memory families.
 const MIB: f64 = 1024.0 * 1024.0;
 
-/// What an exporter reports of a pod on one device.
+/// A pod on one device, as an exporter reports it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Evidence {
     /// How messages call the exporter.
     pub exporter: String,
     /// UUID, with `/GI` for a MIG instance.
     pub device: String,
-    /// What tells the device from others.
+    /// The labels that identify the device.
     pub labels: Vec<(&'static str, String)>,
     /// The pod's containers on the device, of which one is empty if the exporter does not know its
     /// name. None for a GPU that an annotation names and the pod does not use.
@@ -38,7 +38,7 @@ pub struct Evidence {
     pub value: Option<f64>,
 }
 
-/// What every exporter reports of the pod, whether it counts or not.
+/// The evidence of every exporter, whether it counts or not.
 pub fn evidence(
     question: &Question<'_>,
     pod: &PodRecord,

@@ -32,7 +32,8 @@ impl DeviceLabels {
         }
         let keys: BTreeSet<&str> =
             selector.requirements().iter().map(|requirement| requirement.key.as_str()).collect();
-        all.unknown = keys.iter().filter(|key| !all.values.contains_key(*key)).map(|key| (*key).into()).collect();
+        all.unknown =
+            keys.iter().filter(|key| !all.values.contains_key(*key)).map(|key| (*key).into()).collect();
         if all.unknown.is_empty() {
             all.values.retain(|name, _| keys.contains(name));
         }
@@ -41,7 +42,9 @@ impl DeviceLabels {
 
     /// Takes in what is known of further devices.
     pub(super) fn merge(&mut self, other: &Self) {
-        for (name, value) in other.values.iter().flat_map(|(name, values)| values.iter().map(move |v| (name, v))) {
+        for (name, value) in
+            other.values.iter().flat_map(|(name, values)| values.iter().map(move |v| (name, v)))
+        {
             self.add(name, value);
         }
         self.unknown.extend(other.unknown.iter().cloned());

@@ -164,7 +164,10 @@ impl Began {
         }
     }
 
-    /// Since when what has no UID is the pod's; `None`: all of it.
+    /// The time from which readings without a UID are the pod's; `None`: all of them are.
+    ///
+    /// # Errors
+    /// No container has started.
     fn limit(self) -> Result<Option<Instant>, Omission> {
         match self {
             Self::NotYet => Err(Omission::NotStarted),
@@ -213,7 +216,7 @@ impl<'a> Known<'a> {
             not_started: false,
         };
         let all = || series.into_iter().flatten();
-        // What is reported of a device without a UID is of the pod whose UID the newest page has for it.
+        // Readings of a device without a UID are of the pod whose UID the newest page has for it.
         let others: Vec<&str> = all()
             .filter(|(_, holding)| holding.present && holding.owner(&pod.uid) == Owner::Another)
             .map(|((device, _), _)| &**device)
@@ -229,7 +232,7 @@ impl<'a> Known<'a> {
                 (Owner::Surely, _) | (Owner::SinceItBegan, Began::BeforeAll) => {
                     known.holdings.push(mine(None));
                 }
-                // What an earlier page said of a pod that left this node says nothing of this one.
+                // An earlier page may be of a pod that has left this node.
                 (Owner::Another, _) => known.another |= holding.present,
                 (Owner::SinceItBegan, Began::NotYet) => known.not_started = true,
                 // Last seen before the pod: another's of that name.

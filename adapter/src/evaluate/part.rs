@@ -1,4 +1,4 @@
-//! Finds the part of a device that a pod was given: what its use is a percentage of.
+//! Finds the part of a device that a pod was given, by which its use is divided.
 
 use std::fmt;
 
@@ -42,7 +42,7 @@ pub enum UnknownPart {
     MemoryUnit(&'static str),
 }
 
-/// What a part is found by.
+/// A pod on a device, with everything that its part follows from.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Holder<'a> {
     /// UUID, with `/GI` for a MIG instance.
@@ -58,14 +58,14 @@ pub(super) struct Holder<'a> {
 impl Holder<'_> {
     /// The exporter's allocation comes first, then the pod's annotations.
     pub(super) fn part(&self) -> HeldPart {
-        // What the newest page says comes before what an earlier one said.
+        // The newest page comes before earlier ones.
         let newest = self.reported(|mine| mine.holding.present);
         match newest.or_else(|| self.reported(|_| true)) {
             Some(known @ HeldPart::Known { .. }) => known,
             Some(unknown) => self.annotated().unwrap_or(unknown),
-            None => self
-                .annotated()
-                .unwrap_or(HeldPart::Known { part: 1.0, source: PartSource::WholeDevice }),
+            None => {
+                self.annotated().unwrap_or(HeldPart::Known { part: 1.0, source: PartSource::WholeDevice })
+            }
         }
     }
 

@@ -37,8 +37,7 @@ struct JoinedSeries {
 impl Joined {
     /// Goes on from the series of the only label known so far.
     pub(super) fn from_only(device: &Arc<str>, known: Option<(&str, &Holding)>) -> Self {
-        let mut joined =
-            Self { device: Arc::clone(device), uid: None, undated: false, series: Vec::new() };
+        let mut joined = Self { device: Arc::clone(device), uid: None, undated: false, series: Vec::new() };
         if let Some((container, holding)) = known {
             joined.uid = holding.uid().map(Into::into);
             joined.undated = holding.is_undated();
@@ -126,7 +125,7 @@ impl Joined {
     }
 }
 
-/// What the labels report together: the sum of parts, or the mean of values that each label repeats.
+/// The value of all labels together: the sum of parts, or the mean of values that each label repeats.
 /// `None` without a reading, and of readings of two kinds.
 fn combine(mut readings: impl Iterator<Item = Reading>, additive: bool) -> Option<Reading> {
     let first = readings.next()?;

@@ -74,6 +74,12 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_selector_writes_blanks_as_hyphens() {
+        assert_eq!(selectable("NVIDIA H100  80GB HBM3"), "NVIDIA-H100-80GB-HBM3");
+        assert_eq!(selectable("NVIDIA-H100-80GB-HBM3"), "NVIDIA-H100-80GB-HBM3");
+    }
+
+    #[test]
     fn each_label_is_found_under_its_name() {
         let line = "m{uuid=\"GPU-a\",Hostname=\"n\",gpu=\"0\",device=\"\",pod=\"p\"} 1";
         let sample = parse::samples(line).next().unwrap().unwrap();

@@ -10,15 +10,8 @@ use crate::evaluate::labels::DeviceLabels;
 const MAX_REASONS: usize = 4;
 
 /// The steps in which an age moves in a text: seconds, and how they are written.
-const STEPS: [(u64, &str); 7] = [
-    (86_400, "1d"),
-    (21_600, "6h"),
-    (3_600, "1h"),
-    (1_800, "30m"),
-    (300, "5m"),
-    (60, "1m"),
-    (30, "30s"),
-];
+const STEPS: [(u64, &str); 7] =
+    [(86_400, "1d"), (21_600, "6h"), (3_600, "1h"), (1_800, "30m"), (300, "5m"), (60, "1m"), (30, "30s")];
 
 /// An age in coarse steps; `None` below the first.
 fn coarse(seconds: u64) -> Option<&'static str> {
@@ -51,7 +44,9 @@ impl fmt::Display for Omission {
                 Some(age) => write!(f, "{exporter} last answered more than {age} ago"),
                 None => write!(f, "{exporter} last answered longer ago than --staleness"),
             },
-            Self::NoGpu { exporter, unnamed_by: None } => write!(f, "{exporter} knows of no GPU that it uses"),
+            Self::NoGpu { exporter, unnamed_by: None } => {
+                write!(f, "{exporter} knows of no GPU that it uses")
+            }
             Self::NoGpu { exporter, unnamed_by: Some(annotation) } => write!(
                 f,
                 "{exporter} knows of no GPU that it uses, and its annotation {annotation} names none: \
@@ -75,7 +70,9 @@ impl fmt::Display for Omission {
             Self::Collecting { observed } if exact => {
                 write!(f, "observed for {observed}s, a first answer needs 15s")
             }
-            Self::Collecting { .. } => f.write_str("observed for less than the 15s that a first answer needs"),
+            Self::Collecting { .. } => {
+                f.write_str("observed for less than the 15s that a first answer needs")
+            }
             Self::TooFewScrapes => f.write_str("not seen in two scrapes in a row yet"),
             Self::DeviceStale { seconds } if exact => {
                 write!(f, "the newest reading of its device is {seconds}s old")
@@ -123,9 +120,7 @@ pub fn summary(what: &str, omissions: &[Omission]) -> String {
             omission => *reasons.entry(omission.to_string()).or_default() += 1,
         }
     }
-    reasons.extend(
-        unmatched.map(|(labels, count)| (Omission::NoMatchingDevice(labels).to_string(), count)),
-    );
+    reasons.extend(unmatched.map(|(labels, count)| (Omission::NoMatchingDevice(labels).to_string(), count)));
     let pods = match omissions.len() {
         1 => format!("1 {what} matches, it has no value"),
         n => format!("{n} {what}s match, none has a value"),

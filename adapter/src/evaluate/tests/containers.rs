@@ -85,6 +85,23 @@ fn a_name_that_becomes_known_late_changes_nothing() {
     });
 }
 
+/// A label comes back with what it had counted before: that was no use of this interval.
+#[test]
+fn a_label_that_comes_back_brings_no_old_use() {
+    let mut scene = Scene::new();
+    for scrape in 0..30 {
+        scene.seconds = 5.0 * f64::from(scrape);
+        let t = scene.seconds;
+        let back = if scrape < 10 { String::new() } else { used("x", 2.0, 100.0 + t) };
+        let page = allocated("x", 1.0) + &used("", 0.3 * t, 500.0 + t) + &back;
+        scene.page(&page);
+        if scrape > 0 {
+            let value = scene.utilization().unwrap();
+            assert!((value - 30.0).abs() < 1e-6, "{value} at {t} s");
+        }
+    }
+}
+
 /// One container is renamed: the label of the old pod's container stays in memory for a while.
 #[test]
 fn a_pod_of_another_uid_inherits_no_joined_series() {
@@ -106,7 +123,7 @@ fn a_pod_of_another_uid_inherits_no_joined_series() {
 /// A second container's process takes nothing from the pod: what cannot be divided is printed for
 /// the container that holds the device.
 #[test]
-fn a_container_without_the_family_is_no_gap() {
+fn a_container_without_the_family_leaves_no_gap() {
     let mut scene = Scene::new();
     for second in 0..100 {
         scene.seconds = second.into();
@@ -152,7 +169,7 @@ fn memory_is_joined_by_itself() {
 
 /// NVIDIA's exporter repeats the device's value for each container.
 #[test]
-fn what_is_repeated_for_each_container_counts_once() {
+fn values_repeated_for_each_container_count_once() {
     let mut scene = Scene::new();
     for second in 0..40 {
         scene.seconds = second.into();

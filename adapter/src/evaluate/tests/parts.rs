@@ -1,4 +1,4 @@
-//! What a pod's use is a percentage of.
+//! The part of a device that a pod's use is divided by.
 
 use serde_json::json;
 
@@ -56,7 +56,8 @@ fn annotated(annotations: &serde_json::Value, page: impl Fn(f64) -> String) -> S
 
 #[track_caller]
 fn near(value: Result<f64, Omission>, truth: f64) {
-    assert!(value.as_ref().is_ok_and(|value| (value - truth).abs() < 1e-6), "{value:?}, {truth} is true");
+    let value = value.unwrap();
+    assert!((value - truth).abs() < 1e-6, "{value}, {truth} is true");
 }
 
 const NOT_REPORTED: Result<f64, Omission> = Err(Omission::PartUnknown(UnknownPart::NotReported));
@@ -94,6 +95,17 @@ fn an_allocation_that_leaves_the_page_keeps_its_size_for_the_same_pod() {
     let mut scene = scene(|t| used("c", t) + &size("c", 0.25));
     pages(&mut scene, 5..30, |t| used("c", t));
     near(scene.utilization(), 80.0);
+}
+
+/// Another pod of that name may bypass the device plugin.
+#[test]
+fn a_part_of_another_pod_is_not_kept() {
+    let mut scene = scene(|t| used("c", t) + &size("c", 0.25));
+    scene.pod["metadata"]["uid"] = json!("u2");
+    scene.pod["status"]["containerStatuses"][0]["state"]["running"]["startedAt"] =
+        json!("2026-11-21T16:00:05Z");
+    pages(&mut scene, 5..40, |t| used("c", t));
+    near(scene.utilization(), 20.0);
 }
 
 #[test]
@@ -139,10 +151,13 @@ fn an_annotation_gives_the_part_where_the_exporter_does_not() {
 }
 
 #[test]
-fn memory_of_a_device_of_unknown_memory_is_no_part() {
+fn memory_is_a_part_of_known_memory_alone() {
     let without_memory = |t: f64| {
         let page = used("c", t);
-        page.lines().filter(|line| !line.starts_with("DCGM")).map(|line| format!("{line}\n")).collect::<String>()
+        page.lines()
+            .filter(|line| !line.starts_with("DCGM"))
+            .map(|line| format!("{line}\n"))
+            .collect::<String>()
     };
     let scene = annotated(&json!({"gpu-memory": "10000"}), without_memory);
     assert_eq!(scene.utilization(), Err(Omission::PartUnknown(UnknownPart::DeviceMemory("gpu-memory"))));
@@ -199,7 +214,7 @@ fn a_card_without_a_process_of_the_pod_was_not_used() {
 }
 
 #[test]
-fn what_is_not_proven_is_no_zero() {
+fn a_zero_that_is_not_proven_is_left_out() {
     let reason = |lines: &str| {
         let scene = annotated(&on_gpu_1(), |t| elsewhere(t, lines));
         let omission = scene.utilization().unwrap_err();
@@ -216,7 +231,8 @@ fn what_is_not_proven_is_no_zero() {
     let unavailable = "podgauge_attribution_unavailable{gpu=\"1\",UUID=\"GPU-1\",reason=\"mps_server\"} 1\n";
     assert_eq!(reason(&(OWNERS.to_owned() + unavailable)).0, Reason::AttributionUnavailable);
     // That memory is not divided says nothing of use.
-    let no_memory = "podgauge_attribution_unavailable{gpu=\"1\",UUID=\"GPU-1\",reason=\"no_process_memory\"} 1\n";
+    let no_memory =
+        "podgauge_attribution_unavailable{gpu=\"1\",UUID=\"GPU-1\",reason=\"no_process_memory\"} 1\n";
     let scene = annotated(&on_gpu_1(), |t| elsewhere(t, &(OWNERS.to_owned() + no_memory)));
     assert_eq!(scene.utilization(), Ok(0.0));
     assert_eq!(scene.ask("gpu_memory_used_bytes").unwrap_err().reason(), Reason::AttributionUnavailable);
@@ -229,7 +245,10 @@ fn what_is_not_proven_is_no_zero() {
     assert_eq!(scene.utilization().unwrap_err().reason(), Reason::NamedGpu);
     // Which instance of a GPU it is given is not known.
     let mig = json!({"hami.io/vgpu-devices-allocated": "GPU-1[1-0],NVIDIA,10000,0:;"});
-    assert_eq!(annotated(&mig, |t| elsewhere(t, OWNERS)).utilization().unwrap_err().reason(), Reason::NamedGpu);
+    assert_eq!(
+        annotated(&mig, |t| elsewhere(t, OWNERS)).utilization().unwrap_err().reason(),
+        Reason::NamedGpu
+    );
 }
 
 /// Nobody uses a GPU that does nothing, whatever the exporter sees of processes.

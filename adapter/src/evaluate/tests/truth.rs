@@ -223,7 +223,11 @@ impl World {
                 );
             }
             Err(Omission::PartUnknown(_)) => {
-                prop_assert!(self.page_unknown > self.parts_kept, "at {} s the part is known", self.truth.len());
+                prop_assert!(
+                    self.page_unknown > self.parts_kept,
+                    "at {} s the part is known",
+                    self.truth.len()
+                );
             }
             Err(omission) => {
                 // Unknown is left out; but who was settled is back with the second scrape.
