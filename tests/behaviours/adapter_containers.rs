@@ -91,7 +91,7 @@ async fn two_containers_on_one_gpu_have_one_value() {
     assert!(power > 0.0);
 }
 
-/// An MPS server starts: containers cannot be row apart any more, and their pod, which has the GPU
+/// An MPS server starts: containers cannot be told apart any more, and their pod, which has the GPU
 /// alone, has its series as a whole. It takes as long as the exporter takes to be sure of it.
 #[tokio::test]
 async fn an_mps_server_that_starts_changes_no_value() {
