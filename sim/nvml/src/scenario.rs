@@ -182,6 +182,8 @@ pub struct Pod {
     pub uid: Option<String>,
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
     #[serde(default = "yes")]
     pub ready: bool,
     /// Kubernetes' pod phase.

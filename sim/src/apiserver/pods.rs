@@ -72,6 +72,9 @@ fn pod_object(scenario: &Scenario, index: usize, pod: &Pod, seen: &Seen) -> Valu
         "creationTimestamp": rfc3339(seen.started - SignedDuration::from_secs(1)),
         "labels": pod.labels,
     });
+    if !pod.annotations.is_empty() {
+        metadata["annotations"] = json!(pod.annotations);
+    }
     if let Some(since) = seen.terminating_since {
         metadata["deletionTimestamp"] = rfc3339(since + SignedDuration::from_secs(30)).into();
         metadata["deletionGracePeriodSeconds"] = 30.into();
