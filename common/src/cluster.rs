@@ -1,4 +1,9 @@
-//! Owns the connection to the API server: from a kubeconfig file or the pod's service account.
+//! Owns the connection to the API server, from a kubeconfig file or the pod's service account, and
+//! the watches over it.
+
+pub mod outages;
+pub mod pace;
+pub mod watch;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,6 +27,10 @@ pub enum ClientError {
     Client { url: String, reason: String },
 }
 
+/// Longest silence on a connection: a watch is sent a bookmark every minute. An API server that is
+/// gone without a word is noticed after this time.
+const READ_TIMEOUT: Duration = Duration::from_secs(90);
+
 /// Reads the configuration and makes a client; connects only when it is first used.
 pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ClientError> {
     let mut config = match kubeconfig {
@@ -29,6 +38,9 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ClientError> {
         None => Config::incluster().map_err(|error| ClientError::InCluster { reason: one_line(&error) })?,
     };
     config.connect_timeout = Some(CONNECT_TIMEOUT);
+    config.read_timeout = Some(READ_TIMEOUT);
+    // A connection that was not used for a while has no answer to be late.
+    config.reset_reader_on_write = true;
     // Watches have their own back-off, and an authorization that fails must fail at once.
     config.default_retry = false;
     let url = config.cluster_url.to_string();

@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use tokio::sync::watch;
 
 /// Shared list of conditions. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Readiness {
-    conditions: Arc<Mutex<BTreeMap<&'static str, Option<String>>>>,
+    conditions: Arc<watch::Sender<Conditions>>,
 }
+
+type Conditions = BTreeMap<&'static str, Option<String>>;
 
 /// One condition of a [`Readiness`].
 #[derive(Debug, Clone)]
@@ -23,13 +25,21 @@ pub struct Condition {
 impl Readiness {
     /// Adds a condition that does not hold yet, for the reason given.
     pub fn condition(&self, name: &'static str, reason: &str) -> Condition {
-        self.conditions.lock().insert(name, Some(reason.to_owned()));
-        Condition { name, readiness: self.clone() }
+        let condition = Condition { name, readiness: self.clone() };
+        condition.unmet(reason);
+        condition
+    }
+
+    /// Waits until every condition holds.
+    pub async fn ready(&self) {
+        // Fails only once nobody can meet a condition, and then nobody waits here.
+        let mut conditions = self.conditions.subscribe();
+        let _ = conditions.wait_for(|conditions| conditions.values().all(Option::is_none)).await;
     }
 
     /// `Ok`, or a line per condition that does not hold: `name: reason`.
     pub fn check(&self) -> Result<(), String> {
-        let conditions = self.conditions.lock();
+        let conditions = self.conditions.borrow();
         let missing: Vec<String> = conditions
             .iter()
             .filter_map(|(name, reason)| Some(format!("{name}: {}", reason.as_ref()?)))
@@ -43,17 +53,25 @@ impl Readiness {
 impl Condition {
     /// It holds.
     pub fn met(&self) {
-        self.readiness.conditions.lock().insert(self.name, None);
+        self.set(None);
     }
 
     /// Why it does not hold; `None` if it does.
     pub fn reason(&self) -> Option<String> {
-        self.readiness.conditions.lock().get(self.name).cloned().flatten()
+        self.readiness.conditions.borrow().get(self.name).cloned().flatten()
     }
 
     /// It does not hold, and why.
     pub fn unmet(&self, reason: impl Into<String>) {
-        self.readiness.conditions.lock().insert(self.name, Some(reason.into()));
+        self.set(Some(reason.into()));
+    }
+
+    fn set(&self, reason: Option<String>) {
+        self.readiness.conditions.send_if_modified(|conditions| {
+            let changed = conditions.get(self.name) != Some(&reason);
+            conditions.insert(self.name, reason);
+            changed
+        });
     }
 }
 
@@ -61,8 +79,8 @@ impl Condition {
 mod tests {
     use super::*;
 
-    #[test]
-    fn ready_when_every_condition_is_met() {
+    #[tokio::test]
+    async fn ready_when_every_condition_is_met() {
         let readiness = Readiness::default();
         let nvml = readiness.condition("nvml", "not loaded yet");
         let kubelet = readiness.condition("kubelet", "not asked yet");
@@ -70,6 +88,7 @@ mod tests {
         nvml.met();
         kubelet.met();
         assert_eq!(readiness.check(), Ok(()));
+        readiness.ready().await;
         nvml.unmet("driver not loaded");
         assert_eq!(readiness.check(), Err("nvml: driver not loaded".to_owned()));
     }
