@@ -118,17 +118,18 @@ async fn an_exporter_that_claims_another_nodes_pods_is_not_believed() {
     near(fleet.value("a").await, 30.0);
     // The honest one goes silent: the liar is not asked in its place.
     honest.behave(Manner::Silent);
-    let text = until("the value to go", || async {
+    until("the value to go, and its exporter to be named", || async {
         match fleet.ask("a").await {
             Ok(value) => {
                 near(value, 30.0);
-                Err(value)
+                Err(value.to_string())
             }
-            Err(text) => Ok(text),
+            // Its reading is too old a moment before its exporter is.
+            Err(text) if text.contains("exporter on node gpu-node-0 last answered") => Ok(()),
+            Err(text) => Err(text),
         }
     })
     .await;
-    assert!(text.contains("exporter on node gpu-node-0 last answered"), "{text}");
     fleet.refused("c", "exporter on node gpu-node-0").await;
     near(fleet.value("b").await, 50.0);
     assert!(liar.requests() > 5);
@@ -276,8 +277,9 @@ async fn a_page_cut_in_a_number_is_no_news() {
         let asked = fake.requests();
         fake.behave(Manner::Page);
         near(fleet.value("a").await, 30.0);
+        // Two; what else came while this test was not running. Its counter would need fifteen.
         let asked = fake.requests() - asked;
-        assert!(asked <= 4, "back after {asked} scrapes");
+        assert!(asked <= 10, "back after {asked} scrapes");
     }
 }
 

@@ -5,11 +5,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use podgauge_sim::apiserver::{
-    Access, ApiServer, ApiServerHandle, ApiServerOptions, Credentials, EXPORTER_TOKEN, Rule,
+    Access, ApiServer, ApiServerHandle, ApiServerOptions, Credentials, EXPORTER_TOKEN,
 };
 use podgauge_sim::kubelet::KubeletHandle;
 use podgauge_sim_nvml::scenario::Scenario;
-use podgauge_tests::checkout;
+use podgauge_tests::deploy::rules;
 use podgauge_tests::node::Node;
 use podgauge_tests::page::{Page, Sample};
 use podgauge_tests::program::Exporter;
@@ -64,21 +64,8 @@ impl Claimed {
     }
 
     fn permit(&self) {
-        let text = std::fs::read_to_string(checkout("deploy/examples/exporter-rights.yaml")).unwrap();
-        let objects: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
-        let role = objects.iter().find(|object| object["kind"] == "ClusterRole").unwrap();
-        let rules = role["rules"].as_array().unwrap().iter().map(|rule| {
-            let strings = |name: &str| serde_json::from_value(rule[name].clone()).unwrap();
-            Rule {
-                role: role["metadata"]["name"].as_str().unwrap().into(),
-                users: vec!["system:serviceaccount:podgauge:podgauge-exporter".into()],
-                verbs: strings("verbs"),
-                groups: strings("apiGroups"),
-                resources: strings("resources"),
-                ..Rule::default()
-            }
-        });
-        self.server.extend_access(Access { rules: rules.collect(), ..Access::default() });
+        let rules = rules("podgauge-exporter", "system:serviceaccount:podgauge:podgauge-exporter");
+        self.server.extend_access(Access { rules, ..Access::default() });
     }
 
     /// Waits for three more lists of the kubelet, during which pod a has so many samples of its memory.
@@ -188,8 +175,11 @@ async fn c10_a_claimed_gpu_and_a_claimed_mig_device_have_the_claims_labels_on_th
     assert_eq!(own.filter(|sample| !claim_labels(sample).is_empty()).count(), 0, "{}", page.text);
     assert_eq!(exporter.program.count_logged("WARN"), 1, "GPM's alone: {}", exporter.program.log());
     // Of the whole cluster's slices those of this node and this driver alone were asked for.
-    let selectors = claimed.server.selectors_of("resourceslices");
-    assert!(selectors.len() >= 2, "a list and a watch: {selectors:?}");
+    let selectors = until("a list and a watch", || async {
+        let selectors = claimed.server.selectors_of("resourceslices");
+        if selectors.len() >= 2 { Ok(selectors) } else { Err(selectors) }
+    })
+    .await;
     for selector in selectors {
         assert_eq!(selector, "spec.nodeName=gpu-node-0,spec.driver=gpu.nvidia.com");
     }
@@ -376,7 +366,7 @@ async fn c10_no_series_begins_without_the_labels_that_it_is_about_to_have() {
         let page = page_with(&exporter, "pod", "b").await;
         (page.all(TEMP, &[("pod", "a")]).len(), exporter)
     };
-    claimed.server.set_delay(Duration::from_millis(1200));
+    claimed.server.set_delay(Duration::from_millis(700));
     assert_eq!(first(claimed.exporter(|_| {}).await).await.0, 1);
     claimed.server.set_delay(Duration::from_secs(3600));
     let (labelled, exporter) = first(claimed.exporter(|_| {}).await).await;
