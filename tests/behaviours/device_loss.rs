@@ -26,7 +26,7 @@ async fn d3_a_lost_gpu_leaves_the_others_alone_and_comes_back() {
     assert!(page.value("DCGM_FI_DEV_GPU_UTIL", &[("gpu", "0")]).is_some());
     node.play(healthy);
     exporter.until("its return", |page| page.want("DCGM_FI_DEV_SM_CLOCK", &[("gpu", "1")])).await;
-    assert_eq!(exporter.program.count_logged("is lost"), 1, "{}", exporter.program.log());
+    exporter.program.logs("is lost", 1).await;
 }
 
 #[tokio::test]

@@ -173,7 +173,8 @@ async fn c10_a_claimed_gpu_and_a_claimed_mig_device_have_the_claims_labels_on_th
     assert_eq!(page.value("podgauge_gpu_owners", &[("GPU_I_ID", "7")]), Some(1.0));
     let own = page.samples.iter().filter(|sample| sample.name.starts_with("podgauge_"));
     assert_eq!(own.filter(|sample| !claim_labels(sample).is_empty()).count(), 0, "{}", page.text);
-    assert_eq!(exporter.program.count_logged("WARN"), 1, "GPM's alone: {}", exporter.program.log());
+    // GPM's alone.
+    exporter.program.logs("WARN", 1).await;
     // Of the whole cluster's slices those of this node and this driver alone were asked for.
     let selectors = until("a list and a watch", || async {
         let selectors = claimed.server.selectors_of("resourceslices");
@@ -354,7 +355,7 @@ async fn c10_a_slice_that_comes_late_tells_the_device_and_one_that_goes_takes_no
             _ => Err(page.text.clone()),
         })
         .await;
-    assert_eq!(exporter.program.count_logged("are not known"), 1, "{}", exporter.program.log());
+    exporter.program.logs("are not known", 1).await;
 }
 
 /// A slow API server delays the first page of devices, so that no series begins without its labels;
@@ -399,7 +400,7 @@ async fn c10_an_older_cluster_and_missing_rights_are_one_warning_each() {
     page_with(&exporter, "pod", "a").await;
     exporter.program.logged("the watch works again").await;
     for once in ["the API server refuses", "does not serve", "works again"] {
-        assert_eq!(exporter.program.count_logged(once), 1, "{once}: {}", exporter.program.log());
+        exporter.program.logs(once, 1).await;
     }
     // One that is away takes no label away.
     claimed.server.stop().await;

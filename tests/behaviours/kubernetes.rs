@@ -106,12 +106,7 @@ async fn c3_a_restarted_kubelet_takes_no_label_away() {
         assert!(start.elapsed() < LIMIT, "the kubelet is not asked again");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    assert_eq!(
-        exporter.program.count_logged("kubelet.sock: List has no pod at all"),
-        1,
-        "{}",
-        exporter.program.log()
-    );
+    exporter.program.logs("kubelet.sock: List has no pod at all", 1).await;
 }
 
 #[tokio::test]
