@@ -1,4 +1,8 @@
-//! Connects to the API server: from a kubeconfig file or the pod's service account.
+//! Connects to the API server, from a kubeconfig file or the pod's service account, and watches it.
+
+pub mod outages;
+pub mod pace;
+pub mod watch;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -27,6 +31,10 @@ pub enum ClientError {
     Client { url: String, reason: String },
 }
 
+/// Longest silence on a connection: a watch is sent a bookmark every minute. An API server that is
+/// gone without a word is noticed after this time.
+const READ_TIMEOUT: Duration = Duration::from_secs(90);
+
 /// Reads the configuration and makes a client; connects only when it is first used. With a kubeconfig
 /// the API server is reached through the proxy that it names, or `HTTPS_PROXY` does; a pod reaches it
 /// directly.
@@ -36,6 +44,9 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ClientError> {
         None => Config::incluster().map_err(|error| ClientError::InCluster { reason: one_line(&error) })?,
     };
     config.connect_timeout = Some(CONNECT_TIMEOUT);
+    config.read_timeout = Some(READ_TIMEOUT);
+    // A connection that was not used for a while has no answer to be late.
+    config.reset_reader_on_write = true;
     // Watches have their own back-off, and an authorization that fails must fail at once.
     config.default_retry = false;
     let url = config.cluster_url.to_string();

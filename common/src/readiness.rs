@@ -1,15 +1,17 @@
-//! Readiness: named conditions that must all hold, each with the reason why it does not.
+//! Owns readiness: named conditions that must all hold, each with the reason why it does not.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use tokio::sync::watch;
 
 /// Shared list of conditions. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Readiness {
-    conditions: Arc<Mutex<BTreeMap<&'static str, State>>>,
+    conditions: Arc<watch::Sender<Conditions>>,
 }
+
+type Conditions = BTreeMap<&'static str, State>;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum State {
@@ -31,8 +33,17 @@ pub struct Condition {
 impl Readiness {
     /// Adds a condition that does not hold yet, for the reason given.
     pub fn condition(&self, name: &'static str, reason: &str) -> Condition {
-        self.conditions.lock().insert(name, State::Unmet(reason.to_owned()));
-        Condition { name, readiness: self.clone() }
+        let condition = Condition { name, readiness: self.clone() };
+        condition.unmet(reason);
+        condition
+    }
+
+    /// Waits until every condition holds.
+    pub async fn ready(&self) {
+        // Fails only once nobody can meet a condition, and then nobody waits here.
+        let mut conditions = self.conditions.subscribe();
+        let met = |state: &State| matches!(state, State::Met(_));
+        let _ = conditions.wait_for(|conditions| conditions.values().all(met)).await;
     }
 
     /// `Ok`, or a line per condition that does not hold: `name: reason`.
@@ -53,7 +64,7 @@ impl Readiness {
     }
 
     fn lines(&self, of: impl Fn(&State) -> Option<&String>) -> String {
-        let conditions = self.conditions.lock();
+        let conditions = self.conditions.borrow();
         let lines = conditions.iter().filter_map(|(name, state)| Some(format!("{name}: {}", of(state)?)));
         lines.collect::<Vec<String>>().join("\n")
     }
@@ -74,7 +85,7 @@ impl Condition {
 
     /// Why it does not hold; `None` if it does.
     pub fn reason(&self) -> Option<String> {
-        match self.readiness.conditions.lock().get(self.name) {
+        match self.readiness.conditions.borrow().get(self.name) {
             Some(State::Unmet(reason)) => Some(reason.clone()),
             Some(State::Met(_)) | None => None,
         }
@@ -86,7 +97,11 @@ impl Condition {
     }
 
     fn set(&self, state: State) {
-        self.readiness.conditions.lock().insert(self.name, state);
+        self.readiness.conditions.send_if_modified(|conditions| {
+            let changed = conditions.get(self.name) != Some(&state);
+            conditions.insert(self.name, state);
+            changed
+        });
     }
 }
 
@@ -94,9 +109,10 @@ impl Condition {
 mod tests {
     use super::*;
 
-    #[test]
-    fn ready_when_every_condition_is_met() {
+    #[tokio::test]
+    async fn every_condition_must_hold() {
         let readiness = Readiness::default();
+        assert_eq!(readiness.check(), Ok(()));
         let nvml = readiness.condition("nvml", "not loaded yet");
         let kubelet = readiness.condition("kubelet", "not asked yet");
         assert_eq!(readiness.check(), Err("kubelet: not asked yet\nnvml: not loaded yet".to_owned()));
@@ -106,6 +122,7 @@ mod tests {
         nvml.met_with("GPU 1 does not answer");
         assert_eq!(readiness.check(), Ok(()));
         assert_eq!(readiness.notes(), "nvml: GPU 1 does not answer");
+        readiness.ready().await;
         nvml.unmet("driver not loaded");
         assert_eq!(readiness.check(), Err("nvml: driver not loaded".to_owned()));
         assert_eq!(readiness.notes(), "");

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::anyhow;
 use arc_swap::ArcSwap;
 use kube::Client;
+use podgauge_common::cluster::outages::Watches;
 use podgauge_common::cluster::{self, ClientError};
 use podgauge_common::http::{Request, serve};
 use podgauge_common::readiness::{Condition, Readiness};
@@ -52,6 +53,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         gpu::check_library(path)?;
     }
     let client = api_client(&args).await?;
+    let watches = Watches::default();
     let listener = serve::listen(&args.address).map_err(|message| anyhow!(message))?;
     let mut shutdown = shutdown::on_signals()?;
     let hang_ups = on_hang_up()?;
@@ -66,7 +68,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let plan = Arc::new(ArcSwap::from_pointee(plan_of(&counters, 0, &args)));
     let nvml = readiness.condition("nvml", "not loaded yet");
     let unknown_pid = Arc::new(Notify::new());
-    let claims = start_claims(&args, client.as_ref());
+    let claims = start_claims(&args, client.as_ref(), &watches);
     let knowledge = start_kubelet(&args, claims, &readiness, &metrics, &unknown_pid);
     let processes = args.kubernetes.then(|| {
         let names = PodNames::new(args.path_pod_logs.clone(), args.path_container_logs.clone());
@@ -83,7 +85,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         names: if args.use_old_namespace { LabelNames::OLD } else { LabelNames::CURRENT },
         hostname: args.hostname_labels(),
         replace_blanks: args.replace_blanks_in_model_name,
-        pods: pod_labelling(&args, client),
+        pods: pod_labelling(&args, client, &watches),
         recent_window: format!("{}s", args.recent_window.as_secs()),
     };
     let page = Arc::new(ArcSwap::from_pointee(Page::default()));
@@ -199,7 +201,7 @@ async fn api_client(args: &Args) -> anyhow::Result<Option<Client>> {
 }
 
 /// What the flags say of pods, and the watch of their labels started if it is needed.
-fn pod_labelling(args: &Args, client: Option<Client>) -> PodLabelling {
+fn pod_labelling(args: &Args, client: Option<Client>, watches: &Watches) -> PodLabelling {
     let mut pods = PodLabelling {
         virtual_gpus: args.kubernetes_virtual_gpus,
         uid: args.kubernetes_enable_pod_uid,
@@ -210,14 +212,14 @@ fn pod_labelling(args: &Args, client: Option<Client>) -> PodLabelling {
     {
         let allowed = AllowList::new(&args.kubernetes_pod_label_allowlist_regex);
         let labels = PodLabels::default();
-        tokio::spawn(labels.clone().watch(client, node.to_owned(), allowed));
+        tokio::spawn(labels.clone().watch(client, watches.clone(), node.to_owned(), allowed));
         pods.labels = Some(labels);
     }
     pods
 }
 
 /// What tells the devices of claims, if they are asked for, and the watch that it needs.
-fn start_claims(args: &Args, client: Option<&Client>) -> Option<Claims> {
+fn start_claims(args: &Args, client: Option<&Client>, watches: &Watches) -> Option<Claims> {
     if !args.kubernetes || !args.kubernetes_enable_dra {
         return None;
     }
@@ -225,7 +227,7 @@ fn start_claims(args: &Args, client: Option<&Client>) -> Option<Claims> {
         return Some(Claims::new(watch::channel(Slices::Unknown).1, ResourceClaims::new(None)));
     };
     let (sender, receiver) = watch::channel(Slices::Waiting);
-    tokio::spawn(slices::follow(client.clone(), node.to_owned(), sender));
+    tokio::spawn(slices::follow(client.clone(), watches.clone(), node.to_owned(), sender));
     Some(Claims::new(receiver, ResourceClaims::new(Some(client.clone()))))
 }
 

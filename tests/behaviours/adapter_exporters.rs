@@ -79,7 +79,10 @@ impl Fleet {
 
     async fn adapter(node: &Node, server: &ApiServerHandle, arguments: &[String]) -> Adapter {
         Adapter::start(node, server, |command| {
-            command.args(["--scrape-interval", "1s", "--window", "10s", "--staleness", "5s"]);
+            command.args(["--scrape-interval", "1s", "--window", "10s"]);
+            if !arguments.iter().any(|argument| argument.starts_with("--staleness")) {
+                command.arg("--staleness=5s");
+            }
             command.args(arguments);
         })
         .await
@@ -160,17 +163,18 @@ async fn an_exporter_that_claims_another_nodes_pods_is_not_believed() {
     near(fleet.value("a").await, 30.0);
     // The honest one goes silent: the liar is not asked in its place.
     honest.behave(Manner::Silent);
-    let text = until("the value to go", || async {
+    until("the value to go, and its exporter to be named", || async {
         match fleet.ask("a").await {
             Ok(value) => {
                 near(value, 30.0);
-                Err(value)
+                Err(value.to_string())
             }
-            Err(text) => Ok(text),
+            // Its reading is too old a moment before its exporter is.
+            Err(text) if text.contains("exporter on node gpu-node-0 last answered") => Ok(()),
+            Err(text) => Err(text),
         }
     })
     .await;
-    assert!(text.contains("exporter on node gpu-node-0 last answered"), "{text}");
     fleet.refused("c", "exporter on node gpu-node-0").await;
     near(fleet.value("b").await, 50.0);
     assert!(liar.requests() > 5);
@@ -387,8 +391,9 @@ async fn a_page_cut_in_a_number_is_no_news() {
         let asked = fake.requests();
         fake.behave(Manner::Page);
         near(fleet.value("a").await, 30.0);
+        // Two; what else came while this test was not running. Its counter would need fifteen.
         let asked = fake.requests() - asked;
-        assert!(asked <= 4, "back after {asked} scrapes");
+        assert!(asked <= 10, "back after {asked} scrapes");
     }
 }
 
@@ -403,14 +408,15 @@ async fn a_crowd_of_slow_exporters_delays_nobody() {
         exporters.push((1, "http", fake.address));
         crowd.push(fake);
     }
-    let fleet = Fleet::start(&[&["a"], &["b"]], &exporters).await;
+    // Longer than a busy machine keeps the adapter from scraping.
+    let fleet = Fleet::start_with(&[&["a"], &["b"]], &exporters, &["--staleness=15s".to_owned()]).await;
     fleet.value("a").await;
     let asked = honest.requests();
-    // Past the staleness of 5 s, were it not asked in between.
-    until("ten more scrapes", || async {
+    // Past the staleness, were it not asked in between.
+    until("twenty more scrapes", || async {
         near(fleet.ask("a").await.unwrap(), 30.0);
         match honest.requests() {
-            now if now >= asked + 10 => Ok(()),
+            now if now >= asked + 20 => Ok(()),
             now => Err(now),
         }
     })

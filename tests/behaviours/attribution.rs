@@ -153,7 +153,7 @@ async fn c7_without_the_hosts_pids_nothing_is_said_of_pods_that_share() {
         let parts = page.all("podgauge_gpu_allocation", &[("gpu", "0")]);
         assert_eq!(parts.len(), 2, "{}", page.text);
         exporter.program.logged("set hostPID: true").await;
-        assert_eq!(exporter.program.count_logged("set hostPID: true"), 1);
+        exporter.program.logs("set hostPID: true", 1).await;
     }
 }
 

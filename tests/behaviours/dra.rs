@@ -5,11 +5,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use podgauge_sim::apiserver::{
-    Access, ApiServer, ApiServerHandle, ApiServerOptions, Credentials, EXPORTER_TOKEN, Rule,
+    Access, ApiServer, ApiServerHandle, ApiServerOptions, Credentials, EXPORTER_TOKEN,
 };
 use podgauge_sim::kubelet::KubeletHandle;
 use podgauge_sim_nvml::scenario::Scenario;
-use podgauge_tests::checkout;
+use podgauge_tests::deploy::rules;
 use podgauge_tests::node::Node;
 use podgauge_tests::page::{Page, Sample};
 use podgauge_tests::program::Exporter;
@@ -69,22 +69,9 @@ impl Claimed {
 
     /// The rights of deploy/examples without those to a resource.
     fn permit_all_but(&self, resource: &str) {
-        let text = std::fs::read_to_string(checkout("deploy/examples/exporter-rights.yaml")).unwrap();
-        let objects: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
-        let role = objects.iter().find(|object| object["kind"] == "ClusterRole").unwrap();
-        let wanted = |rule: &&Value| !rule["resources"].as_array().unwrap().contains(&json!(resource));
-        let rules = role["rules"].as_array().unwrap().iter().filter(wanted).map(|rule| {
-            let strings = |name: &str| serde_json::from_value(rule[name].clone()).unwrap();
-            Rule {
-                role: role["metadata"]["name"].as_str().unwrap().into(),
-                users: vec!["system:serviceaccount:podgauge:podgauge-exporter".into()],
-                verbs: strings("verbs"),
-                groups: strings("apiGroups"),
-                resources: strings("resources"),
-                ..Rule::default()
-            }
-        });
-        self.server.extend_access(Access { rules: rules.collect(), ..Access::default() });
+        let mut rules = rules("podgauge-exporter", "system:serviceaccount:podgauge:podgauge-exporter");
+        rules.retain(|rule| !rule.resources.iter().any(|name| name == resource));
+        self.server.extend_access(Access { rules, ..Access::default() });
     }
 
     /// Waits for three more lists of the kubelet, during which pod a has so many samples of its memory.
@@ -192,10 +179,14 @@ async fn c10_a_claimed_gpu_and_a_claimed_mig_device_have_the_claims_labels_on_th
     assert_eq!(page.value("podgauge_gpu_owners", &[("GPU_I_ID", "7")]), Some(1.0));
     let own = page.samples.iter().filter(|sample| sample.name.starts_with("podgauge_"));
     assert_eq!(own.filter(|sample| !claim_labels(sample).is_empty()).count(), 0, "{}", page.text);
-    assert_eq!(exporter.program.count_logged("WARN"), 1, "GPM's alone: {}", exporter.program.log());
+    // GPM's alone.
+    exporter.program.logs("WARN", 1).await;
     // Of the whole cluster's slices those of this node and this driver alone were asked for.
-    let selectors = claimed.server.selectors_of("resourceslices");
-    assert!(selectors.len() >= 2, "a list and a watch: {selectors:?}");
+    let selectors = until("a list and a watch", || async {
+        let selectors = claimed.server.selectors_of("resourceslices");
+        if selectors.len() >= 2 { Ok(selectors) } else { Err(selectors) }
+    })
+    .await;
     for selector in selectors {
         assert_eq!(selector, "spec.nodeName=gpu-node-0,spec.driver=gpu.nvidia.com");
     }
@@ -376,7 +367,7 @@ async fn c10_a_slice_that_comes_late_tells_the_device_and_one_that_goes_takes_no
             _ => Err(page.text.clone()),
         })
         .await;
-    assert_eq!(exporter.program.count_logged("are not known"), 1, "{}", exporter.program.log());
+    exporter.program.logs("are not known", 1).await;
 }
 
 /// A slow API server delays the first page of devices, so that no series begins without its labels;
@@ -388,7 +379,7 @@ async fn c10_no_series_begins_without_the_labels_that_it_is_about_to_have() {
         let page = page_with(&exporter, "pod", "b").await;
         (page.all(TEMP, &[("pod", "a")]).len(), exporter)
     };
-    claimed.server.set_delay(Duration::from_millis(1200));
+    claimed.server.set_delay(Duration::from_millis(700));
     assert_eq!(first(claimed.exporter(|_| {}).await).await.0, 1);
     claimed.server.set_delay(Duration::from_secs(3600));
     let (labelled, exporter) = first(claimed.exporter(|_| {}).await).await;
@@ -421,7 +412,7 @@ async fn c10_an_older_cluster_and_missing_rights_are_one_warning_each() {
     page_with(&exporter, "pod", "a").await;
     exporter.program.logged("the watch works again").await;
     for once in ["the API server refuses", "does not serve", "works again"] {
-        assert_eq!(exporter.program.count_logged(once), 1, "{once}: {}", exporter.program.log());
+        exporter.program.logs(once, 1).await;
     }
     // One that is away takes no label away.
     claimed.server.stop().await;

@@ -426,8 +426,8 @@ async fn b2_the_grammar_of_a_counters_file() {
         )
     );
     assert!(page.all("dcgm_sm_clock", &[])[0].labels.contains_key("DCGM_FI_DRIVER_VERSION"));
-    assert_eq!(exporter.program.count_logged("WARN"), 1, "{}", exporter.program.log());
-    assert_eq!(exporter.program.count_logged("field of DCGM_FI_DEV_SM_CLOCK; the first counts"), 1);
+    exporter.program.logs("WARN", 1).await;
+    exporter.program.logs("field of DCGM_FI_DEV_SM_CLOCK; the first counts", 1).await;
 }
 
 #[test]
@@ -466,9 +466,9 @@ async fn b3_fields_that_nvml_cannot_serve_cost_one_warning() {
     ];
     let exporter = exporter_with(&node, &lines).await;
     exporter.until("the others", |page| page.want("DCGM_FI_DEV_GPU_TEMP", &[])).await;
-    assert_eq!(exporter.program.count_logged("WARN"), 1, "{}", exporter.program.log());
+    exporter.program.logs("WARN", 1).await;
     for name in &lines[1..] {
-        assert_eq!(exporter.program.count_logged(name), 1, "{}", exporter.program.log());
+        exporter.program.logs(name, 1).await;
     }
 }
 
@@ -485,8 +485,8 @@ async fn b3_profiling_counters_of_an_older_gpu_cost_one_warning() {
         .await;
     assert!((page.value("DCGM_FI_PROF_GR_ENGINE_ACTIVE", &[]).unwrap() - 0.2).abs() < 0.01, "{}", page.text);
     assert_eq!(page.all("DCGM_FI_PROF_PCIE_TX_BYTES", &[]).len(), 1);
-    assert_eq!(exporter.program.count_logged("WARN"), 1, "{}", exporter.program.log());
-    assert_eq!(exporter.program.count_logged("left out for GPU 0 (NVIDIA L4), 1 (NVIDIA L4): NVML"), 1);
+    exporter.program.logs("WARN", 1).await;
+    exporter.program.logs("left out for GPU 0 (NVIDIA L4), 1 (NVIDIA L4): NVML", 1).await;
 }
 
 /// The mean between two readings, not one moment: a wave whose period is not seen otherwise.

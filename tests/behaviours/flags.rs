@@ -70,10 +70,10 @@ async fn b1_every_flag_is_accepted_and_one_without_effect_is_one_warning() {
         .await;
     exporter.until("values", |page| page.want("DCGM_FI_DEV_GPU_TEMP", &[("gpu", "1")])).await;
     for (flag, ..) in WITHOUT_EFFECT {
-        assert_eq!(exporter.program.count_logged(&format!("{flag} has no effect here")), 1, "{flag}");
+        exporter.program.logs(&format!("{flag} has no effect here"), 1).await;
     }
     let warnings = WITHOUT_EFFECT.len() + 2;
-    assert_eq!(exporter.program.count_logged("WARN"), warnings, "{}", exporter.program.log());
+    exporter.program.logs("WARN", warnings).await;
 }
 
 #[tokio::test]
@@ -90,9 +90,9 @@ async fn b1_every_variable_is_accepted_and_one_without_effect_is_one_warning() {
         .await;
     exporter.until("values", |page| page.want("DCGM_FI_DEV_GPU_TEMP", &[("gpu", "1")])).await;
     for (flag, ..) in WITHOUT_EFFECT {
-        assert_eq!(exporter.program.count_logged(&format!("{flag} has no effect here")), 1, "{flag}");
+        exporter.program.logs(&format!("{flag} has no effect here"), 1).await;
     }
-    assert_eq!(exporter.program.count_logged("WARN"), WITHOUT_EFFECT.len(), "{}", exporter.program.log());
+    exporter.program.logs("WARN", WITHOUT_EFFECT.len()).await;
 }
 
 /// What Go's flag package takes: one dash before long names, switches with and without a value, a
@@ -191,7 +191,7 @@ async fn selected_gpus_alone_are_served_and_an_unknown_one_ends_the_start() {
         .await;
     let status = unknown.program.ended().await;
     assert_eq!(status.code(), Some(1));
-    assert_eq!(unknown.program.count_logged("there is no GPU 6; this node has 4"), 1);
+    unknown.program.logs("there is no GPU 6; this node has 4", 1).await;
 
     // Where the driver comes later, so does the verdict.
     let late = Node::new("gpus: []\nerrors: {nvmlInit_v2: DRIVER_NOT_LOADED}");
@@ -203,7 +203,7 @@ async fn selected_gpus_alone_are_served_and_an_unknown_one_ends_the_start() {
     exporter.ready(503).await;
     late.play(TWO);
     assert_eq!(exporter.program.ended().await.code(), Some(1));
-    assert_eq!(exporter.program.count_logged("there is no GPU 3; this node has 2"), 1);
+    exporter.program.logs("there is no GPU 3; this node has 2", 1).await;
 }
 
 /// People write a blank after a comma, and what comes from files ends in a line end.

@@ -6,7 +6,7 @@ use podgauge_common::hpa::{self, Items, ScaledPod};
 use podgauge_common::http::Response;
 use podgauge_common::quantity::Quantity;
 
-use super::custom::{CustomMetrics, describe, written};
+use super::custom::{CustomMetrics, Kind, describe, written};
 use super::path::MetricPath;
 use super::query::{Query, parameter};
 use super::respond;
@@ -67,7 +67,8 @@ impl CustomMetrics {
         let metric = self.metric(&path.metric).map_err(|why| missing(&why))?;
         let pods = self.select_pods(namespace, &path.objects, &query.label_selector);
         if pods.is_empty() {
-            return Err(missing(&self.no_pod(namespace, &path.objects)));
+            let why = self.no_pod(namespace, &path.objects);
+            return Err(missing(&(why + &self.unseen(Kind::Pod(namespace)))));
         }
         if pods.len() > MAX_PODS {
             let found = pods.len();
@@ -105,6 +106,7 @@ impl CustomMetrics {
             aggregation: metric.aggregation_text().to_owned(),
             window_seconds: metric.window(self.rules.window).as_secs_f64(),
             staleness_seconds: self.rules.staleness.as_secs_f64(),
+            watch_failure: self.watches.failure(&self.watches.pods),
             pods: explained,
             hpa: wish.map(|wish| explain_hpa(&wish, &scaled, &items)),
         };

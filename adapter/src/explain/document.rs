@@ -20,6 +20,9 @@ pub struct Explanation {
     pub aggregation: String,
     pub window_seconds: f64,
     pub staleness_seconds: f64,
+    /// Which watch of the cluster fails and why: what was added or deleted since is not in here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watch_failure: Option<String>,
     /// By name.
     pub pods: Vec<Pod>,
     /// What an HPA would compute, if a target was given.

@@ -64,6 +64,10 @@ pub(super) fn render(explanation: &Explanation) -> String {
         }
     }
     write_rows(&mut text, &rows);
+    if let Some(failure) = &explanation.watch_failure {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "\n{failure}");
+    }
     if let Some(hpa) = &explanation.hpa {
         text.push('\n');
         write_hpa(&mut text, hpa);
@@ -255,6 +259,7 @@ mod tests {
             aggregation: "mean".to_owned(),
             window_seconds: 60.0,
             staleness_seconds: 30.0,
+            watch_failure: None,
             pods: vec![pod, silent],
             hpa: Some(hpa),
         };

@@ -2,18 +2,16 @@
 //! resource allocation publishes of this node, watched at the API server.
 
 use std::collections::{BTreeMap, HashMap};
-use std::pin::pin;
 use std::sync::Arc;
 
-use futures::StreamExt as _;
 use k8s_openapi::api::resource::v1::ResourceSlice;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
 use kube::api::Api;
-use kube::runtime::WatchStreamExt as _;
-use kube::runtime::watcher::{self, Event, watcher};
-use podgauge_common::cluster::one_line;
+use kube::runtime::watcher::{self, Event};
+use podgauge_common::cluster;
+use podgauge_common::cluster::outages::{Cause, Watches};
 use podgauge_common::hpa::milli;
 use serde::Deserialize;
 use tokio::sync::watch;
@@ -109,15 +107,6 @@ struct SlimAttribute {
     string: Option<String>,
 }
 
-/// How the watch fares; a change is logged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Health {
-    Works,
-    NotServed,
-    Forbidden,
-    Fails,
-}
-
 // === impl Slices ===
 
 impl Slices {
@@ -193,58 +182,23 @@ impl SliceDevice {
     }
 }
 
-// === impl Health ===
-
-impl Health {
-    fn of(error: &watcher::Error) -> Self {
-        let status = match error {
-            // A watch that the API server ends because it is too old is a matter of course.
-            watcher::Error::WatchError(status) if status.code == 410 => return Self::Works,
-            watcher::Error::WatchError(status)
-            | watcher::Error::InitialListFailed(kube::Error::Api(status))
-            | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status,
-            _ => return Self::Fails,
-        };
-        match status.code {
-            404 => Self::NotServed,
-            401 | 403 => Self::Forbidden,
-            _ => Self::Fails,
-        }
-    }
-}
-
-/// Follows the slices of a node for as long as somebody listens. A watch that fails is tried again,
-/// at first after a second, then more and more slowly up to every 30 s; what is known stays.
-pub(crate) async fn follow(client: Client, node: String, slices: watch::Sender<Slices>) {
+/// Follows the slices of a node for as long as somebody listens. What is known stays while the watch
+/// fails.
+pub(crate) async fn follow(client: Client, watches: Watches, node: String, slices: watch::Sender<Slices>) {
     let fields = format!("spec.nodeName={node},spec.driver={DRIVER}");
     let config = watcher::Config::default().fields(&fields).any_semantic();
-    let mut events = pin!(watcher(Api::<SlimSlice>::all(client), config).default_backoff());
+    let watched = watches.add_with_advice(format!("ResourceSlices of {node}"), advice);
     let mut known: HashMap<String, Published> = HashMap::new();
-    let mut health = Health::Works;
-    loop {
-        let event = tokio::select! {
-            event = events.next() => event,
-            () = slices.closed() => return,
-        };
-        match event {
+    let following =
+        cluster::watch::follow(Api::<SlimSlice>::all(client), config, watched, |event| match event {
             // Init only says that a list is about to be asked for.
-            Some(Ok(Event::Init)) => known.clear(),
-            Some(Ok(event)) => {
-                if std::mem::replace(&mut health, Health::Works) != Health::Works {
-                    tracing::info!("ResourceSlices of {node}: the watch works again");
-                }
+            Ok(Event::Init) => known.clear(),
+            Ok(event) => {
                 if apply(event, &mut known) {
                     publish(&slices, Devices::new(known.values()));
                 }
             }
-            Some(Err(error)) => {
-                let now = Health::of(&error);
-                if now == Health::Works {
-                    continue;
-                }
-                if std::mem::replace(&mut health, now) != now {
-                    complain(now, &node, &error);
-                }
+            Err(_) => {
                 slices.send_if_modified(|known| {
                     known.is_waiting() && {
                         *known = Slices::Unknown;
@@ -252,8 +206,10 @@ pub(crate) async fn follow(client: Client, node: String, slices: watch::Sender<S
                     }
                 });
             }
-            None => return,
-        }
+        });
+    tokio::select! {
+        () = following => {}
+        () = slices.closed() => {}
     }
 }
 
@@ -285,20 +241,16 @@ fn publish(slices: &watch::Sender<Slices>, devices: Devices) {
     });
 }
 
-fn complain(health: Health, node: &str, error: &watcher::Error) {
-    let rest = "which devices pods hold by claims is as last known, everything else goes on; trying on";
-    match health {
-        Health::Works => {}
-        Health::NotServed => tracing::warn!(
-            "ResourceSlices of {node}: this cluster does not serve resource.k8s.io/v1, which Kubernetes has from 1.34 on: upgrade it, or leave --kubernetes-enable-dra out; {rest}"
+/// What to do about a watch that the API server refuses.
+fn advice(cause: Cause) -> Option<&'static str> {
+    match cause {
+        Cause::Refused(404) => Some(
+            "this cluster does not serve resource.k8s.io/v1, which Kubernetes has from 1.34 on: upgrade it, or leave --kubernetes-enable-dra out",
         ),
-        Health::Forbidden => tracing::warn!(
-            "ResourceSlices of {node}: the API server refuses: let this service account get, list and watch resourceslices of resource.k8s.io in a ClusterRole; {rest}: {}",
-            one_line(error)
+        Cause::Refused(401 | 403) => Some(
+            "the API server refuses: let this service account list and watch resourceslices of resource.k8s.io in a ClusterRole",
         ),
-        Health::Fails => {
-            tracing::warn!("ResourceSlices of {node}: the watch fails; {rest}: {}", one_line(error));
-        }
+        Cause::Refused(_) | Cause::NoAnswer => None,
     }
 }
 

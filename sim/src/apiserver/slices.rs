@@ -17,13 +17,6 @@ impl ApiServerHandle {
         self.state.store.replace(Kind::ResourceSlice, "given", slices);
     }
 
-    /// The field selectors of the lists and watches of a resource that were authorized so far,
-    /// oldest first, of the first 10,000 of all resources.
-    pub fn selectors_of(&self, resource: &str) -> Vec<String> {
-        let selected = self.state.selected.lock();
-        selected.iter().filter(|(of, _)| of == resource).map(|(_, fields)| fields.clone()).collect()
-    }
-
     /// Whether a group that this server knows is served from now on, as an older cluster has none
     /// of the newer ones: 404. Watches that are under way go on; see [`Self::end_watches`].
     pub fn set_group_served(&self, group: &str, served: bool) {
