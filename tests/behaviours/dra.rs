@@ -16,6 +16,8 @@ use podgauge_tests::program::Exporter;
 use podgauge_tests::wait::until;
 use serde_json::{Value, json};
 
+use crate::metric_names::assert_no_warning;
+
 const TEMP: &str = "DCGM_FI_DEV_GPU_TEMP";
 const USED: &str = "DCGM_FI_DEV_FB_USED";
 const ACTIVE: &str = "podgauge_gpu_active_seconds_total";
@@ -179,8 +181,7 @@ async fn c10_a_claimed_gpu_and_a_claimed_mig_device_have_the_claims_labels_on_th
     assert_eq!(page.value("podgauge_gpu_owners", &[("GPU_I_ID", "7")]), Some(1.0));
     let own = page.samples.iter().filter(|sample| sample.name.starts_with("podgauge_"));
     assert_eq!(own.filter(|sample| !claim_labels(sample).is_empty()).count(), 0, "{}", page.text);
-    // GPM's alone.
-    exporter.program.logs("WARN", 1).await;
+    assert_no_warning(&exporter.program.log());
     // Of the whole cluster's slices those of this node and this driver alone were asked for.
     let selectors = until("a list and a watch", || async {
         let selectors = claimed.server.selectors_of("resourceslices");
