@@ -32,6 +32,7 @@ use crate::metric::Metrics;
 use crate::self_metrics::SelfMetrics;
 use crate::source::Target;
 use crate::source::access::{Access, AccessError};
+use crate::source::budget::Budget;
 use crate::source::scrape::Scraper;
 use crate::source::set::ExporterSet;
 
@@ -106,11 +107,12 @@ impl Adapter {
             Arc::clone(&metrics),
             self_metrics.clone(),
             args.scrape_interval,
-            metrics.longest_window(args.window),
+            args.window,
         );
         let scraper = Arc::new(scraper.reaching(reach));
         let background = background().map_err(|error| StartError::Thread(error.to_string()))?;
-        let exporters = Arc::new(ExporterSet::on(background.clone(), Arc::clone(&scraper)));
+        let budget = Budget::new(args.max_series);
+        let exporters = Arc::new(ExporterSet::on(background.clone(), Arc::clone(&scraper), budget));
         self_metrics.watch(pods.clone(), Arc::clone(&exporters));
 
         let trust = Trust::default();

@@ -138,6 +138,7 @@ impl CustomMetrics {
                     podgauge: state.native,
                     last_answer_seconds: state.last_answer.map(age),
                     failure: state.failure.clone(),
+                    limit: state.cut.as_ref().map(|cut| cut.limit.to_string()),
                 })
                 .collect(),
             devices: evidence(question, pod, states, &self.rules, now)
@@ -150,7 +151,7 @@ impl CustomMetrics {
 }
 
 fn device(evidence: Evidence, age: impl Fn(std::time::Instant) -> f64) -> Device {
-    let part = evidence.part;
+    let mean = evidence.mean;
     Device {
         exporter: evidence.exporter,
         device: evidence.device,
@@ -160,11 +161,11 @@ fn device(evidence: Evidence, age: impl Fn(std::time::Instant) -> f64) -> Device
         present: evidence.present,
         seen_seconds: age(evidence.seen),
         observed_seconds: rounded(evidence.observed),
-        readings: part.map_or(0, |part| part.readings),
-        covered_seconds: rounded(part.map_or(0.0, |part| part.covered)),
-        newest_seconds: part.map(|part| age(part.newest)),
-        oldest_seconds: part.map(|part| age(part.oldest)),
-        mean: evidence.value.map(rounded),
+        source: mean.map(|_| if evidence.recent { "exporter" } else { "readings" }.to_owned()),
+        covered_seconds: rounded(mean.map_or(0.0, |mean| mean.covered)),
+        newest_seconds: mean.map(|mean| age(mean.at)),
+        oldest_seconds: mean.map(|mean| age(mean.oldest)),
+        mean: mean.map(|mean| rounded(mean.value)),
     }
 }
 

@@ -1,10 +1,12 @@
 //! Makes a pod's value of its devices' values.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::{Known, Mine, Now, Omission, Question, Rules, Value, silence};
-use crate::metric::{Aggregation, Formula, MEMORY_USED, Metric, USE};
-use crate::source::history::Mean;
+use super::recent::{Of, Windowed, of_this_pod, windowed};
+use super::{Known, Mine, Now, Omission, Question, Rules, Settled, Value, silence};
+use crate::metric::{Aggregation, DEVICE_USE, FamilyId, Formula, MEMORY_USED, Metric, USE};
+use crate::source::history::{History, Mean};
+use crate::source::page::Limit;
 use crate::source::store::{DeviceState, FIRST_ANSWER_SECONDS};
 
 const MIB: f64 = 1024.0 * 1024.0;
@@ -23,8 +25,7 @@ struct Device<'a> {
 struct Measure<'a> {
     question: &'a Question<'a>,
     known: &'a Known<'a>,
-    /// Seconds for which the pod was observed.
-    observed: f64,
+    settled: Settled,
     rules: &'a Rules,
     now: &'a Now,
 }
@@ -38,12 +39,14 @@ pub(super) struct Measured {
     /// MiB.
     pub(super) memory_total: Option<f64>,
     pub(super) at: Instant,
+    /// Seconds of the window that the value is made of.
+    pub(super) covered: f64,
 }
 
 pub(super) fn value(
     question: &Question<'_>,
     known: &Known<'_>,
-    observed: f64,
+    settled: Settled,
     rules: &Rules,
     now: &Now,
 ) -> Result<Value, Omission> {
@@ -63,7 +66,7 @@ pub(super) fn value(
     if selected.is_empty() {
         return Err(Omission::NoMatchingDevice);
     }
-    let measure = Measure { question, known, observed, rules, now };
+    let measure = Measure { question, known, settled, rules, now };
     let measured: Vec<Result<Measured, Omission>> =
         selected.iter().map(|device| measure.device(device)).collect();
     let of = measured.len();
@@ -105,8 +108,13 @@ impl Measure<'_> {
         let shared = state.map_or(0, |state| state.pods);
         let of_a_part = matches!(formula.family(), USE | MEMORY_USED);
         let of_memory = formula.family() == MEMORY_USED;
-        // NVIDIA's exporter gives every pod on a device the whole device's.
-        if !exporter.native && shared > 1 && (of_a_part || matches!(formula, Formula::Sum(_))) {
+        if state.is_some_and(|state| state.incomplete) {
+            let limit = exporter.cut.as_ref().map_or(Limit::Series, |cut| cut.limit);
+            return Err(Omission::PageLimit { exporter: exporter.name.clone(), limit });
+        }
+        // NVIDIA's exporter gives every pod on a device the whole device's, and either does of what
+        // cannot be divided where a page has a copy of it for each pod.
+        if shared > 1 && (!exporter.native && of_a_part || matches!(formula, Formula::Sum(_))) {
             return Err(Omission::Shared { pods: shared });
         }
         // What each instance's line repeats would count once per instance.
@@ -117,7 +125,7 @@ impl Measure<'_> {
             .holdings
             .iter()
             .map(|mine| {
-                self.mean(mine).map_err(|omission| {
+                self.mean(mine, state).map_err(|omission| {
                     let reason = state.and_then(|state| state.unavailable.as_ref());
                     // That memory is not divided says nothing of use.
                     match (omission, reason.filter(|reason| of_memory || ***reason != *NO_PROCESS_MEMORY)) {
@@ -139,39 +147,76 @@ impl Measure<'_> {
             .collect();
         let means = means?;
         let at = means.iter().map(|mean| mean.at).max().ok_or(Omission::TooFewScrapes)?;
+        let covered = means.iter().map(|mean| mean.covered).fold(f64::MAX, f64::min);
         let sum: f64 = means.iter().map(|mean| mean.value).sum();
         // Containers' parts add up; what is said of the whole device is said once per container.
         let value = if exporter.native && of_a_part { sum } else { sum / means.len() as f64 };
         let parts: Vec<f64> = device.holdings.iter().filter_map(|mine| mine.holding.allocation).collect();
         let part = if parts.is_empty() { 1.0 } else { parts.iter().sum() };
-        Ok(Measured { value, part, memory_total: state.and_then(|state| state.memory_total), at })
+        let memory_total = state.and_then(|state| state.memory_total);
+        Ok(Measured { value, part, memory_total, at, covered })
     }
 
-    fn mean(&self, mine: &Mine<'_>) -> Result<Mean, Omission> {
-        let Self { question, known, observed, rules, now } = self;
+    fn mean(&self, mine: &Mine<'_>, state: Option<&DeviceState>) -> Result<Mean, Omission> {
+        let Self { question, known, settled, rules, now } = self;
         let exporter = known.exporter;
-        let missing =
-            || Omission::NoSuchFamily { family: format!("series for {}", question.metric.name).into() };
-        let history = mine.holding.history(question.metric.formula.family()).ok_or_else(missing)?;
-        if let Some(fresh) = history.fresh()
+        let family = question.metric.formula.family();
+        let window = question.metric.window(rules.window);
+        let history = mine.holding.history(family);
+        let found = known.windowed(mine, state, family, window);
+        if history.is_none() && found.is_none() {
+            let family = format!("series for {}", question.metric.name).into();
+            return Err(Omission::NoSuchFamily { family });
+        }
+        let fresh = found.map(|found| found.mean.at).max(history.and_then(History::fresh));
+        if let Some(fresh) = fresh
             && now.age(fresh) > rules.staleness
         {
             return Err(silence(exporter, rules, now)
                 .unwrap_or(Omission::DeviceStale { seconds: now.age(fresh).as_secs() }));
         }
-        if *observed < FIRST_ANSWER_SECONDS {
-            return Err(Omission::Collecting { observed: *observed as u64 });
+        let least = first_answer(window);
+        if settled.observed < if settled.counted { FIRST_ANSWER_SECONDS } else { least } {
+            return Err(Omission::Collecting { observed: settled.observed as u64 });
         }
-        match history.mean(question.metric.window(rules.window), mine.not_before) {
-            Some(mean) => Ok(mean),
+        match found {
+            Some(Windowed { mean, recent }) if recent || settled.read >= least => Ok(mean),
+            Some(_) => Err(Omission::Reading { needed: least as u64 }),
             None => Err(silence(exporter, rules, now).unwrap_or(Omission::TooFewScrapes)),
         }
+    }
+}
+
+/// Seconds of its own readings that the adapter needs for a first answer.
+pub(super) fn first_answer(window: Duration) -> f64 {
+    FIRST_ANSWER_SECONDS.min(window.as_secs_f64())
+}
+
+impl Known<'_> {
+    /// The mean of a family over the window.
+    pub(super) fn windowed(
+        &self,
+        mine: &Mine<'_>,
+        state: Option<&DeviceState>,
+        family: FamilyId,
+        window: Duration,
+    ) -> Option<Windowed> {
+        let Mine { holding, not_before, .. } = *mine;
+        let (latest, of) = match family {
+            USE => (holding.recent, Of::Pod),
+            DEVICE_USE => (state.and_then(|state| state.recent), Of::Device),
+            _ => (None, Of::Device),
+        };
+        let latest = of_this_pod(latest, of, holding, not_before, self.pod_began);
+        let history = holding.history(family);
+        windowed(latest, history, window, history.and_then(|history| history.mean(window, not_before)))
     }
 }
 
 /// A pod's value; `None` where a device's memory is not known.
 fn combine(metric: &Metric, devices: &[Measured]) -> Option<Value> {
     let at = devices.iter().map(|device| device.at).max()?;
+    let covered = devices.iter().map(|device| device.covered).fold(f64::MAX, f64::min);
     let each: Option<Vec<f64>> = devices.iter().map(|device| device.in_unit(metric.formula)).collect();
     let each = each?;
     let sum = || each.iter().sum::<f64>();
@@ -184,7 +229,7 @@ fn combine(metric: &Metric, devices: &[Measured]) -> Option<Value> {
         (None, Formula::MemoryUsed | Formula::Sum(_)) => sum(),
         (Some(Aggregation::Mean) | None, _) => sum() / each.len() as f64,
     };
-    Some(Value { value, at })
+    Some(Value { value, at, covered })
 }
 
 impl Measured {

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::{Began, Known, Now, Question, Rules};
 use crate::cluster::PodRecord;
 use crate::metric::Formula;
-use crate::source::history::Part;
+use crate::source::history::Mean;
 use crate::source::store::ExporterState;
 
 /// What an exporter tells of one container's part of one device.
@@ -26,10 +26,10 @@ pub struct Evidence {
     pub seen: Instant,
     /// Seconds for which the pod's use of it was observed.
     pub observed: f64,
-    /// The readings in the window; `None` without any that grew.
-    pub part: Option<Part>,
     /// The window's mean in percent or the family's unit, of the device as a whole.
-    pub value: Option<f64>,
+    pub mean: Option<Mean>,
+    /// It is made of the exporter's own sums of the last seconds.
+    pub recent: bool,
 }
 
 /// What every exporter tells of the pod, whether it counts or not.
@@ -50,10 +50,10 @@ pub fn evidence(
     };
     let mut found = Vec::new();
     for exporter in exporters {
-        for mine in Known::of(question, pod, exporter, began).holdings {
-            let history = mine.holding.history(formula.family());
-            let mean = history.and_then(|history| history.mean(window, mine.not_before));
+        let known = Known::of(question, pod, exporter, began, now);
+        for mine in &known.holdings {
             let device = exporter.device_state(mine.device);
+            let mean = known.windowed(mine, device, formula.family(), window);
             found.push(Evidence {
                 exporter: exporter.name.clone(),
                 device: mine.device.to_owned(),
@@ -67,8 +67,8 @@ pub fn evidence(
                 present: mine.holding.present,
                 seen: mine.holding.seen,
                 observed: mine.holding.observed(mine.not_before),
-                part: history.and_then(|history| history.part(window, mine.not_before)),
-                value: mean.map(|mean| mean.value * scale),
+                mean: mean.map(|found| Mean { value: found.mean.value * scale, ..found.mean }),
+                recent: mean.is_some_and(|found| found.recent),
             });
         }
     }

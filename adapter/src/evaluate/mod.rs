@@ -12,6 +12,7 @@ mod evidence;
 mod nodes;
 pub mod omission;
 pub mod readiness;
+mod recent;
 
 #[cfg(test)]
 mod tests;
@@ -26,7 +27,7 @@ pub use omission::Omission;
 
 use crate::cluster::Selector;
 use crate::cluster::pods::{Phase, PodRecord};
-use crate::metric::Metric;
+use crate::metric::{FamilyId, Metric};
 use crate::source::store::{ExporterState, Holding, Owner};
 
 /// The moment of an answer, on both clocks.
@@ -49,6 +50,8 @@ pub struct Value {
     pub value: f64,
     /// When the newest sample in it was received.
     pub at: Instant,
+    /// Seconds of the window that it is made of; of several devices the least.
+    pub covered: f64,
 }
 
 /// Which pod is asked for, and what of its devices.
@@ -117,18 +120,20 @@ pub fn pod_value(
     let began = Began::of(pod, now);
     // A native exporter's word comes first, then the freshest.
     let mut known: Vec<Known<'_>> =
-        exporters.iter().map(|exporter| Known::of(question, pod, exporter, began)).collect();
+        exporters.iter().map(|exporter| Known::of(question, pod, exporter, began, now)).collect();
     known.sort_by(|a, b| {
         let key = |known: &Known<'_>| (known.exporter.native, known.exporter.last_answer);
         key(b).cmp(&key(a)).then_with(|| a.exporter.name.cmp(&b.exporter.name))
     });
-    let observed = known.iter().map(Known::observed).fold(0.0, f64::max);
+    let settled = Settled::of(&known, question.metric.formula.family());
     let mut reason = None;
     for known in &known {
-        match exporter_value(question, pod, known, observed, rules, now) {
+        match exporter_value(question, pod, known, settled, rules, now) {
             Ok(value) => return Ok(value),
             // Whoever comes next may know less of whose the samples are.
             Err(refused @ (Omission::OtherUid { .. } | Omission::Restarted { .. })) => return Err(refused),
+            // NVIDIA's page gives each pod what podgauge's cannot attribute.
+            Err(refused) if known.exporter.native && !known.holdings.is_empty() => return Err(refused),
             // The exporter that got furthest with it has the best reason.
             Err(omission)
                 if reason.as_ref().is_none_or(|known: &Omission| omission.rank() > known.rank()) =>
@@ -141,8 +146,8 @@ pub fn pod_value(
     Err(reason.unwrap_or_else(|| Omission::NoExporter { node: node.into() }))
 }
 
-/// When the pod's first container started.
-#[derive(Clone, Copy)]
+/// When the pod or its first container started.
+#[derive(Debug, Clone, Copy)]
 enum Began {
     NotYet,
     /// Before anything that was received.
@@ -151,8 +156,13 @@ enum Began {
 }
 
 impl Began {
+    /// When the pod's first container started.
     fn of(pod: &PodRecord, now: &Now) -> Self {
-        match pod.first_container_started().map(|started| now.instant_of(started)) {
+        Self::at(pod.first_container_started(), now)
+    }
+
+    fn at(time: Option<Timestamp>, now: &Now) -> Self {
+        match time.map(|time| now.instant_of(time)) {
             None => Self::NotYet,
             Some(None) => Self::BeforeAll,
             Some(Some(at)) => Self::At(at),
@@ -164,6 +174,8 @@ impl Began {
 struct Known<'a> {
     exporter: &'a ExporterState,
     holdings: Vec<Mine<'a>>,
+    /// When the kubelet took the pod up.
+    pod_began: Began,
     /// It speaks of another pod of that name.
     another: bool,
     /// It may speak of the pod, which has not begun.
@@ -181,8 +193,16 @@ struct Mine<'a> {
 }
 
 impl<'a> Known<'a> {
-    fn of(question: &Question<'_>, pod: &PodRecord, exporter: &'a ExporterState, began: Began) -> Self {
-        let mut known = Self { exporter, holdings: Vec::new(), another: false, not_started: false };
+    fn of(
+        question: &Question<'_>,
+        pod: &PodRecord,
+        exporter: &'a ExporterState,
+        began: Began,
+        now: &Now,
+    ) -> Self {
+        let pod_began = Began::at(pod.started, now);
+        let mut known =
+            Self { exporter, holdings: Vec::new(), pod_began, another: false, not_started: false };
         for ((device, container), holding) in
             exporter.pod(question.namespace, question.pod).into_iter().flatten()
         {
@@ -201,23 +221,44 @@ impl<'a> Known<'a> {
         known
     }
 
+}
+
+/// Whether there is enough for a pod's first answer, by the exporter that knows most of it: a
+/// settled pod stays settled, on any device and whichever exporter reports it.
+#[derive(Debug, Clone, Copy)]
+struct Settled {
     /// Seconds for which the pod was observed.
-    fn observed(&self) -> f64 {
-        self.holdings.iter().map(|mine| mine.holding.observed(mine.not_before)).fold(0.0, f64::max)
+    observed: f64,
+    /// An exporter counts them.
+    counted: bool,
+    /// Seconds of the adapter's own readings of the metric's family.
+    read: f64,
+}
+
+impl Settled {
+    fn of(known: &[Known<'_>], family: FamilyId) -> Self {
+        let holdings = || known.iter().flat_map(|known| &known.holdings);
+        let most = |seconds: &dyn Fn(&Mine<'_>) -> f64| holdings().map(seconds).fold(0.0, f64::max);
+        Self {
+            observed: most(&|mine| mine.holding.observed(mine.not_before)),
+            counted: holdings().any(|mine| mine.holding.counts()),
+            read: most(&|mine| mine.holding.read(family, mine.not_before)),
+        }
     }
 }
 
-/// `observed` as the exporter that knows most of the pod has it: a settled pod stays settled, on
-/// whatever device and whoever tells of it.
 fn exporter_value(
     question: &Question<'_>,
     pod: &PodRecord,
     known: &Known<'_>,
-    observed: f64,
+    settled: Settled,
     rules: &Rules,
     now: &Now,
 ) -> Result<Value, Omission> {
     let exporter = known.exporter;
+    if let Some(limit) = exporter.limit_on(question.namespace, question.pod) {
+        return Err(Omission::PageLimit { exporter: exporter.name.clone(), limit });
+    }
     if known.holdings.is_empty() {
         return Err(match (known.another, known.not_started) {
             (true, _) => Omission::OtherUid { exporter: exporter.name.clone() },
@@ -227,7 +268,7 @@ fn exporter_value(
         });
     }
     readiness::not_restarted(pod, &gpu_containers(&known.holdings))?;
-    devices::value(question, known, observed, rules, now)
+    devices::value(question, known, settled, rules, now)
 }
 
 /// Why the exporter's word is old; `None` if it is not.

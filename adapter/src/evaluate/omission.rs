@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::cluster::pods::Phase;
+use crate::source::page::Limit;
 
 /// Most different reasons that one message tells.
 const MAX_REASONS: usize = 4;
@@ -47,6 +48,10 @@ pub enum Omission {
     Collecting {
         observed: u64,
     },
+    /// This adapter has not read it long enough for a first answer; seconds that it needs.
+    Reading {
+        needed: u64,
+    },
     /// No two scrapes in a row have it.
     TooFewScrapes,
     /// The exporter answers, but the device's newest reading is old.
@@ -66,6 +71,11 @@ pub enum Omission {
     },
     /// The device is a MIG instance, and the family speaks of the whole GPU.
     OfWholeGpu,
+    /// The exporter's page is larger than what is kept of it, and something of the pod may be missing.
+    PageLimit {
+        exporter: String,
+        limit: Limit,
+    },
     /// The exporter's numbers are beyond what a quantity can hold.
     OutOfRange,
     /// Some of several devices have no value; the reason of the first.
@@ -92,16 +102,28 @@ impl Omission {
             Self::NoGpu { .. } | Self::NoGpuOnNode { .. } => "no_gpu",
             Self::OtherUid { .. } => "other_uid",
             Self::NoMatchingDevice => "no_matching_device",
-            Self::Collecting { .. } => "collecting",
+            Self::Collecting { .. } | Self::Reading { .. } => "collecting",
             Self::TooFewScrapes => "too_few_scrapes",
             Self::DeviceStale { .. } => "device_stale",
             Self::NoSuchFamily { .. } => "no_such_family",
             Self::Shared { .. } => "shared_device",
             Self::AttributionUnavailable { .. } => "attribution_unavailable",
             Self::OfWholeGpu => "of_whole_gpu",
+            Self::PageLimit { .. } => "page_limit",
             Self::OutOfRange => "out_of_range",
             Self::Devices { reason, .. } => reason.label(),
         }
+    }
+
+    /// Whether it says something of known devices, and not that none is known.
+    pub(super) const fn is_of_devices(&self) -> bool {
+        !matches!(
+            self,
+            Self::NoExporter { .. }
+                | Self::NoGpuOnNode { .. }
+                | Self::ExporterNeverAnswered { .. }
+                | Self::ExporterSilent { .. }
+        )
     }
 
     /// Among several exporters' reasons the one that knows most of the pod is told.
@@ -146,6 +168,9 @@ impl fmt::Display for Omission {
             Self::Collecting { observed } => {
                 write!(f, "observed for {observed}s, a first answer needs 15s")
             }
+            Self::Reading { needed } => {
+                write!(f, "this adapter has read it for less than {needed}s, which a first answer needs")
+            }
             Self::TooFewScrapes => f.write_str("not seen in two scrapes in a row yet"),
             Self::DeviceStale { seconds } => write!(f, "the newest reading of its device is {seconds}s old"),
             Self::NoSuchFamily { family } => write!(f, "its exporter gives no {family} for it"),
@@ -156,6 +181,9 @@ impl fmt::Display for Omission {
                 write!(f, "the use of its device cannot be attributed: {reason}")
             }
             Self::OfWholeGpu => f.write_str("its device is a MIG instance and this value is the whole GPU's"),
+            Self::PageLimit { exporter, limit } => {
+                write!(f, "{exporter} has {limit}: something of it may be missing")
+            }
             Self::OutOfRange => f.write_str("its value is larger than a quantity can be"),
             Self::Devices { without, of, reason } => {
                 let verb = if *without == 1 { "has" } else { "have" };

@@ -1,13 +1,18 @@
 //! Where values come from: exporters scraped straight.
 //!
 //! ```text
-//! Target ─► scrape ─► page (Page) ─► store (ExporterState, History) ─► evaluate
+//! Target ─► scrape ─► page (Page) ─► store (ExporterState, History, Recent) ─► evaluate
 //! ```
 
 pub mod access;
+mod body;
+pub mod budget;
 pub mod history;
 pub mod labels;
 pub mod page;
+pub mod recent;
+mod retention;
+pub mod schedule;
 pub mod scrape;
 pub mod set;
 pub mod store;

@@ -98,9 +98,9 @@ fn sample(line: &str, max_labels: usize) -> Result<Sample<'_>, String> {
         rest = read_labels(inside, &mut labels, max_labels)?;
     }
     let mut words = rest.split([' ', '\t']).filter(|word| !word.is_empty());
-    let value = words.next().ok_or_else(|| format!("sample of {name} has no value"))?;
-    let value = parse_value(value)
-        .ok_or_else(|| format!("sample of {name}: {:?} is not a number", excerpt(value)))?;
+    let word = words.next().ok_or_else(|| format!("sample of {name} has no value"))?;
+    let value =
+        value(word).ok_or_else(|| format!("sample of {name}: {:?} is not a number", excerpt(word)))?;
     let timestamp_ms = match words.next() {
         None => None,
         Some(word) => Some(
@@ -179,7 +179,8 @@ fn quoted(text: &str) -> Option<(Cow<'_, str>, &str)> {
     Some((Cow::Owned(value), after))
 }
 
-fn parse_value(word: &str) -> Option<f64> {
+/// The number that a sample's value is written as.
+pub fn value(word: &str) -> Option<f64> {
     match word {
         "NaN" => Some(f64::NAN),
         "+Inf" | "Inf" => Some(f64::INFINITY),
