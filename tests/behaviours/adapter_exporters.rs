@@ -2,111 +2,16 @@
 //! not delay them, not take memory, not learn a secret over a wire that anybody can read.
 
 use std::io::Write as _;
-use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use podgauge_sim::aggregator::{Aggregation, Aggregator};
-use podgauge_sim::apiserver::{ApiServer, ApiServerHandle, ApiServerOptions};
+use podgauge_sim::aggregator::Aggregation;
+use podgauge_sim::apiserver::{ApiServer, ApiServerOptions};
 use podgauge_sim::certs::Authority;
-use podgauge_tests::cluster::{Adapter, number};
+use podgauge_tests::cluster::Adapter;
 use podgauge_tests::fake_exporter::{FakeExporter, FakeTls, Manner, Told};
+use podgauge_tests::fleet::{Fleet, near, scenario, told};
 use podgauge_tests::node::Node;
 use podgauge_tests::wait::{until, until_within};
-
-/// Nodes `gpu-node-0`, …, each with these pods, and an adapter that is told where their exporters are.
-struct Fleet {
-    node: Node,
-    adapter: Adapter,
-    aggregator: Arc<Aggregator>,
-    _server: ApiServerHandle,
-}
-
-/// The first pod of a node is on its first GPU, and so on.
-fn scenario(node: usize, pods: &[&str]) -> String {
-    let gpus = vec!["{}"; pods.len()].join(", ");
-    let pod = |(gpu, name): (usize, &&str)| {
-        format!("{{name: {name}, uid: uid-{name}, containers: [{{devices: [\"{gpu}\"]}}]}}")
-    };
-    let pods: Vec<String> = pods.iter().enumerate().map(pod).collect();
-    format!("node: gpu-node-{node}\ngpus: [{gpus}]\npods: [{}]\n", pods.join(", "))
-}
-
-fn told(pod: &str, load: f64) -> Told {
-    Told { uuid: format!("GPU-{pod}"), pod: pod.to_owned(), uid: format!("uid-{pod}"), load }
-}
-
-impl Fleet {
-    async fn start(pods: &[&[&str]], exporters: &[(usize, &str, SocketAddr)]) -> Self {
-        Self::start_with(pods, exporters, &[]).await
-    }
-
-    /// Exporters by node, scheme and address.
-    async fn start_with(
-        pods: &[&[&str]],
-        exporters: &[(usize, &str, SocketAddr)],
-        arguments: &[String],
-    ) -> Self {
-        let node = Node::new(&scenario(0, pods[0]));
-        let mut scenarios = vec![node.scenario()];
-        for (number, pods) in pods.iter().enumerate().skip(1) {
-            let path = node.path().join(format!("node-{number}.yaml"));
-            std::fs::write(&path, scenario(number, pods)).unwrap();
-            scenarios.push(path);
-        }
-        let options = ApiServerOptions { scenarios, ..ApiServerOptions::default() };
-        let server = ApiServer::start(options).await.unwrap();
-        let adapter = Adapter::start(&node, &server, |command| {
-            command.args(["--scrape-interval", "1s", "--window", "10s", "--staleness", "5s"]);
-            for (node, scheme, address) in exporters {
-                command.arg(format!("--exporter-url=gpu-node-{node}={scheme}://{address}"));
-            }
-            command.args(arguments);
-        })
-        .await;
-        let settings = Aggregation::of_adapter(adapter.address, adapter.authority.pem().to_owned());
-        let aggregator = server.aggregate(settings).unwrap();
-        Self { node, adapter, aggregator, _server: server }
-    }
-
-    /// A pod's utilization, or the text of the 404.
-    async fn ask(&self, pod: &str) -> Result<f64, String> {
-        let path = format!("namespaces/demo/pods/{pod}/gpu_utilization");
-        let answer =
-            self.aggregator.metric_request(&path, vec![]).await.map_err(|error| error.to_string())?;
-        match answer.status.as_u16() {
-            200 => Ok(number(&answer.json().unwrap()["items"][0]["value"])),
-            _ => Err(answer.text()),
-        }
-    }
-
-    async fn value(&self, pod: &str) -> f64 {
-        until(&format!("a value of {pod}"), || self.ask(pod)).await
-    }
-
-    /// Waits until the pod has none because of this.
-    async fn refused(&self, pod: &str, words: &str) {
-        until(&format!("{pod} to be left out: {words}"), || async {
-            match self.ask(pod).await {
-                Err(text) if text.contains(words) => Ok(()),
-                other => Err(other),
-            }
-        })
-        .await;
-    }
-
-    /// Bytes of the adapter's own memory.
-    fn memory(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.adapter.program.pid())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
-        1024 * line.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap()
-    }
-}
-
-#[track_caller]
-fn near(value: f64, truth: f64) {
-    assert!((value - truth).abs() < 0.05, "{value}, {truth} is true");
-}
 
 #[tokio::test]
 async fn an_exporter_that_claims_another_nodes_pods_is_not_believed() {
@@ -186,7 +91,7 @@ async fn what_an_exporter_does_wrong_is_told_and_costs_its_own_pods_alone() {
     let elsewhere = FakeExporter::start(vec![told("redirected", 99.0)]).await;
     let mut bomb = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
     for _ in 0..64 {
-        bomb.write_all(&vec![b'#'; 1 << 20]).unwrap();
+        bomb.write_all(&b"# a comment\n".repeat(1 << 17)).unwrap();
     }
     let bomb = bomb.finish().unwrap();
     let raw = |head: &str, body: &[u8]| Manner::Raw([head.as_bytes(), b"\r\n\r\n", body].concat());
@@ -199,7 +104,9 @@ async fn what_an_exporter_does_wrong_is_told_and_costs_its_own_pods_alone() {
         ("cut", Manner::Cut, "the page ends in the middle of line"),
         ("binary", raw(OK, b"\x00\xff\xfe\n"), "not UTF-8"),
         ("html", raw(OK, b"<html>\n"), "line 1: \\\"<html>\\\" does not begin with a metric name"),
-        ("bomb", raw(&format!("{OK}\r\nContent-Encoding: gzip"), &bomb), "though plain text was asked for"),
+        ("bomb", raw(&format!("{OK}\r\nContent-Encoding: gzip"), &bomb), "expands to more than 16777216 bytes"),
+        ("torn", raw(&format!("{OK}\r\nContent-Encoding: gzip"), &bomb[..1000]), "the compressed page cannot be read"),
+        ("foreign", raw(&format!("{OK}\r\nContent-Encoding: br"), b"x"), "though gzip or plain text was asked for"),
         (
             "redirected",
             raw(&format!("HTTP/1.1 302 Found\r\nLocation: http://{}/metrics", elsewhere.address), b""),
@@ -232,7 +139,7 @@ async fn what_an_exporter_does_wrong_is_told_and_costs_its_own_pods_alone() {
     }
     near(fleet.value("a").await, 30.0);
     assert_eq!(elsewhere.requests(), 0, "a redirect is followed");
-    assert!(honest.last_head().contains("accept-encoding: identity"), "{}", honest.last_head());
+    assert!(honest.last_head().contains("accept-encoding: gzip"), "{}", honest.last_head());
     let log = fleet.adapter.program.log();
     for node in 1..=cases.len() {
         let lines = log.matches(&format!("exporter on node gpu-node-{node} at")).count();
@@ -462,7 +369,7 @@ async fn the_real_exporter_behind_its_web_config_is_scraped() {
     .await;
     let settings = Aggregation::of_adapter(adapter.address, adapter.authority.pem().to_owned());
     let aggregator = server.aggregate(settings).unwrap();
-    let fleet = Fleet { node, adapter, aggregator, _server: server };
+    let fleet = Fleet { node, adapter, aggregator, server };
     fleet.refused("a", "has never answered: answered 401 Unauthorized").await;
     write(&fleet.node, "password", "open:sesame\n");
     assert!((fleet.value("a").await - 64.0).abs() <= 0.5);

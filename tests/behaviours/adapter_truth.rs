@@ -1,6 +1,7 @@
 //! Whatever happens to an exporter, no answer is outside the range of what really was within window
 //! and staleness before it; what is unknown is left out; and the value is back with two scrapes.
 
+use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use parking_lot::Mutex;
 use podgauge_sim::aggregator::{Aggregation, Aggregator};
 use podgauge_sim::apiserver::{ApiServer, ApiServerOptions};
 use podgauge_tests::cluster::{Adapter, number};
-use podgauge_tests::fake_exporter::{FakeExporter, Manner, Told, page};
+use podgauge_tests::fake_exporter::{Counted, FakeExporter, Manner, Sums, Told, page};
 use podgauge_tests::node::Node;
 use podgauge_tests::wait::{LIMIT, until};
 
@@ -26,6 +27,8 @@ struct Course {
     active: f64,
     observed: f64,
     counted: Instant,
+    /// What it counted lately, piece by piece: begin and end, active and observed seconds.
+    lately: VecDeque<(Instant, Instant, f64, f64)>,
     /// How fast the exporter's clock runs, and how far it is off, seconds.
     clock: f64,
     skew: i64,
@@ -45,6 +48,7 @@ impl Course {
             active: 0.0,
             observed: 1000.0,
             counted: now,
+            lately: VecDeque::new(),
             clock: 1.0,
             skew: 0,
             truth: vec![(now, load)],
@@ -55,9 +59,34 @@ impl Course {
     fn count(&mut self) {
         let now = Instant::now();
         let seconds = (now - self.counted).as_secs_f64() * self.clock;
+        let busy = seconds * self.told.load / 100.0;
+        self.lately.push_back((self.counted, now, busy, seconds));
         self.counted = now;
         self.observed += seconds;
-        self.active += seconds * self.told.load / 100.0;
+        self.active += busy;
+    }
+
+    /// Its counters begin at 0, as after a restart of the exporter.
+    fn reset(&mut self) {
+        self.count();
+        (self.active, self.observed) = (0.0, 0.0);
+        self.lately.clear();
+    }
+
+    /// What its exporter sums up of the window before the last count.
+    fn sums(&mut self) -> Sums {
+        let from = self.counted.checked_sub(WINDOW).unwrap();
+        while self.lately.front().is_some_and(|(_, end, ..)| *end <= from) {
+            self.lately.pop_front();
+        }
+        let mut sums = Sums { window: WINDOW.as_secs_f64(), active: 0.0, observed: 0.0 };
+        for (begin, end, active, observed) in &self.lately {
+            let length = (*end - *begin).as_secs_f64();
+            let inside = (*end - from.max(*begin)).as_secs_f64() / length.max(1e-9);
+            sums.active += inside * active;
+            sums.observed += inside * observed;
+        }
+        sums
     }
 
     fn load(&mut self, load: f64) {
@@ -71,6 +100,8 @@ impl Course {
         self.earlier = std::mem::take(&mut self.truth);
         self.load(load);
         (self.active, self.observed) = (16.0 * load / 100.0, 16.0);
+        let before = self.counted.checked_sub(Duration::from_secs(16)).unwrap();
+        self.lately = VecDeque::from([(before, self.counted, self.active, self.observed)]);
         self.told.uid = format!("uid-{}-{generation}", self.told.pod);
     }
 
@@ -103,10 +134,20 @@ impl Dice {
 }
 
 /// The page with the time of a wrong clock behind each sample.
-fn stamped(courses: &mut [Course]) -> String {
+fn stamped(courses: &mut [Course], with_sums: bool) -> String {
     courses.iter_mut().for_each(Course::count);
-    let counted: Vec<_> =
-        courses.iter().map(|course| (&course.told, course.active, course.observed)).collect();
+    let sums: Vec<Option<Sums>> =
+        courses.iter_mut().map(|course| with_sums.then(|| course.sums())).collect();
+    let counted: Vec<_> = courses
+        .iter()
+        .zip(sums)
+        .map(|(Course { told, active, observed, .. }, sums)| Counted {
+            told,
+            active: *active,
+            observed: *observed,
+            sums,
+        })
+        .collect();
     let mut text = String::new();
     for line in page(&counted).lines() {
         // Writing to a String cannot fail.
@@ -136,6 +177,15 @@ async fn ask(aggregator: &Aggregator, pod: &str) -> Result<f64, String> {
 
 #[tokio::test]
 async fn no_answer_is_outside_of_what_was() {
+    no_answer_is_outside(false).await;
+}
+
+#[tokio::test]
+async fn no_answer_is_outside_of_what_was_with_the_exporters_own_sums() {
+    no_answer_is_outside(true).await;
+}
+
+async fn no_answer_is_outside(with_sums: bool) {
     let seed = match std::env::var("PODGAUGE_TEST_SEED") {
         Ok(seed) => seed.parse().unwrap(),
         Err(_) => std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64 | 1,
@@ -144,7 +194,7 @@ async fn no_answer_is_outside_of_what_was() {
     let mut dice = Dice(seed);
     let courses = Arc::new(Mutex::new(vec![Course::new("a", 40.0), Course::new("b", 70.0)]));
     let shown = Arc::clone(&courses);
-    let exporter = FakeExporter::start_with(move || stamped(&mut shown.lock())).await;
+    let exporter = FakeExporter::start_with(move || stamped(&mut shown.lock(), with_sums)).await;
     let node = Node::new(&scenario(&courses.lock()));
     let options = ApiServerOptions { scenarios: vec![node.scenario()], ..ApiServerOptions::default() };
     let server = ApiServer::start(options).await.unwrap();
@@ -207,10 +257,7 @@ async fn no_answer_is_outside_of_what_was() {
             }
             // Restarted, or its counters alone.
             7 | 8 => {
-                for course in courses.lock().iter_mut() {
-                    course.count();
-                    (course.active, course.observed) = (0.0, 0.0);
-                }
+                courses.lock().iter_mut().for_each(Course::reset);
                 if kind == 8 {
                     exporter.behave(Manner::Raw(Vec::new()));
                 }

@@ -50,9 +50,27 @@ impl Cluster {
 
     /// As [`start`](Self::start), with more arguments for the adapter.
     pub async fn start_with(yaml: &str, configure: impl FnOnce(&mut Command)) -> Self {
+        Self::start_both(yaml, |_| {}, configure).await
+    }
+
+    /// As [`start`](Self::start), with more arguments for the exporter.
+    pub async fn start_exporter(yaml: &str, configure: impl FnOnce(&mut Command)) -> Self {
+        Self::start_both(yaml, configure, |_| {}).await
+    }
+
+    async fn start_both(
+        yaml: &str,
+        exporter: impl FnOnce(&mut Command),
+        configure: impl FnOnce(&mut Command),
+    ) -> Self {
         let node = Node::new(yaml);
         let kubelet = node.kubelet().await;
-        let exporter = node.exporter_in_kubernetes().await;
+        let exporter = node
+            .exporter_with(|command| {
+                node.in_kubernetes(command);
+                exporter(command);
+            })
+            .await;
         let endpoint = Endpoint {
             node: Some(Scenario::parse(yaml).unwrap().node),
             address: exporter.address.parse().unwrap(),

@@ -10,7 +10,7 @@ use crate::source::store::Holding;
 
 /// The exporter's sums must cover as much of the window as the adapter's readings, but for this part
 /// of it: an exporter that has just restarted knows less. A page may be a second old.
-const NEARLY: u32 = 30;
+const NEARLY: u32 = 60;
 /// Times in a pod's status are whole seconds, by another clock.
 const CLOCK: Duration = Duration::from_secs(1);
 /// For the rounding of what is printed, seconds.

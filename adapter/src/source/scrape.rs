@@ -51,6 +51,8 @@ const PROMPT: Duration = Duration::from_millis(500);
 const FIRST_WAIT: Duration = Duration::from_secs(2);
 /// … spread over this time.
 const FIRST_SPREAD: Duration = Duration::from_secs(1);
+/// How long no page may be cut before an exporter counts as being within the limits again.
+const WITHIN_LIMITS: Duration = Duration::from_secs(600);
 /// Answers that may mean that the query is not understood.
 const REFUSALS: [StatusCode; 3] =
     [StatusCode::BAD_REQUEST, StatusCode::NOT_FOUND, StatusCode::URI_TOO_LONG];
@@ -71,6 +73,14 @@ pub struct Scraper {
     slow: Semaphore,
     /// Notified after each scrape.
     pub progress: Notify,
+}
+
+/// What is known of an exporter from one scrape to the next.
+#[derive(Debug)]
+struct Manners {
+    asked: Asked,
+    /// When its page had more than is kept, last.
+    cut: Option<Instant>,
 }
 
 /// What an exporter is asked for.
@@ -144,7 +154,7 @@ impl Scraper {
     /// Scrapes until the task is ended.
     pub async fn run(self: Arc<Self>, exporter: Arc<Exporter>) {
         let place = Place::of(&exporter.target, self.interval);
-        let mut asked = Asked::Families;
+        let mut manners = Manners { asked: Asked::Families, cut: None };
         let mut wait = place.wait(SystemTime::now(), Duration::ZERO);
         if wait > FIRST_WAIT {
             wait = place.part_of(FIRST_SPREAD);
@@ -152,17 +162,17 @@ impl Scraper {
         loop {
             tokio::time::sleep(wait).await;
             // On the heap for as long as it takes: most of the time all exporters only wait.
-            Box::pin(self.scrape(&exporter, &mut asked)).await;
+            Box::pin(self.scrape(&exporter, &mut manners)).await;
             // Not right after the one before: a timer may fire a moment too soon.
             wait = place.wait(SystemTime::now(), self.interval / 10);
         }
     }
 
-    async fn scrape(&self, exporter: &Exporter, asked: &mut Asked) {
+    async fn scrape(&self, exporter: &Exporter, manners: &mut Manners) {
         let failing = exporter.state.read().failure.is_some();
         let lane = if failing { &self.failing } else { &self.answering };
         let Ok(place) = lane.acquire().await else { return };
-        let answer = self.answer(exporter, asked, place).await;
+        let answer = self.answer(exporter, &mut manners.asked, place).await;
         let target = &exporter.target;
         self.self_metrics.scraped(&target.name(), answer.is_ok());
         match answer {
@@ -171,11 +181,11 @@ impl Scraper {
                 self.self_metrics.samples_dropped(page.dropped);
                 let limit = page.cut.as_ref().map(|cut| cut.limit);
                 exporter.share.limited(limit);
+                self.report_limit(exporter, &mut manners.cut, limit, at);
                 let at = at.into_std();
                 let room = exporter.share.room(exporter.state.read().used(), at);
                 let mut state = exporter.state.write();
                 let first = state.answers == 0;
-                let before = state.cut.as_ref().map(|cut| cut.limit);
                 state.answered(page, at, &self.span, room);
                 let used = state.used();
                 drop(state);
@@ -183,11 +193,10 @@ impl Scraper {
                 if failing || first {
                     info!("{target} at {} answers", target.url);
                 }
-                self.report_limit(exporter, before, limit);
             }
             Err(error) => {
                 // It may be another one when it is back.
-                *asked = Asked::Families;
+                manners.asked = Asked::Families;
                 let reason = error.to_string();
                 let changed = {
                     let mut state = exporter.state.write();
@@ -203,19 +212,23 @@ impl Scraper {
         self.progress.notify_waiters();
     }
 
-    /// Counts a page that a limit cut, and logs when that begins and ends.
-    fn report_limit(&self, exporter: &Exporter, before: Option<Limit>, now: Option<Limit>) {
+    /// Counts a page that a limit cut. Logs when that begins, and when it has not happened for long:
+    /// what an exporter may use changes with what others need.
+    fn report_limit(
+        &self,
+        exporter: &Exporter,
+        last: &mut Option<Instant>,
+        limit: Option<Limit>,
+        now: Instant,
+    ) {
         let target = &exporter.target;
-        if let Some(limit) = now {
+        if let Some(limit) = limit {
             self.self_metrics.page_cut(&target.name(), limit);
-        }
-        match (before, now) {
-            (None, Some(limit)) => warn!(
-                "{target} at {} has {limit}: the pods that this leaves out have no value",
-                target.url
-            ),
-            (Some(_), None) => info!("{target} at {} is within the limits again", target.url),
-            _ => {}
+            if last.replace(now).is_none() {
+                warn!("{target} at {} has {limit}: pods that this leaves out have no value", target.url);
+            }
+        } else if last.take_if(|last| now.duration_since(*last) > WITHIN_LIMITS).is_some() {
+            info!("{target} at {} is within the limits again", target.url);
         }
     }
 

@@ -145,23 +145,20 @@ fn read_labels<'a>(
 
 /// Reads up to the closing quote; allocates only if something is escaped.
 fn quoted(text: &str) -> Option<(Cow<'_, str>, &str)> {
+    let (plain, after) = text.split_once('"')?;
+    if !plain.contains('\\') {
+        return Some((Cow::Borrowed(plain), after));
+    }
     let bytes = text.as_bytes();
     let mut at = 0;
-    let mut escaped = false;
     loop {
         match bytes.get(at)? {
             b'"' => break,
-            b'\\' => {
-                escaped = true;
-                at += 2;
-            }
+            b'\\' => at += 2,
             _ => at += 1,
         }
     }
     let (raw, after) = (text.get(..at)?, &text[at + 1..]);
-    if !escaped {
-        return Some((Cow::Borrowed(raw), after));
-    }
     let mut value = String::with_capacity(raw.len());
     let mut characters = raw.chars();
     while let Some(character) = characters.next() {

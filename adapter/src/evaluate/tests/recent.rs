@@ -93,7 +93,7 @@ fn a_restarted_exporter_costs_nothing() {
         let found = value(&scene, "gpu_utilization").unwrap();
         let percent = 100.0 * busy / 60.0;
         // Unknown are the 2 s between the last page before and the first one after.
-        assert!((found.value - percent).abs() < 2.5, "after {seconds} s: {found:?}, not {percent}");
+        assert!((found.value - percent).abs() < 3.1, "after {seconds} s: {found:?}, not {percent}");
         assert!(found.covered >= 57.9, "after {seconds} s: {found:?}");
     }
 }
