@@ -1,10 +1,8 @@
 //! Reads the body of an answer into a page, compressed or not, within limits for both.
 
-use std::io::{self, Write as _};
-
-use flate2::write::GzDecoder;
 use http::HeaderValue;
 
+use super::gunzip::{Gunzip, Gunzips, GzipError};
 use super::page::{Page, PageError, PageReader};
 
 /// Largest page that is read, bytes of text. 8 GPUs with 7 instances and every family are below
@@ -28,7 +26,7 @@ pub(super) enum BodyError {
     #[error("the compressed page expands to more than {MAX_PAGE_BYTES} bytes")]
     Bomb,
     #[error("the compressed page cannot be read: {0}")]
-    Gzip(String),
+    Gzip(#[from] GzipError),
     #[error(transparent)]
     Page(#[from] PageError),
 }
@@ -36,23 +34,21 @@ pub(super) enum BodyError {
 /// A body that is being read.
 #[derive(Debug)]
 pub(super) struct BodyReader<'m> {
-    stage: Stage<'m>,
+    page: PageReader<'m>,
+    /// `None`: it is not compressed.
+    gunzip: Option<Expander<'m>>,
     /// Bytes as they came.
     received: usize,
+    /// Bytes of text.
+    expanded: usize,
 }
 
+/// An expander that is given back.
 #[derive(Debug)]
-enum Stage<'m> {
-    Plain(Text<'m>),
-    Gzip(GzDecoder<Text<'m>>),
-}
-
-/// The text of a page as it is expanded.
-#[derive(Debug)]
-struct Text<'m> {
-    page: PageReader<'m>,
-    bytes: usize,
-    failure: Option<BodyError>,
+struct Expander<'m> {
+    /// Always there until it is dropped.
+    gunzip: Option<Box<Gunzip>>,
+    all: &'m Gunzips,
 }
 
 impl Coding {
@@ -68,21 +64,17 @@ impl Coding {
 }
 
 impl<'m> BodyReader<'m> {
-    pub(super) fn new(page: PageReader<'m>, coding: Coding) -> Self {
-        let text = Text { page, bytes: 0, failure: None };
-        let stage = match coding {
-            Coding::Plain => Stage::Plain(text),
-            Coding::Gzip => Stage::Gzip(GzDecoder::new(text)),
+    pub(super) fn new(page: PageReader<'m>, coding: Coding, all: &'m Gunzips) -> Self {
+        let gunzip = match coding {
+            Coding::Plain => None,
+            Coding::Gzip => Some(Expander { gunzip: Some(all.take()), all }),
         };
-        Self { stage, received: 0 }
+        Self { page, gunzip, received: 0, expanded: 0 }
     }
 
     /// What was received, cut so that each piece takes a short time.
     pub(super) fn pieces<'d>(&self, data: &'d [u8]) -> std::slice::Chunks<'d, u8> {
-        data.chunks(match self.stage {
-            Stage::Plain(_) => data.len().max(1),
-            Stage::Gzip(_) => COMPRESSED_PIECE,
-        })
+        data.chunks(if self.gunzip.is_some() { COMPRESSED_PIECE } else { data.len().max(1) })
     }
 
     /// Reads the next piece. After an error the page is lost.
@@ -91,67 +83,39 @@ impl<'m> BodyReader<'m> {
         if self.received > MAX_PAGE_BYTES {
             return Err(BodyError::TooLarge);
         }
-        let written = match &mut self.stage {
-            Stage::Plain(text) => text.write_all(piece),
-            Stage::Gzip(decoder) => decoder.write_all(piece),
+        let Some(gunzip) = self.gunzip.as_mut().and_then(|expander| expander.gunzip.as_mut()) else {
+            return Ok(self.page.push(piece)?);
         };
-        written.map_err(|error| self.failure(error))
+        let (page, expanded) = (&mut self.page, &mut self.expanded);
+        gunzip.push(piece, |text| {
+            *expanded += text.len();
+            if *expanded > MAX_PAGE_BYTES {
+                return Err(BodyError::Bomb);
+            }
+            Ok(page.push(text)?)
+        })
     }
 
     pub(super) fn page(&mut self) -> &mut PageReader<'m> {
-        &mut self.text().page
+        &mut self.page
     }
 
     pub(super) fn received(&self) -> usize {
         self.received
     }
 
-    pub(super) fn finish(mut self) -> Result<Page, BodyError> {
-        if let Stage::Gzip(decoder) = &mut self.stage {
-            decoder.try_finish().map_err(|error| self.failure(error))?;
+    pub(super) fn finish(self) -> Result<Page, BodyError> {
+        if let Some(gunzip) = self.gunzip.as_ref().and_then(|expander| expander.gunzip.as_ref()) {
+            gunzip.finish()?;
         }
-        let text = match self.stage {
-            Stage::Plain(text) => text,
-            Stage::Gzip(decoder) => decoder.finish().map_err(|error| BodyError::Gzip(error.to_string()))?,
-        };
-        Ok(text.page.finish()?)
-    }
-
-    fn text(&mut self) -> &mut Text<'m> {
-        match &mut self.stage {
-            Stage::Plain(text) => text,
-            Stage::Gzip(decoder) => decoder.get_mut(),
-        }
-    }
-
-    /// The page's own failure, or else the decoder's.
-    fn failure(&mut self, error: io::Error) -> BodyError {
-        let decoder = matches!(self.stage, Stage::Gzip(_));
-        match self.text().failure.take() {
-            Some(BodyError::TooLarge) if decoder => BodyError::Bomb,
-            Some(failure) => failure,
-            None if error.kind() == io::ErrorKind::WriteZero => {
-                BodyError::Gzip("something follows its end".to_owned())
-            }
-            None => BodyError::Gzip(error.to_string()),
-        }
+        Ok(self.page.finish()?)
     }
 }
 
-impl io::Write for Text<'_> {
-    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-        self.bytes += text.len();
-        let read = match self.bytes > MAX_PAGE_BYTES {
-            true => Err(BodyError::TooLarge),
-            false => self.page.push(text).map_err(BodyError::Page),
-        };
-        read.map(|()| text.len()).map_err(|failure| {
-            self.failure = Some(failure);
-            io::ErrorKind::InvalidData.into()
-        })
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+impl Drop for Expander<'_> {
+    fn drop(&mut self) {
+        if let Some(gunzip) = self.gunzip.take() {
+            self.all.give_back(gunzip);
+        }
     }
 }

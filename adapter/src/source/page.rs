@@ -10,6 +10,7 @@ mod kept;
 mod label_sets;
 mod lines;
 mod memory;
+mod said;
 mod sample;
 #[cfg(test)]
 mod tests;

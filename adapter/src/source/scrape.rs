@@ -25,6 +25,7 @@ use tracing::{debug, info, warn};
 
 use super::access::Access;
 use super::body::{BodyError, BodyReader, Coding};
+use super::gunzip::Gunzips;
 use super::history::Span;
 use super::page::{Limit, Page, PageReader, Room};
 use super::schedule::Place;
@@ -68,6 +69,7 @@ pub struct Scraper {
     self_metrics: SelfMetrics,
     interval: Duration,
     span: Span,
+    gunzips: Gunzips,
     answering: Semaphore,
     failing: Semaphore,
     slow: Semaphore,
@@ -134,6 +136,7 @@ impl Scraper {
             self_metrics,
             interval,
             span: Span { shortest, ..Span::new(longest, interval) },
+            gunzips: Gunzips::default(),
             answering: Semaphore::new(PARALLEL),
             failing: Semaphore::new(PARALLEL_FAILING),
             slow: Semaphore::new(PARALLEL_SLOW),
@@ -263,7 +266,8 @@ impl Scraper {
         if !REFUSALS.contains(&status) {
             return answer;
         }
-        let whole = self.ask(exporter, Asked::Page).await?;
+        // On the heap, because it hardly ever happens.
+        let whole = Box::pin(self.ask(exporter, Asked::Page)).await?;
         *asked = Asked::Page;
         let target = &exporter.target;
         info!(
@@ -286,10 +290,11 @@ impl Scraper {
             return Err(ScrapeError::Request(format!("no TLS to {host}: --exporter-ca-file is not given")));
         };
         let explained = name.to_str().into_owned();
-        let io = tls.connect(name, io).await.map_err(|error| {
+        // On the heap, so that scrapes without TLS do not have the room for it.
+        let io = Box::pin(tls.connect(name, io)).await.map_err(|error| {
             self.access.explain(&error, &explained).map_or_else(|| failed(&error), ScrapeError::Request)
         })?;
-        self.exchange(exporter, asked, io, true).await
+        Box::pin(self.exchange(exporter, asked, io, true)).await
     }
 
     /// Asks for the page and reads it as it comes.
@@ -309,7 +314,7 @@ impl Scraper {
             ScrapeError::Request(explained.unwrap_or_else(|| one_line(&error)))
         };
         let mut http = http1::Builder::new();
-        http.read_buf_exact_size(Some(READ_BYTES));
+        http.max_buf_size(READ_BYTES);
         let (mut sender, connection) = http.handshake(TokioIo::new(io)).await.map_err(failed)?;
         let request = self.request(url, asked, over_tls);
         let request = request.map_err(|error| ScrapeError::Request(error.to_string()))?;
@@ -368,7 +373,8 @@ impl Scraper {
     ) -> Result<(Page, Instant), ScrapeError> {
         let stored = exporter.state.read().used();
         let room = |used: Room| exporter.share.room(used, std::time::Instant::now());
-        let mut reader = BodyReader::new(PageReader::new(&self.metrics, room(stored)), coding);
+        let page = PageReader::new(&self.metrics, room(stored));
+        let mut reader = BodyReader::new(page, coding, &self.gunzips);
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame.map_err(&failed)?.into_data() else { continue };
             for piece in reader.pieces(&data) {
@@ -461,6 +467,16 @@ mod tests {
             let error = refused(answer).await;
             assert!(error.contains(words), "no {words:?} in {error:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_scrape_takes_little_memory_while_it_waits() {
+        let target = Target { node: None, url: "http://127.0.0.1:9/metrics".parse().unwrap() };
+        let exporter = Exporter::new(target, Arc::new(Budget::new(1000)).share());
+        let scraper = scraper(Duration::from_secs(5));
+        let mut manners = Manners { asked: Asked::Families, cut: None };
+        let size = size_of_val(&scraper.scrape(&exporter, &mut manners));
+        assert!(size < 6000, "{size} bytes");
     }
 
     #[test]

@@ -1,19 +1,15 @@
 //! Keeps what is of use of a page while it is read, within its limits.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
-use podgauge_common::duration::parse_go_duration;
-use podgauge_common::exposition::parse::Sample;
-
 use super::cut::{Cut, DEVICE_TEXT, HOLDING_SERIES, Limit, Room};
 use super::label_sets::{LabelSets, Meaning, Place};
-use super::sample::{COPY_LABELS, Repeated, device_key};
-use super::{Device, Holding, MAX_DEVICES, MAX_HOLDINGS, MAX_LABEL_BYTES, Page};
+use super::said::Said;
+use super::sample::Repeated;
+use super::{Device, Holding, MAX_DEVICES, MAX_HOLDINGS, Page};
 use crate::metric::{Family, FamilyId, GpuFamily, MEMORY_USED};
-use crate::source::labels::Labels;
 
 /// Holdings of a device that are looked for one by one.
 const FEW: usize = 8;
@@ -23,7 +19,8 @@ const FEW: usize = 8;
 pub(super) struct Kept {
     pub(super) page: Page,
     sets: LabelSets,
-    devices: HashMap<String, usize>,
+    /// By the hash of their keys.
+    devices: HashMap<u64, usize>,
     /// Containers of all devices.
     pub(super) holdings: usize,
     /// The holdings of a device after the first [`FEW`], by the hash of their names.
@@ -72,27 +69,33 @@ impl Kept {
         true
     }
 
-    /// Keeps a sample. `labels` is the text of its labels, if that may come again.
-    pub(super) fn sample(&mut self, sample: &Sample<'_>, labels: Option<&str>, family: &Family) {
-        let Some(value) = family.measured(sample.value) else {
+    /// Keeps a sample with new labels, and gives what they mean; `None` if that is not known yet.
+    pub(super) fn sample(&mut self, said: &Said<'_>, family: &Family, value: f64) -> Option<Meaning> {
+        // A device or container begins with a value.
+        let Some(value) = family.measured(value) else {
             self.page.dropped += 1;
-            return;
+            return None;
         };
         let meaning = Meaning {
-            place: self.place(sample),
-            copy: COPY_LABELS.iter().any(|label| sample.label(label).is_some()),
-            vgpu: sample.label("vgpu").is_some(),
-            window: sample.label("window").and_then(|window| parse_go_duration(window).ok()),
+            place: self.place(said),
+            copy: said.is_copy(),
+            vgpu: said.is_replica(),
+            window: said.window(),
         };
-        if let Some(labels) = labels {
-            self.sets.remember(labels, meaning);
-        }
         self.keep(meaning, family, value);
         if let (Some(GpuFamily::Unavailable), Place::Of(device, _)) = (family.says, meaning.place)
             && value > 0.0
         {
-            let reason = sample.label("reason").unwrap_or("no reason given");
+            let reason = said.reason().unwrap_or("no reason given");
             self.page.devices[device].unavailable = Some(reason.to_owned());
+        }
+        Some(meaning)
+    }
+
+    /// The text of labels that may come again.
+    pub(super) fn remember(&mut self, labels: &str, meaning: Option<Meaning>) {
+        if let Some(meaning) = meaning {
+            self.sets.remember(labels, meaning);
         }
     }
 
@@ -175,18 +178,13 @@ impl Kept {
     }
 
     /// Of which device and container the sample is. Both are kept from their first sample on.
-    fn place(&mut self, sample: &Sample<'_>) -> Place {
-        let Some(key) = device_key(sample) else { return Place::Nowhere };
-        if sample.labels.iter().any(|(_, value)| value.len() > MAX_LABEL_BYTES) {
+    fn place(&mut self, said: &Said<'_>) -> Place {
+        let Some(key) = said.device_key() else { return Place::Nowhere };
+        if said.too_long {
             return Place::Dropped;
         }
-        let label = |names: [&str; 2]| names.iter().find_map(|name| sample.label(name));
-        let pod = label(["pod", "pod_name"]);
-        let namespace = label(["namespace", "pod_namespace"]);
-        let owner = namespace.zip(pod).map(|(namespace, pod)| {
-            (namespace, pod, label(["container", "container_name"]).unwrap_or_default())
-        });
-        let device = match self.device(key, sample) {
+        let owner = said.owner();
+        let device = match self.device(&key, said) {
             Ok(device) => device,
             Err(limit) => {
                 let cut = self.refuse(limit);
@@ -198,7 +196,7 @@ impl Kept {
             }
         };
         let Some(owner) = owner else { return Place::Of(device, None) };
-        match self.holding(device, owner, sample.label("pod_uid")) {
+        match self.holding(device, owner, said.pod_uid()) {
             Ok(holding) => Place::Of(device, Some(holding)),
             Err(limit) => {
                 self.page.devices[device].incomplete = true;
@@ -208,19 +206,21 @@ impl Kept {
         }
     }
 
-    fn device(&mut self, key: Cow<'_, str>, sample: &Sample<'_>) -> Result<usize, Limit> {
-        if let Some(at) = self.devices.get(&*key) {
-            return Ok(*at);
+    fn device(&mut self, key: &str, said: &Said<'_>) -> Result<usize, Limit> {
+        let hash = self.hasher.hash_one(key);
+        let same = |at: &usize| self.page.devices[*at].key == key;
+        if let Some(at) = self.devices.get(&hash).copied().filter(same) {
+            return Ok(at);
         }
         if self.page.devices.len() >= MAX_DEVICES {
             return Err(Limit::Devices);
         }
-        let labels = Labels::of(sample);
+        let labels = said.device_labels();
         self.room_for(key.len() + labels.bytes() + DEVICE_TEXT)?;
-        let device = Device { key: key.clone().into_owned(), labels, ..Device::default() };
-        self.devices.insert(key.into_owned(), self.page.devices.len());
-        self.page.devices.push(device);
-        Ok(self.page.devices.len() - 1)
+        let at = self.page.devices.len();
+        self.devices.insert(hash, at);
+        self.page.devices.push(Device { key: key.to_owned(), labels, ..Device::default() });
+        Ok(at)
     }
 
     fn holding(

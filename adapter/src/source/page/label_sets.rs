@@ -6,8 +6,11 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
+use std::ops::Range;
 use std::time::Duration;
 
+/// Bytes at each end of a text that it is found by.
+const HASHED: usize = 64;
 /// Most bytes of label texts that are remembered of one page. 16 shared GPUs have half of it.
 const MAX_BYTES: usize = 128 << 10;
 
@@ -35,47 +38,61 @@ pub(super) enum Place {
 /// The texts so far.
 #[derive(Debug, Default)]
 pub(super) struct LabelSets {
+    /// One after the other.
+    texts: String,
     sets: Vec<LabelSet>,
     by_hash: HashMap<u64, usize>,
     hasher: RandomState,
-    bytes: usize,
-    /// The text of the sample before.
+    /// The set of the sample before.
     last: usize,
 }
 
 #[derive(Debug)]
 struct LabelSet {
-    text: Box<str>,
+    text: Range<usize>,
     meaning: Meaning,
-    /// The text that followed it the last time.
+    /// The set that followed it the last time.
     next: usize,
 }
 
 impl LabelSets {
     /// What the text means, if it is known.
     pub(super) fn find(&mut self, text: &str) -> Option<Meaning> {
-        let expected = self.sets.get(self.last)?.next;
-        let at = match self.sets.get(expected) {
-            Some(set) if *set.text == *text => expected,
-            _ => *self.by_hash.get(&self.hasher.hash_one(text))?,
+        let is = |at: usize| self.sets.get(at).is_some_and(|set| self.texts[set.text.clone()] == *text);
+        let expected = self.sets.get(self.last).map(|last| last.next).filter(|next| is(*next));
+        let at = match expected {
+            Some(at) => at,
+            None => self.by_hash.get(&self.hash(text)).copied().filter(|at| is(*at))?,
         };
-        let found = self.sets.get(at).filter(|set| *set.text == *text)?.meaning;
-        self.sets[self.last].next = at;
-        self.last = at;
-        Some(found)
+        self.follow(at);
+        Some(self.sets[at].meaning)
     }
 
+    /// Remembers a text that was not found.
     pub(super) fn remember(&mut self, text: &str, meaning: Meaning) {
-        if self.bytes + text.len() > MAX_BYTES {
+        let begin = self.texts.len();
+        if begin + text.len() > MAX_BYTES {
             return;
         }
-        self.bytes += text.len();
+        self.texts.push_str(text);
         let at = self.sets.len();
-        self.by_hash.insert(self.hasher.hash_one(text), at);
-        self.sets.push(LabelSet { text: text.into(), meaning, next: 0 });
-        if let Some(before) = self.sets.get_mut(self.last) {
-            before.next = at;
+        self.by_hash.insert(self.hash(text), at);
+        self.sets.push(LabelSet { text: begin..self.texts.len(), meaning, next: 0 });
+        self.follow(at);
+    }
+
+    fn follow(&mut self, at: usize) {
+        if let Some(last) = self.sets.get_mut(self.last) {
+            last.next = at;
         }
         self.last = at;
+    }
+
+    /// Of both ends of the text: the device is at one, the pod at the other. Texts with one hash
+    /// are told apart, but only one of them is found.
+    fn hash(&self, text: &str) -> u64 {
+        let bytes = text.as_bytes();
+        let end = bytes.len().saturating_sub(HASHED);
+        self.hasher.hash_one((bytes.len(), &bytes[..HASHED.min(bytes.len())], &bytes[end..]))
     }
 }

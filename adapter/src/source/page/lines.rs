@@ -3,6 +3,7 @@
 use podgauge_common::exposition::parse::{self, ParseError};
 
 use super::kept::Kept;
+use super::said::Said;
 use super::types::Types;
 use super::{MAX_LINE_BYTES, Page, PageError, Room};
 use crate::metric::{Family, Metrics};
@@ -95,19 +96,23 @@ impl<'m> PageReader<'m> {
         }
         let again = line.strip_prefix(self.name.as_str()).is_some_and(|rest| rest.starts_with('{'));
         if (!again || self.name.is_empty()) && !self.begins(line) {
-            return self.sample(line, None);
+            return self.sample(line);
         }
         let Some(family) = self.family.filter(|_| looks_like_a_sample(line)) else {
             // Most lines are of no use, and not read any further.
-            return if looks_like_a_sample(line) { Ok(()) } else { self.sample(line, None) };
+            return if looks_like_a_sample(line) { Ok(()) } else { self.sample(line) };
         };
         let Some((labels, value)) = labels_and_value(&line[self.name.len()..]) else {
-            return self.sample(line, None);
+            return self.sample(line);
         };
-        match parse::value(value) {
-            Some(value) if self.kept.again(labels, &family, value) => Ok(()),
-            _ => self.sample(line, Some(labels)),
+        let Some(value) = parse::value(value) else { return self.sample(line) };
+        if !self.kept.again(labels, &family, value) {
+            // What is no list of labels is an error of the whole line.
+            let Some(said) = Said::read(labels) else { return self.sample(line) };
+            let meaning = self.kept.sample(&said, &family, value);
+            self.kept.remember(labels, meaning);
         }
+        Ok(())
     }
 
     /// Looks up the name that the line begins with; false where only reading all of it can tell.
@@ -124,12 +129,12 @@ impl<'m> PageReader<'m> {
         true
     }
 
-    /// Reads all of the line. `labels` is its label text, if that may come again.
-    fn sample(&mut self, line: &str, labels: Option<&str>) -> Result<(), ParseError> {
+    /// Reads all of the line, whatever its form.
+    fn sample(&mut self, line: &str) -> Result<(), ParseError> {
         for sample in parse::samples(line) {
             let sample = sample?;
             if let Some(family) = self.metrics.family(sample.name) {
-                self.kept.sample(&sample, labels, family);
+                self.kept.sample(&Said::of(&sample), family, sample.value);
             }
         }
         Ok(())

@@ -1,17 +1,10 @@
 //! Joins the samples of one family that have the same device and container.
 
-use std::borrow::Cow;
 use std::time::Duration;
-
-use podgauge_common::exposition::parse::Sample;
 
 use crate::metric::{FamilyId, MEMORY_USED};
 use crate::source::history::Reading;
 use crate::source::recent::Recent;
-
-/// Labels that repeat a sample: once per replica of a device, once per batch job. Samples that
-/// differ in any other label, like a link's or an error's number, are no value of the device.
-pub(super) const COPY_LABELS: [&str; 2] = ["vgpu", "hpc_job"];
 
 /// The samples of one family and holding; mostly one.
 #[derive(Debug)]
@@ -22,7 +15,7 @@ pub(super) struct Repeated {
     first: f64,
     sum: f64,
     pub(super) count: u64,
-    /// They differ in nothing but labels that make copies; see [`COPY_LABELS`].
+    /// They differ in nothing but labels that make copies.
     copies: bool,
     equal: bool,
 }
@@ -89,12 +82,4 @@ impl RecentSums {
         let recent = Recent::new(self.window, active, observed);
         (recent, if recent.is_none() && observed > 0.0 { 2 } else { 0 })
     }
-}
-
-pub(super) fn device_key<'s>(sample: &'s Sample<'_>) -> Option<Cow<'s, str>> {
-    let uuid = sample.label("UUID").or_else(|| sample.label("uuid")).or_else(|| sample.label("gpu"))?;
-    Some(match sample.label("GPU_I_ID") {
-        Some(instance) => format!("{uuid}/{instance}").into(),
-        None => uuid.into(),
-    })
 }
