@@ -257,12 +257,15 @@ pub(crate) fn measure_scraping(
         let seconds = since.elapsed().as_secs_f64();
         let exchanged = fleet.exchanged().since(before);
         let due = exporters as f64 * seconds / 2.0;
-        ensure!(exchanged.requests > 0.95 * due, "{} of {due} scrapes", exchanged.requests);
+        let late = match exchanged.requests / due {
+            all if all > 0.98 => String::new(),
+            part => format!(", only {:.0} % of those that were due", 100.0 * part),
+        };
         let percent = 100.0 * cpu / seconds;
         let (sent, received) = (exchanged.sent / exchanged.requests, exchanged.received / exchanged.requests);
         let micros = 1e6 * cpu / exchanged.requests;
         let how = format!(
-            "{exporters} exporters of 8 GPUs every 2 s, {:.0} scrapes in {seconds:.0} s, {micros:.0} µs each; {:.1} KiB an answer with its head, {:.1} KiB a request",
+            "{exporters} exporters of 8 GPUs every 2 s, {:.0} scrapes in {seconds:.0} s{late}, {micros:.0} µs each; {:.1} KiB an answer with its head, {:.1} KiB a request",
             exchanged.requests,
             sent / 1024.0,
             received / 1024.0

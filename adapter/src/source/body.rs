@@ -1,15 +1,20 @@
 //! Reads the body of an answer into a page, compressed or not, within limits for both.
 
 use http::HeaderValue;
+use parking_lot::Mutex;
 
-use super::gunzip::{Gunzip, Gunzips, GzipError};
-use super::page::{Page, PageError, PageReader};
+use super::gunzip::{Gunzip, GzipError};
+use super::page::{Page, PageError, PageReader, Room, Scratch};
+use crate::metric::Metrics;
 
 /// Largest page that is read, bytes of text. 8 GPUs with 7 instances and every family are below
 /// 2 MB.
 pub(super) const MAX_PAGE_BYTES: usize = 16 << 20;
 /// What is expanded at once, bytes. It becomes a thousand times as many at most.
 const COMPRESSED_PIECE: usize = 1 << 10;
+
+/// Buffers that wait for the next page. More pages are read at once now and then.
+const KEPT: usize = 4;
 
 /// How a body is encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,20 +40,40 @@ pub(super) enum BodyError {
 #[derive(Debug)]
 pub(super) struct BodyReader<'m> {
     page: PageReader<'m>,
-    /// `None`: it is not compressed.
-    gunzip: Option<Expander<'m>>,
+    coding: Coding,
+    gunzip: Box<Gunzip>,
     /// Bytes as they came.
     received: usize,
     /// Bytes of text.
     expanded: usize,
 }
 
-/// An expander that is given back.
-#[derive(Debug)]
-struct Expander<'m> {
-    /// Always there until it is dropped.
-    gunzip: Option<Box<Gunzip>>,
-    all: &'m Gunzips,
+/// What reading a page takes beside what is kept of it. Allocating that for each page would cost more
+/// than reading does.
+#[derive(Debug, Default)]
+pub(super) struct Buffers {
+    gunzip: Box<Gunzip>,
+    scratch: Box<Scratch>,
+}
+
+/// Buffers that are used again.
+#[derive(Debug, Default)]
+pub(super) struct Pool {
+    free: Mutex<Vec<Buffers>>,
+}
+
+impl Pool {
+    pub(super) fn take(&self) -> Buffers {
+        self.free.lock().pop().unwrap_or_default()
+    }
+
+    fn give_back(&self, mut used: Buffers) {
+        used.gunzip.reset();
+        let mut free = self.free.lock();
+        if free.len() < KEPT {
+            free.push(used);
+        }
+    }
 }
 
 impl Coding {
@@ -64,17 +89,18 @@ impl Coding {
 }
 
 impl<'m> BodyReader<'m> {
-    pub(super) fn new(page: PageReader<'m>, coding: Coding, all: &'m Gunzips) -> Self {
-        let gunzip = match coding {
-            Coding::Plain => None,
-            Coding::Gzip => Some(Expander { gunzip: Some(all.take()), all }),
-        };
-        Self { page, gunzip, received: 0, expanded: 0 }
+    pub(super) fn new(metrics: &'m Metrics, room: Room, coding: Coding, buffers: Buffers) -> Self {
+        let Buffers { gunzip, scratch } = buffers;
+        let page = PageReader::new(metrics, room, scratch);
+        Self { page, coding, gunzip, received: 0, expanded: 0 }
     }
 
     /// What was received, cut so that each piece takes a short time.
     pub(super) fn pieces<'d>(&self, data: &'d [u8]) -> std::slice::Chunks<'d, u8> {
-        data.chunks(if self.gunzip.is_some() { COMPRESSED_PIECE } else { data.len().max(1) })
+        data.chunks(match self.coding {
+            Coding::Plain => data.len().max(1),
+            Coding::Gzip => COMPRESSED_PIECE,
+        })
     }
 
     /// Reads the next piece. After an error the page is lost.
@@ -83,17 +109,17 @@ impl<'m> BodyReader<'m> {
         if self.received > MAX_PAGE_BYTES {
             return Err(BodyError::TooLarge);
         }
-        let Some(gunzip) = self.gunzip.as_mut().and_then(|expander| expander.gunzip.as_mut()) else {
-            return Ok(self.page.push(piece)?);
-        };
         let (page, expanded) = (&mut self.page, &mut self.expanded);
-        gunzip.push(piece, |text| {
-            *expanded += text.len();
-            if *expanded > MAX_PAGE_BYTES {
-                return Err(BodyError::Bomb);
-            }
-            Ok(page.push(text)?)
-        })
+        match self.coding {
+            Coding::Plain => Ok(page.push(piece)?),
+            Coding::Gzip => self.gunzip.push(piece, |text| {
+                *expanded += text.len();
+                if *expanded > MAX_PAGE_BYTES {
+                    return Err(BodyError::Bomb);
+                }
+                Ok(page.push(text)?)
+            }),
+        }
     }
 
     pub(super) fn page(&mut self) -> &mut PageReader<'m> {
@@ -104,18 +130,14 @@ impl<'m> BodyReader<'m> {
         self.received
     }
 
-    pub(super) fn finish(self) -> Result<Page, BodyError> {
-        if let Some(gunzip) = self.gunzip.as_ref().and_then(|expander| expander.gunzip.as_ref()) {
+    /// The page. The buffers go back to where they are from.
+    pub(super) fn finish(self, pool: &Pool) -> Result<Page, BodyError> {
+        let Self { page, coding, gunzip, .. } = self;
+        if coding == Coding::Gzip {
             gunzip.finish()?;
         }
-        Ok(self.page.finish()?)
-    }
-}
-
-impl Drop for Expander<'_> {
-    fn drop(&mut self) {
-        if let Some(gunzip) = self.gunzip.take() {
-            self.all.give_back(gunzip);
-        }
+        let (page, scratch) = page.finish();
+        pool.give_back(Buffers { gunzip, scratch });
+        Ok(page?)
     }
 }

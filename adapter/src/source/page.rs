@@ -20,6 +20,7 @@ mod whole;
 use podgauge_common::exposition::parse::ParseError;
 
 pub use self::cut::{Cut, DEVICE_TEXT, HOLDING_SERIES, Limit, Room};
+pub use self::kept::Scratch;
 pub use self::lines::PageReader;
 use self::memory::Memory;
 use self::sample::{RecentSums, Repeated};
@@ -126,7 +127,8 @@ pub enum PageError {
 
 /// Reads a whole page. The error names the line.
 pub fn read(text: &str, metrics: &Metrics) -> Result<Page, PageError> {
-    let mut reader = PageReader::new(metrics, Room { series: usize::MAX, text: usize::MAX });
+    let room = Room { series: usize::MAX, text: usize::MAX };
+    let mut reader = PageReader::new(metrics, room, Box::default());
     reader.push(text.as_bytes())?;
-    reader.finish()
+    reader.finish().0
 }

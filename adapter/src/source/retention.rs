@@ -18,7 +18,7 @@ const MAX_TEXT: usize = 8 << 20;
 
 impl ExporterState {
     /// How much is kept.
-    pub fn used(&self) -> Room {
+    fn count(&self) -> Room {
         let mut used = Room::default();
         for (namespace, pods) in &self.namespaces {
             for (name, pod) in pods {
@@ -53,14 +53,15 @@ impl ExporterState {
             self.devices.retain(|key, device| recent(device.seen) || held.contains(key));
         }
         let room = Room { series: room.series.min(MAX_SERIES), text: room.text.min(MAX_TEXT) };
-        let used = self.used();
-        if used.series > room.series || used.text > room.text {
+        self.used = self.count();
+        if self.used.series > room.series || self.used.text > room.text {
             let mut excess = Room {
-                series: used.series.saturating_sub(room.series),
-                text: used.text.saturating_sub(room.text),
+                series: self.used.series.saturating_sub(room.series),
+                text: self.used.text.saturating_sub(room.text),
             };
             self.evict_holdings(&mut excess);
             self.evict_devices(&mut excess, now);
+            self.used = self.count();
         }
     }
 

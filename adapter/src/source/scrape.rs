@@ -24,10 +24,9 @@ use tower::ServiceExt as _;
 use tracing::{debug, info, warn};
 
 use super::access::Access;
-use super::body::{BodyError, BodyReader, Coding};
-use super::gunzip::Gunzips;
+use super::body::{BodyError, BodyReader, Coding, Pool};
 use super::history::Span;
-use super::page::{Limit, Page, PageReader, Room};
+use super::page::{Limit, Page, Room};
 use super::schedule::Place;
 use super::store::Exporter;
 use crate::cluster::client::one_line;
@@ -69,7 +68,7 @@ pub struct Scraper {
     self_metrics: SelfMetrics,
     interval: Duration,
     span: Span,
-    gunzips: Gunzips,
+    buffers: Pool,
     answering: Semaphore,
     failing: Semaphore,
     slow: Semaphore,
@@ -136,7 +135,7 @@ impl Scraper {
             self_metrics,
             interval,
             span: Span { shortest, ..Span::new(longest, interval) },
-            gunzips: Gunzips::default(),
+            buffers: Pool::default(),
             answering: Semaphore::new(PARALLEL),
             failing: Semaphore::new(PARALLEL_FAILING),
             slow: Semaphore::new(PARALLEL_SLOW),
@@ -186,11 +185,11 @@ impl Scraper {
                 exporter.share.limited(limit);
                 self.report_limit(exporter, &mut manners.cut, limit, at);
                 let at = at.into_std();
-                let room = exporter.share.room(exporter.state.read().used(), at);
+                let room = exporter.share.room(exporter.state.read().used, at);
                 let mut state = exporter.state.write();
                 let first = state.answers == 0;
                 state.answered(page, at, &self.span, room);
-                let used = state.used();
+                let used = state.used;
                 drop(state);
                 exporter.share.room(used, at);
                 if failing || first {
@@ -371,10 +370,9 @@ impl Scraper {
         mut body: Incoming,
         failed: impl Fn(hyper::Error) -> ScrapeError,
     ) -> Result<(Page, Instant), ScrapeError> {
-        let stored = exporter.state.read().used();
+        let stored = exporter.state.read().used;
         let room = |used: Room| exporter.share.room(used, std::time::Instant::now());
-        let page = PageReader::new(&self.metrics, room(stored));
-        let mut reader = BodyReader::new(page, coding, &self.gunzips);
+        let mut reader = BodyReader::new(&self.metrics, room(stored), coding, self.buffers.take());
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame.map_err(&failed)?.into_data() else { continue };
             for piece in reader.pieces(&data) {
@@ -388,7 +386,7 @@ impl Scraper {
             }
         }
         self.self_metrics.page_bytes(reader.received());
-        Ok((reader.finish()?, Instant::now()))
+        Ok((reader.finish(&self.buffers)?, Instant::now()))
     }
 }
 

@@ -46,6 +46,8 @@ pub struct ExporterState {
     pub native: bool,
     /// What a limit kept out of the newest page.
     pub cut: Option<Cut>,
+    /// How much is kept.
+    pub used: Room,
     pub(super) devices: HashMap<Arc<str>, DeviceState>,
     pub(super) namespaces: HashMap<Box<str>, HashMap<Box<str>, PodSeries>>,
 }

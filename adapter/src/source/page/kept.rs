@@ -18,33 +18,51 @@ const FEW: usize = 8;
 #[derive(Debug)]
 pub(super) struct Kept {
     pub(super) page: Page,
-    sets: LabelSets,
-    /// By the hash of their keys.
-    devices: HashMap<u64, usize>,
+    pub(super) scratch: Box<Scratch>,
     /// Containers of all devices.
     pub(super) holdings: usize,
-    /// The holdings of a device after the first [`FEW`], by the hash of their names.
-    further: HashMap<u64, usize>,
-    hasher: RandomState,
     used: Room,
     room: Room,
     /// A label `vgpu` was seen.
     pub(super) vgpu: bool,
 }
 
+/// What reading a page needs, and the next page may use again.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    sets: LabelSets,
+    /// By the hash of their keys.
+    devices: HashMap<u64, usize>,
+    /// The holdings of a device after the first [`FEW`], by the hash of their names.
+    further: HashMap<u64, usize>,
+    hasher: RandomState,
+    /// The beginning of the line that the last piece ended in.
+    pub(super) begun: Vec<u8>,
+    /// The name in the line before.
+    pub(super) name: String,
+}
+
+/// Most holdings of a device that a scratch is kept after. It takes no more memory than that.
+const USUAL: usize = 1024;
+
+impl Scratch {
+    /// Forgets the page, and what only a large one needs.
+    fn clear(&mut self) {
+        self.sets.clear();
+        self.devices.clear();
+        self.further.clear();
+        self.devices.shrink_to(USUAL);
+        self.further.shrink_to(USUAL);
+        self.begun.clear();
+        self.name.clear();
+    }
+}
+
 impl Kept {
-    pub(super) fn new(room: Room) -> Self {
-        Self {
-            page: Page::default(),
-            sets: LabelSets::default(),
-            devices: HashMap::new(),
-            holdings: 0,
-            further: HashMap::new(),
-            hasher: RandomState::new(),
-            used: Room::default(),
-            room,
-            vgpu: false,
-        }
+    pub(super) fn new(room: Room, mut scratch: Box<Scratch>) -> Self {
+        scratch.clear();
+        let (page, used) = (Page::default(), Room::default());
+        Self { page, scratch, holdings: 0, used, room, vgpu: false }
     }
 
     pub(super) fn used(&self) -> Room {
@@ -61,7 +79,7 @@ impl Kept {
         if family.says == Some(GpuFamily::Unavailable) {
             return false;
         }
-        let Some(meaning) = self.sets.find(labels) else { return false };
+        let Some(meaning) = self.scratch.sets.find(labels) else { return false };
         match family.measured(value) {
             Some(value) => self.keep(meaning, family, value),
             None => self.page.dropped += 1,
@@ -95,7 +113,7 @@ impl Kept {
     /// The text of labels that may come again.
     pub(super) fn remember(&mut self, labels: &str, meaning: Option<Meaning>) {
         if let Some(meaning) = meaning {
-            self.sets.remember(labels, meaning);
+            self.scratch.sets.remember(labels, meaning);
         }
     }
 
@@ -207,9 +225,9 @@ impl Kept {
     }
 
     fn device(&mut self, key: &str, said: &Said<'_>) -> Result<usize, Limit> {
-        let hash = self.hasher.hash_one(key);
+        let hash = self.scratch.hasher.hash_one(key);
         let same = |at: &usize| self.page.devices[*at].key == key;
-        if let Some(at) = self.devices.get(&hash).copied().filter(same) {
+        if let Some(at) = self.scratch.devices.get(&hash).copied().filter(same) {
             return Ok(at);
         }
         if self.page.devices.len() >= MAX_DEVICES {
@@ -218,7 +236,7 @@ impl Kept {
         let labels = said.device_labels();
         self.room_for(key.len() + labels.bytes() + DEVICE_TEXT)?;
         let at = self.page.devices.len();
-        self.devices.insert(hash, at);
+        self.scratch.devices.insert(hash, at);
         self.page.devices.push(Device { key: key.to_owned(), labels, ..Device::default() });
         Ok(at)
     }
@@ -229,7 +247,7 @@ impl Kept {
         owner @ (namespace, pod, container): (&str, &str, &str),
         uid: Option<&str>,
     ) -> Result<usize, Limit> {
-        let hash = self.hasher.hash_one((device, owner));
+        let hash = self.scratch.hasher.hash_one((device, owner));
         let at = match self.find(device, owner, hash) {
             Some(at) => at,
             None if self.holdings >= MAX_HOLDINGS => return Err(Limit::Holdings),
@@ -242,7 +260,7 @@ impl Kept {
                 let holdings = &mut self.page.devices[device].holdings;
                 let at = holdings.len();
                 if at >= FEW {
-                    self.further.insert(hash, at);
+                    self.scratch.further.insert(hash, at);
                 }
                 holdings.push(Holding { namespace, pod, container, ..Holding::default() });
                 at
@@ -266,7 +284,7 @@ impl Kept {
         let same =
             |known: &Holding| (known.namespace.as_str(), known.pod.as_str(), known.container.as_str()) == owner;
         let found = holdings.iter().take(FEW).position(same);
-        found.or_else(|| self.further.get(&hash).copied().filter(|at| same(&holdings[*at])))
+        found.or_else(|| self.scratch.further.get(&hash).copied().filter(|at| same(&holdings[*at])))
     }
 
     fn room_for(&mut self, text: usize) -> Result<(), Limit> {

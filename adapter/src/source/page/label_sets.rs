@@ -56,6 +56,14 @@ struct LabelSet {
 }
 
 impl LabelSets {
+    /// Forgets all of them.
+    pub(super) fn clear(&mut self) {
+        self.texts.clear();
+        self.sets.clear();
+        self.by_hash.clear();
+        self.last = 0;
+    }
+
     /// What the text means, if it is known.
     pub(super) fn find(&mut self, text: &str) -> Option<Meaning> {
         let is = |at: usize| self.sets.get(at).is_some_and(|set| self.texts[set.text.clone()] == *text);

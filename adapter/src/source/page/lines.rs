@@ -2,7 +2,7 @@
 
 use podgauge_common::exposition::parse::{self, ParseError};
 
-use super::kept::Kept;
+use super::kept::{Kept, Scratch};
 use super::said::Said;
 use super::types::Types;
 use super::{MAX_LINE_BYTES, Page, PageError, Room};
@@ -14,26 +14,16 @@ pub struct PageReader<'m> {
     metrics: &'m Metrics,
     /// Lines read so far.
     lines: usize,
-    /// The beginning of the line that the last piece ended in.
-    begun: Vec<u8>,
-    /// The name in the line before, and what its samples are read as: mostly this line's as well.
-    name: String,
+    /// What the samples of the name in the line before are read as: mostly this line's as well.
     family: Option<Family>,
     types: Types,
     kept: Kept,
 }
 
 impl<'m> PageReader<'m> {
-    pub fn new(metrics: &'m Metrics, room: Room) -> Self {
-        Self {
-            metrics,
-            lines: 0,
-            begun: Vec::new(),
-            name: String::new(),
-            family: None,
-            types: Types::default(),
-            kept: Kept::new(room),
-        }
+    /// Keeps `room` of the page. `scratch` may be of another page.
+    pub fn new(metrics: &'m Metrics, room: Room, scratch: Box<Scratch>) -> Self {
+        Self { metrics, lines: 0, family: None, types: Types::default(), kept: Kept::new(room, scratch) }
     }
 
     /// How much is kept so far.
@@ -50,32 +40,36 @@ impl<'m> PageReader<'m> {
     pub fn push(&mut self, piece: &[u8]) -> Result<(), PageError> {
         let end = piece.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
         let (mut whole, rest) = piece.split_at(end);
-        if !whole.is_empty() && !self.begun.is_empty() {
+        if !whole.is_empty() && !self.begun().is_empty() {
             let first = whole.iter().position(|byte| *byte == b'\n').map_or(end, |at| at + 1);
             self.begin(&whole[..first])?;
-            let mut line = std::mem::take(&mut self.begun);
+            let mut line = std::mem::take(self.begun());
             self.read(&line)?;
             line.clear();
-            self.begun = line;
+            *self.begun() = line;
             whole = &whole[first..];
         }
         self.read(whole)?;
         self.begin(rest)
     }
 
-    /// What was kept of the page, now that all of it is known.
-    pub fn finish(self) -> Result<Page, PageError> {
-        match self.begun.is_empty() {
-            true => Ok(self.kept.finish(&self.types)),
-            false => Err(PageError::Cut { line: self.lines + 1 }),
-        }
+    /// What was kept of the page, now that all of it is known; and the scratch for the next one.
+    pub fn finish(mut self) -> (Result<Page, PageError>, Box<Scratch>) {
+        let cut = (!self.begun().is_empty()).then_some(PageError::Cut { line: self.lines + 1 });
+        let (page, scratch) = self.kept.finish(&self.types);
+        (cut.map_or(Ok(page), Err), scratch)
+    }
+
+    /// The beginning of the line that the last piece ended in.
+    fn begun(&mut self) -> &mut Vec<u8> {
+        &mut self.kept.scratch.begun
     }
 
     fn begin(&mut self, bytes: &[u8]) -> Result<(), PageError> {
-        if self.begun.len() + bytes.len() > MAX_LINE_BYTES {
+        if self.begun().len() + bytes.len() > MAX_LINE_BYTES {
             return Err(PageError::LongLine { line: self.lines + 1 });
         }
-        self.begun.extend_from_slice(bytes);
+        self.begun().extend_from_slice(bytes);
         Ok(())
     }
 
@@ -94,15 +88,16 @@ impl<'m> PageReader<'m> {
             self.types.comment(comment, self.metrics);
             return Ok(());
         }
-        let again = line.strip_prefix(self.name.as_str()).is_some_and(|rest| rest.starts_with('{'));
-        if (!again || self.name.is_empty()) && !self.begins(line) {
+        let name = &self.kept.scratch.name;
+        let again = line.strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with('{'));
+        if (!again || name.is_empty()) && !self.begins(line) {
             return self.sample(line);
         }
         let Some(family) = self.family.filter(|_| looks_like_a_sample(line)) else {
             // Most lines are of no use, and not read any further.
             return if looks_like_a_sample(line) { Ok(()) } else { self.sample(line) };
         };
-        let Some((labels, value)) = labels_and_value(&line[self.name.len()..]) else {
+        let Some((labels, value)) = labels_and_value(&line[self.kept.scratch.name.len()..]) else {
             return self.sample(line);
         };
         let Some(value) = parse::value(value) else { return self.sample(line) };
@@ -117,7 +112,7 @@ impl<'m> PageReader<'m> {
 
     /// Looks up the name that the line begins with; false where only reading all of it can tell.
     fn begins(&mut self, line: &str) -> bool {
-        self.name.clear();
+        self.kept.scratch.name.clear();
         let end = line.bytes().position(|byte| !(byte.is_ascii_alphanumeric() || byte == b'_' || byte == b':'));
         let Some(name) = end.map(|end| &line[..end]) else { return false };
         if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) {
@@ -125,7 +120,7 @@ impl<'m> PageReader<'m> {
         }
         self.types.name(name);
         self.family = self.metrics.family(name).copied();
-        self.name.push_str(name);
+        self.kept.scratch.name.push_str(name);
         true
     }
 

@@ -201,9 +201,9 @@ fn what_is_said_twice_and_differently_is_nobodys_word() {
 fn a_page_that_is_no_page_is_refused() {
     let refused = |bytes: &[u8], pieces: usize| {
         let metrics = Metrics::new(&[]);
-        let mut reader = PageReader::new(&metrics, ROOM);
+        let mut reader = PageReader::new(&metrics, ROOM, Box::default());
         let read = bytes.chunks(pieces).try_for_each(|piece| reader.push(piece));
-        read.and_then(|()| reader.finish()).unwrap_err().to_string()
+        read.and_then(|()| reader.finish().0).unwrap_err().to_string()
     };
     for pieces in [1, 3, 1000] {
         let html = refused(b"a 1\n<html>\nb 2\n", pieces);
@@ -218,9 +218,9 @@ fn a_page_that_is_no_page_is_refused() {
 /// Reads a page of which no more than `room` is kept.
 fn page_within(room: Room, lines: &[String]) -> Page {
     let metrics = Metrics::new(&[]);
-    let mut reader = PageReader::new(&metrics, room);
+    let mut reader = PageReader::new(&metrics, room, Box::default());
     reader.push((lines.join("\n") + "\n").as_bytes()).unwrap();
-    reader.finish().unwrap()
+    reader.finish().0.unwrap()
 }
 
 /// One container each, named by a number and this text, on its own device or on all the same.
@@ -472,6 +472,24 @@ fn labels_mean_the_same_when_they_come_again() {
     assert!(again.devices.len() == 3 && again.dropped > 0, "{again:?}");
 }
 
+#[test]
+fn a_scratch_of_another_page_changes_nothing() {
+    let metrics = Metrics::new(&[]);
+    let read = |lines: &[String], scratch| {
+        let mut reader = PageReader::new(&metrics, ROOM, scratch);
+        reader.push((lines.join("\n") + "\n").as_bytes()).unwrap();
+        let (page, scratch) = reader.finish();
+        (format!("{:?}", page.unwrap()), scratch)
+    };
+    let pages = [pods(5000, true, ""), pods(100, false, "x"), pods(30, true, "y")];
+    let mut scratch = Box::default();
+    for lines in pages.iter().chain(pages.iter().rev()) {
+        let (page, after) = read(lines, scratch);
+        scratch = after;
+        assert_eq!(page, read(lines, Box::default()).0);
+    }
+}
+
 proptest::proptest! {
     #[test]
     fn a_page_reads_the_same_wherever_it_is_cut(cuts in proptest::collection::vec(1usize..60, 1..200)) {
@@ -484,7 +502,7 @@ proptest::proptest! {
         ];
         let text = lines.join("\n") + "\n";
         let metrics = Metrics::new(&[crate::metric::MetricFlag::parse("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION").unwrap()]);
-        let mut reader = PageReader::new(&metrics, ROOM);
+        let mut reader = PageReader::new(&metrics, ROOM, Box::default());
         let mut rest = text.as_bytes();
         for cut in cuts {
             let (piece, after) = rest.split_at(cut.min(rest.len()));
@@ -492,7 +510,7 @@ proptest::proptest! {
             rest = after;
         }
         reader.push(rest).unwrap();
-        let cut = reader.finish().unwrap();
+        let cut = reader.finish().0.unwrap();
         proptest::prop_assert_eq!(format!("{cut:?}"), format!("{:?}", read(&text, &metrics).unwrap()));
         proptest::prop_assert!(cut.devices[0].holdings[0].readings.iter().any(|(_, r)| *r == Reading::Rate(7.0)));
     }

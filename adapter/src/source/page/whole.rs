@@ -1,6 +1,6 @@
 //! Puts what was read of a page together, now that all of it is known.
 
-use super::kept::Kept;
+use super::kept::{Kept, Scratch};
 use super::memory::{Memory, Sharing};
 use super::sample::Repeated;
 use super::types::Types;
@@ -18,7 +18,8 @@ struct Dialect<'a> {
 // === impl Kept ===
 
 impl Kept {
-    pub(super) fn finish(mut self, types: &Types) -> Page {
+    /// The page, and the scratch for the next one.
+    pub(super) fn finish(mut self, types: &Types) -> (Page, Box<Scratch>) {
         let sharing = match types.native {
             false => Sharing::Repeated,
             true if self.has_copies() => Sharing::Copies,
@@ -38,7 +39,7 @@ impl Kept {
             }
             device.readings = device.whole(dialect);
         }
-        self.page
+        (self.page, self.scratch)
     }
 
     /// Whether samples with a pod are copies of the device's, for each container and replica. Where
