@@ -3,6 +3,7 @@
 
 pub mod families;
 pub mod flag;
+mod unit;
 
 use std::time::Duration;
 

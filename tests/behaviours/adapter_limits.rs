@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use podgauge_tests::fake_exporter::{FakeExporter, Manner};
-use podgauge_tests::fleet::{Fleet, near, told};
+use podgauge_tests::fleet::{Fleet, near, scenarios, told};
 use podgauge_tests::wait::{until, until_within};
 
 const LIARS: usize = 16;
@@ -62,7 +62,7 @@ async fn exporters_that_lie_take_their_share_and_no_more() {
     let mut pods: Vec<Vec<&str>> = vec![vec!["a"], vec!["b"]];
     pods.extend(names.iter().map(|name| vec![name.as_str()]));
     let pods: Vec<&[&str]> = pods.iter().map(Vec::as_slice).collect();
-    let fleet = Fleet::launch(&pods, &arguments).await;
+    let fleet = Fleet::launch(&scenarios(&pods), &arguments).await;
     near(fleet.value("a").await, 30.0);
     near(fleet.value("b").await, 60.0);
     until_within(Duration::from_secs(240), "three pages of each", || async {
@@ -118,7 +118,7 @@ async fn a_page_with_too_many_devices_says_so() {
     // One has no device that is kept, the other a half of its devices.
     for pod in ["last", "torn"] {
         fleet.refused(pod, "more than 4096 devices on its page").await;
-        let explained = fleet.explained(pod, "gpu_utilization").await;
+        let explained = fleet.explained(pod, "gpu_utilization").await.unwrap();
         assert_eq!(explained["omitted"]["reason"], "page_limit", "{explained}");
         assert!(explained["exporters"][0]["limit"].as_str().unwrap().contains("4096 devices"), "{explained}");
     }

@@ -4,7 +4,7 @@
 
 use podgauge_tests::cluster::{Cluster, number};
 use podgauge_tests::fake_exporter::{FakeExporter, Manner};
-use podgauge_tests::fleet::{Answered, Fleet, near, told};
+use podgauge_tests::fleet::{Answered, Fleet, near, scenarios, told};
 use podgauge_tests::wait::until;
 
 async fn answered(fleet: &Fleet, pod: &str, metric: &str) -> Answered {
@@ -35,7 +35,7 @@ async fn an_exporter_is_asked_for_the_families_that_are_needed() {
     let pods = ["modern", "plain", "no-400", "no-404", "no-414"];
     let nodes: Vec<[&str; 1]> = pods.map(|pod| [pod]).to_vec();
     let nodes: Vec<&[&str]> = nodes.iter().map(<[&str; 1]>::as_slice).collect();
-    let fleet = Fleet::launch(&nodes, &arguments).await;
+    let fleet = Fleet::launch(&scenarios(&nodes), &arguments).await;
     for (pod, load) in pods.into_iter().zip([10.0, 20.0, 30.0, 30.0, 30.0]) {
         near(fleet.value(pod).await, load);
     }

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use podgauge_sim::aggregator::Aggregation;
 use podgauge_tests::cluster::Adapter;
 use podgauge_tests::fake_exporter::{Counted, FakeExporter, Manner, Sums, Told, page};
-use podgauge_tests::fleet::{Fleet, near, told};
+use podgauge_tests::fleet::{Fleet, near, scenarios, told};
 use podgauge_tests::node::Node;
 use podgauge_tests::wait::until;
 
@@ -87,7 +87,7 @@ async fn a_restarted_adapter_answers_as_one_that_goes_on() {
         std::fs::write(&token, "first").unwrap();
         arguments.extend([url.clone(), "--exporter-credentials-without-tls".to_owned()]);
         arguments.push(format!("--exporter-token-file={}", token.display()));
-        Fleet::launch(&[&["a"]], &arguments).await
+        Fleet::launch(&scenarios(&[&["a"]]), &arguments).await
     };
     // A whole window of readings.
     let steps = (WINDOW / STEP) as usize + 2;
@@ -140,7 +140,7 @@ async fn replicas_scrape_an_exporter_at_the_same_moments() {
     .await;
     let url = format!("--exporter-url=gpu-node-0=http://{}", exporter.address);
     let times = ["--scrape-interval=3s", "--window=60s"];
-    let server = Fleet::launch(&[&["a"]], &["--exporter-url=http://127.0.0.1:9".to_owned()]).await.server;
+    let server = Fleet::launch(&scenarios(&[&["a"]]), &["--exporter-url=http://127.0.0.1:9".to_owned()]).await.server;
     let folders = [Node::new("gpus: []"), Node::new("gpus: []")];
     let _first = adapter(&folders[0], &server, &url, "first", &times).await;
     // The other one begins in the middle between two scrapes of the first.
@@ -188,7 +188,7 @@ async fn a_mean_over_less_than_the_window_says_so() {
     arguments.extend(exporters.iter().enumerate().map(|(node, exporter)| {
         format!("--exporter-url=gpu-node-{node}=http://{}", exporter.address)
     }));
-    let fleet = Fleet::launch(&[&["gauges"], &["counters"], &["other"]], &arguments).await;
+    let fleet = Fleet::launch(&scenarios(&[&["gauges"], &["counters"], &["other"]]), &arguments).await;
     for (node, pod) in ["gauges", "counters", "other"].into_iter().enumerate() {
         let node = format!("nodes/gpu-node-{node}/gpu_device_utilization");
         for path in [format!("namespaces/demo/pods/{pod}/gpu_utilization"), node] {
@@ -205,7 +205,7 @@ async fn a_mean_over_less_than_the_window_says_so() {
             near(first.value, 50.0);
             assert!((14..40).contains(&first.window), "{path}: {first:?}");
         }
-        let explained = fleet.explained(pod, "gpu_utilization").await;
+        let explained = fleet.explained(pod, "gpu_utilization").await.unwrap();
         let device = &explained["devices"][0];
         assert_eq!(device["source"], "readings", "{explained}");
         let covered = device["coveredSeconds"].as_f64().unwrap();
@@ -249,7 +249,7 @@ async fn a_restarted_exporter_changes_no_value() {
     let fleet = Fleet::start(&[&["a"]], &[(0, "http", exporter.address)]).await;
     near(fleet.value("a").await, 20.0);
     until("a window of readings", || async {
-        let explained = fleet.explained("a", "gpu_device_utilization").await;
+        let explained = fleet.explained("a", "gpu_device_utilization").await.unwrap();
         let requests = exporter.requests();
         if requests > 12 { Ok(()) } else { Err(explained) }
     })

@@ -42,6 +42,31 @@ pub fn scenario(node: usize, pods: &[&str]) -> String {
     format!("node: gpu-node-{node}\ngpus: [{gpus}]\npods: [{}]\n", pods.join(", "))
 }
 
+/// The scenarios of nodes with these pods.
+pub fn scenarios(pods: &[&[&str]]) -> Vec<String> {
+    pods.iter().enumerate().map(|(number, pods)| scenario(number, pods)).collect()
+}
+
+/// The arguments, with the times of tests where they have none.
+fn timed(arguments: &[String]) -> Vec<String> {
+    let given = |time: &&str| {
+        let name = time.split('=').next().unwrap_or_default();
+        !arguments.iter().any(|argument| argument.starts_with(name))
+    };
+    let times = TIMES.into_iter().filter(given).map(str::to_owned);
+    times.chain(arguments.iter().cloned()).collect()
+}
+
+async fn adapter(node: &Node, server: &ApiServerHandle, arguments: &[String]) -> (Adapter, Arc<Aggregator>) {
+    let adapter = Adapter::start(node, server, |command| {
+        command.args(arguments);
+    })
+    .await;
+    let settings = Aggregation::of_adapter(adapter.address, adapter.authority.pem().to_owned());
+    let aggregator = server.aggregate(settings).unwrap();
+    (adapter, aggregator)
+}
+
 pub fn told(pod: &str, load: f64) -> Told {
     Told { uuid: format!("GPU-{pod}"), pod: pod.to_owned(), uid: format!("uid-{pod}"), load }
 }
@@ -62,38 +87,41 @@ impl Fleet {
         exporters: &[(usize, &str, SocketAddr)],
         arguments: &[String],
     ) -> Self {
-        let url = |(node, scheme, address): &(usize, &str, SocketAddr)| {
-            format!("--exporter-url=gpu-node-{node}={scheme}://{address}")
-        };
-        let mut all: Vec<String> = TIMES.into_iter().map(str::to_owned).collect();
-        all.extend(exporters.iter().map(url));
-        all.extend_from_slice(arguments);
-        Self::launch(pods, &all).await
+        let urls = exporters
+            .iter()
+            .map(|(node, scheme, address)| format!("--exporter-url=gpu-node-{node}={scheme}://{address}"));
+        let arguments: Vec<String> = urls.chain(arguments.iter().cloned()).collect();
+        Self::of(&scenarios(pods), &arguments).await
     }
 
-    /// With these arguments alone.
-    pub async fn launch(pods: &[&[&str]], arguments: &[String]) -> Self {
-        let node = Node::new(&scenario(0, pods[0]));
-        let mut scenarios = vec![node.scenario()];
-        for (number, pods) in pods.iter().enumerate().skip(1) {
+    /// Nodes with these scenarios, and an adapter with these arguments besides its times.
+    pub async fn of(scenarios: &[String], arguments: &[String]) -> Self {
+        Self::launch(scenarios, &timed(arguments)).await
+    }
+
+    /// As [`of`](Self::of), with these arguments alone.
+    pub async fn launch(scenarios: &[String], arguments: &[String]) -> Self {
+        let node = Node::new(&scenarios[0]);
+        let mut paths = vec![node.scenario()];
+        for (number, scenario) in scenarios.iter().enumerate().skip(1) {
             let path = node.path().join(format!("node-{number}.yaml"));
-            std::fs::write(&path, scenario(number, pods)).unwrap();
-            scenarios.push(path);
+            std::fs::write(&path, scenario).unwrap();
+            paths.push(path);
         }
-        let options = ApiServerOptions { scenarios, ..ApiServerOptions::default() };
+        let options = ApiServerOptions { scenarios: paths, ..ApiServerOptions::default() };
         let server = ApiServer::start(options).await.unwrap();
-        let adapter = Adapter::start(&node, &server, |command| {
-            command.args(arguments);
-        })
-        .await;
-        let settings = Aggregation::of_adapter(adapter.address, adapter.authority.pem().to_owned());
-        let aggregator = server.aggregate(settings).unwrap();
+        let (adapter, aggregator) = adapter(&node, &server, arguments).await;
         Self { node, adapter, aggregator, server }
+    }
+
+    /// Another adapter takes the place of this one: it knows nothing yet.
+    pub async fn restart_adapter(&mut self, arguments: &[String]) {
+        (self.adapter, self.aggregator) = adapter(&self.node, &self.server, &timed(arguments)).await;
     }
 
     /// A pod's utilization, or the text of the 404.
     pub async fn ask(&self, pod: &str) -> Result<f64, String> {
-        Ok(self.ask_metric(pod, "gpu_utilization").await?.value)
+        self.ask_for(pod, "gpu_utilization").await
     }
 
     /// A metric of a pod, or the text of the 404.
@@ -117,8 +145,17 @@ impl Fleet {
         }
     }
 
+    /// The value of a metric of a pod, or the text of the 404.
+    pub async fn ask_for(&self, pod: &str, metric: &str) -> Result<f64, String> {
+        Ok(self.ask_metric(pod, metric).await?.value)
+    }
+
     pub async fn value(&self, pod: &str) -> f64 {
-        until(&format!("a value of {pod}"), || self.ask(pod)).await
+        self.value_of(pod, "gpu_utilization").await
+    }
+
+    pub async fn value_of(&self, pod: &str, metric: &str) -> f64 {
+        until(&format!("{metric} of {pod}"), || self.ask_for(pod, metric)).await
     }
 
     /// Waits until the pod has none because of this.
@@ -132,12 +169,13 @@ impl Fleet {
         .await;
     }
 
-    /// Why a pod of the node has the value it has.
-    pub async fn explained(&self, pod: &str, metric: &str) -> Value {
-        let path = format!("/apis/custom.metrics.k8s.io/v1beta2/namespaces/demo/pods/{pod}/{metric}/explain");
-        let admin = headers(&[("authorization", "Bearer sim-admin")]);
-        let mut explanation = self.adapter.get(None, &path, admin).await.unwrap().json().unwrap();
-        explanation["pods"][0].take()
+    /// What `explain` answers about a pod, or the text of the refusal.
+    pub async fn explained(&self, pod: &str, metric: &str) -> Result<Value, String> {
+        let path = format!("namespaces/demo/pods/{pod}/{metric}/explain");
+        let answer =
+            self.aggregator.metric_request(&path, vec![]).await.map_err(|error| error.to_string())?;
+        let explanation = answer.json().map_err(|error| error.to_string())?;
+        if answer.status == 200 { Ok(explanation["pods"][0].clone()) } else { Err(answer.text()) }
     }
 
     /// A sample of the adapter's own metrics; `None` if there is none that begins like this.

@@ -9,8 +9,10 @@
 
 mod devices;
 mod evidence;
+mod labels;
 mod nodes;
 pub mod omission;
+mod part;
 pub mod readiness;
 mod recent;
 
@@ -24,11 +26,14 @@ use jiff::{SignedDuration, Timestamp};
 pub use evidence::{Evidence, evidence};
 pub use nodes::{NodeExporter, NodeQuestion, node_value};
 pub use omission::Omission;
+pub use part::{HeldPart, PartSource, UnknownPart};
 
 use crate::cluster::Selector;
 use crate::cluster::pods::{Phase, PodRecord};
 use crate::metric::{FamilyId, Metric};
-use crate::source::store::{ExporterState, Holding, Owner};
+use crate::source::history::History;
+use crate::source::joined::Joined;
+use crate::source::store::{ExporterState, Holding, Owner, PodSeries};
 
 /// The moment of an answer, on both clocks.
 #[derive(Debug, Clone, Copy)]
@@ -126,14 +131,23 @@ pub fn pod_value(
         key(b).cmp(&key(a)).then_with(|| a.exporter.name.cmp(&b.exporter.name))
     });
     let settled = Settled::of(&known, question.metric.formula.family());
+    let known_by_uid = known.iter().any(|known| known.by_uid);
+    let mut refused_by_ours = false;
     let mut reason = None;
     for known in &known {
-        match exporter_value(question, pod, known, settled, rules, now) {
+        // NVIDIA's page gives each pod the use that podgauge's exporter cannot attribute.
+        if refused_by_ours && !known.exporter.native {
+            break;
+        }
+        let value = exporter_value(question, pod, known, settled, rules, now);
+        refused_by_ours |= value.as_ref().is_err_and(Omission::is_of_devices)
+            && known.exporter.native
+            && !known.holdings.is_empty();
+        match value {
             Ok(value) => return Ok(value),
-            // Whoever comes next may know less of whose the samples are.
-            Err(refused @ (Omission::OtherUid { .. } | Omission::Restarted { .. })) => return Err(refused),
-            // NVIDIA's page gives each pod what podgauge's cannot attribute.
-            Err(refused) if known.exporter.native && !known.holdings.is_empty() => return Err(refused),
+            Err(refused @ Omission::Restarted { .. }) => return Err(refused),
+            // The next exporter may report no UIDs, and mean the other pod as well.
+            Err(refused @ Omission::OtherUid { .. }) if !known_by_uid => return Err(refused),
             // The exporter that got furthest with it has the best reason.
             Err(omission)
                 if reason.as_ref().is_none_or(|known: &Omission| omission.rank() > known.rank()) =>
@@ -168,22 +182,39 @@ impl Began {
             Some(Some(at)) => Self::At(at),
         }
     }
+
+    /// The time from which readings without a UID are the pod's; `None`: all of them are.
+    ///
+    /// # Errors
+    /// No container has started.
+    fn limit(self) -> Result<Option<Instant>, Omission> {
+        match self {
+            Self::NotYet => Err(Omission::NotStarted),
+            Self::BeforeAll => Ok(None),
+            Self::At(at) => Ok(Some(at)),
+        }
+    }
 }
 
 /// What one exporter knows of the pod.
 struct Known<'a> {
     exporter: &'a ExporterState,
+    pod: &'a PodRecord,
+    began: Began,
+    series: Option<&'a PodSeries>,
     holdings: Vec<Mine<'a>>,
     /// When the kubelet took the pod up.
     pod_began: Began,
-    /// It speaks of another pod of that name.
+    /// It reports the UID of the pod.
+    by_uid: bool,
+    /// Its newest page is of another pod of that name.
     another: bool,
     /// It may speak of the pod, which has not begun.
     not_started: bool,
 }
 
 /// A holding that is the pod's.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 struct Mine<'a> {
     device: &'a str,
     container: &'a str,
@@ -195,23 +226,42 @@ struct Mine<'a> {
 impl<'a> Known<'a> {
     fn of(
         question: &Question<'_>,
-        pod: &PodRecord,
+        pod: &'a PodRecord,
         exporter: &'a ExporterState,
         began: Began,
         now: &Now,
     ) -> Self {
-        let pod_began = Began::at(pod.started, now);
-        let mut known =
-            Self { exporter, holdings: Vec::new(), pod_began, another: false, not_started: false };
-        for ((device, container), holding) in
-            exporter.pod(question.namespace, question.pod).into_iter().flatten()
-        {
+        let series = exporter.pod(question.namespace, question.pod);
+        let mut known = Self {
+            exporter,
+            pod,
+            began,
+            series,
+            holdings: Vec::new(),
+            pod_began: Began::at(pod.started, now),
+            by_uid: false,
+            another: false,
+            not_started: false,
+        };
+        let all = || series.into_iter().flatten();
+        // Readings of a device without a UID are of the pod whose UID the newest page has for it.
+        let others: Vec<&str> = all()
+            .filter(|(_, holding)| holding.present && holding.owner(&pod.uid) == Owner::Another)
+            .map(|((device, _), _)| &**device)
+            .collect();
+        for ((device, container), holding) in all() {
             let mine = |not_before| Mine { device, container, holding, not_before };
-            match (holding.owner(&pod.uid), began) {
+            let owner = match holding.owner(&pod.uid) {
+                Owner::SinceItBegan if others.contains(&&**device) => Owner::Another,
+                owner => owner,
+            };
+            known.by_uid |= owner == Owner::Surely;
+            match (owner, began) {
                 (Owner::Surely, _) | (Owner::SinceItBegan, Began::BeforeAll) => {
                     known.holdings.push(mine(None));
                 }
-                (Owner::Another, _) => known.another = true,
+                // An earlier page may be of a pod that has left this node.
+                (Owner::Another, _) => known.another |= holding.present,
                 (Owner::SinceItBegan, Began::NotYet) => known.not_started = true,
                 // Last seen before the pod: another's of that name.
                 (Owner::SinceItBegan, Began::At(at)) if holding.seen < at => {}
@@ -221,6 +271,35 @@ impl<'a> Known<'a> {
         known
     }
 
+    fn no_gpu(&self) -> Omission {
+        let fraction = self.pod.grant.as_ref().and_then(|grant| grant.fraction.as_ref());
+        Omission::NoGpu {
+            exporter: self.exporter.name.clone(),
+            unnamed_by: fraction.map(|fraction| fraction.annotation),
+        }
+    }
+
+    /// The series of all containers on the device of a holding, if they are all the pod's.
+    fn joined(&self, mine: &Mine<'_>) -> Option<&'a Joined> {
+        let joined = self.series?.joined(mine.device)?;
+        (joined.may_be_of(&self.pod.uid) && !joined.is_undated()).then_some(joined)
+    }
+
+    /// Seconds for which the pod was observed.
+    fn observed(&self) -> f64 {
+        let joined = |mine: &Mine<'_>| self.joined(mine).map_or(0.0, Joined::covered);
+        let of = |mine: &Mine<'_>| mine.holding.observed(mine.not_before).max(joined(mine));
+        self.holdings.iter().map(of).fold(0.0, f64::max)
+    }
+
+    /// Seconds of this adapter's own readings of a family of the pod.
+    fn read(&self, family: FamilyId) -> f64 {
+        let joined = |mine: &Mine<'_>| {
+            self.joined(mine).and_then(|joined| joined.history(family)).map_or(0.0, History::covered)
+        };
+        let of = |mine: &Mine<'_>| mine.holding.read(family, mine.not_before).max(joined(mine));
+        self.holdings.iter().map(of).fold(0.0, f64::max)
+    }
 }
 
 /// Whether there is enough for a pod's first answer, by the exporter that knows most of it: a
@@ -237,12 +316,11 @@ struct Settled {
 
 impl Settled {
     fn of(known: &[Known<'_>], family: FamilyId) -> Self {
-        let holdings = || known.iter().flat_map(|known| &known.holdings);
-        let most = |seconds: &dyn Fn(&Mine<'_>) -> f64| holdings().map(seconds).fold(0.0, f64::max);
+        let counts = |mine: &Mine<'_>| mine.holding.counts();
         Self {
-            observed: most(&|mine| mine.holding.observed(mine.not_before)),
-            counted: holdings().any(|mine| mine.holding.counts()),
-            read: most(&|mine| mine.holding.read(family, mine.not_before)),
+            observed: known.iter().map(Known::observed).fold(0.0, f64::max),
+            counted: known.iter().flat_map(|known| &known.holdings).any(counts),
+            read: known.iter().map(|known| known.read(family)).fold(0.0, f64::max),
         }
     }
 }
@@ -259,12 +337,13 @@ fn exporter_value(
     if let Some(limit) = exporter.limit_on(question.namespace, question.pod) {
         return Err(Omission::PageLimit { exporter: exporter.name.clone(), limit });
     }
-    if known.holdings.is_empty() {
+    let named = pod.grant.as_ref().is_some_and(|grant| grant.cards.is_some());
+    if known.holdings.is_empty() && (known.another || known.not_started || !named) {
+        let silence = silence(exporter, rules, now);
         return Err(match (known.another, known.not_started) {
-            (true, _) => Omission::OtherUid { exporter: exporter.name.clone() },
+            (true, _) => silence.unwrap_or_else(|| Omission::OtherUid { exporter: exporter.name.clone() }),
             (false, true) => Omission::NotStarted,
-            (false, false) => silence(exporter, rules, now)
-                .unwrap_or_else(|| Omission::NoGpu { exporter: exporter.name.clone() }),
+            (false, false) => silence.unwrap_or_else(|| known.no_gpu()),
         });
     }
     readiness::not_restarted(pod, &gpu_containers(&known.holdings))?;

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
 use super::devices::{Measured, first_answer};
+use super::labels::DeviceLabels;
 use super::recent::{Windowed, windowed};
 use super::{Now, Omission, Rules, Value, silence};
 use crate::cluster::Selector;
@@ -92,7 +93,8 @@ fn exporter_value(
         selected.dedup_by_key(|(key, _)| key.split('/').next().unwrap_or(key));
     }
     if selected.is_empty() {
-        return Err(Omission::NoMatchingDevice);
+        let labels = DeviceLabels::of(question.devices, devices.iter().map(|(_, device)| *device));
+        return Err(Omission::NoMatchingDevice(labels));
     }
     let mut holdings: HashMap<&str, Vec<&Holding>> = HashMap::new();
     for (device, holding) in state.holdings() {
@@ -131,11 +133,48 @@ fn device_value(
     rules: &Rules,
     now: &Now,
 ) -> Result<Value, Omission> {
+    let mean = device_mean(metric, metric.formula.device_family(), device, held, exporter, rules, now)?;
+    let Mean { value, covered, at, .. } = mean;
+    // A node is given all of its devices.
+    let measured = Measured { value, part: Some(1.0), memory_total: device.memory_total, at, covered };
+    let value = measured
+        .in_unit(metric.formula)
+        .ok_or_else(|| Omission::NoSuchFamily { family: "total memory".into() })?;
+    Ok(Value { value, at, covered })
+}
+
+/// The mean over the window of one family of a whole device, whoever uses it.
+///
+/// # Errors
+/// Why it is not known.
+pub(super) fn whole_device(
+    exporter: &ExporterState,
+    key: &str,
+    family: FamilyId,
+    metric: &Metric,
+    rules: &Rules,
+    now: &Now,
+) -> Result<Mean, Omission> {
+    let missing = || Omission::NoSuchFamily { family: format!("series for {}", metric.name).into() };
+    let device = exporter.device_state(key).ok_or_else(missing)?;
+    let held: Vec<&Holding> =
+        exporter.holdings().filter(|(device, _)| *device == key).map(|(_, holding)| holding).collect();
+    device_mean(metric, family, device, &held, exporter, rules, now)
+}
+
+fn device_mean(
+    metric: &Metric,
+    family: FamilyId,
+    device: &DeviceState,
+    held: &[&Holding],
+    exporter: &ExporterState,
+    rules: &Rules,
+    now: &Now,
+) -> Result<Mean, Omission> {
     if device.incomplete {
         let limit = exporter.cut.as_ref().map_or(Limit::Series, |cut| cut.limit);
         return Err(Omission::PageLimit { exporter: exporter.name.clone(), limit });
     }
-    let family = metric.formula.device_family();
     let window = metric.window(rules.window);
     let known = histories(device, held, family);
     let latest = device.recent.filter(|_| family == DEVICE_USE);
@@ -161,12 +200,7 @@ fn device_value(
     if read.max(if recent { mean.covered } else { 0.0 }) < least {
         return Err(Omission::Reading { needed: least as u64 });
     }
-    let Mean { value, covered, at, .. } = mean;
-    let measured = Measured { value, part: 1.0, memory_total: device.memory_total, at, covered };
-    let value = measured
-        .in_unit(metric.formula)
-        .ok_or_else(|| Omission::NoSuchFamily { family: "total memory".into() })?;
-    Ok(Value { value, at, covered })
+    Ok(mean)
 }
 
 /// The histories that speak of the whole device, and since when each does.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::Began;
 use crate::source::history::{History, Mean};
-use crate::source::recent::Latest;
+use crate::source::recent::{Latest, Recent};
 use crate::source::store::Holding;
 
 /// The exporter's sums must cover as much of the window as the adapter's readings, but for this part
@@ -13,6 +13,9 @@ use crate::source::store::Holding;
 const NEARLY: u32 = 60;
 /// Times in a pod's status are whole seconds, by another clock.
 const CLOCK: Duration = Duration::from_secs(1);
+/// Containers that ran beside each other are observed for at least this part of the time for which
+/// their device is.
+const PARALLEL: f64 = 0.9;
 /// For the rounding of what is printed, seconds.
 const ROUNDING: f64 = 0.001;
 
@@ -84,4 +87,28 @@ pub(super) fn of_this_pod(
             }
         }
     })
+}
+
+/// The sums of a pod's containers on one device as one. Those of several containers add up only if
+/// each is of all the time for which the device is known (`known`, seconds): otherwise they may be of
+/// one container under two names, one after the other.
+pub(super) fn together(containers: &[Latest], known: Option<f64>) -> Option<Latest> {
+    let newest = containers.iter().max_by_key(|latest| latest.at)?;
+    let Latest { recent, at } = *newest;
+    let begins = at.checked_sub(recent.window);
+    let in_window = |latest: &&Latest| begins.is_none_or(|begins| latest.at > begins);
+    if containers.iter().filter(in_window).count() == 1 {
+        return Some(*newest);
+    }
+    let least = known? * PARALLEL;
+    let mut active = 0.0;
+    for other in containers.iter().filter(in_window) {
+        let alike = (other.recent.observed - recent.observed).abs() <= recent.observed / f64::from(NEARLY);
+        if other.at != at || other.recent.window != recent.window || !alike || recent.observed < least {
+            return None;
+        }
+        active += other.recent.active;
+    }
+    let recent = Recent::new(recent.window, active.min(recent.observed), recent.observed)?;
+    Some(Latest { recent, at })
 }

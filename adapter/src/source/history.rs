@@ -40,7 +40,7 @@ pub struct Span {
 /// number of scrapes. Of the point in which a window begins, the part inside the window counts.
 ///
 /// There are four of these for each pod and device: they are most of the adapter's memory.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct History {
     points: Vec<Point>,
     /// The points' times count from here; `None` before the first reading.
@@ -67,7 +67,7 @@ struct Point {
     at: Millis,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Last {
     reading: Reading,
     at: Millis,
@@ -135,6 +135,11 @@ impl History {
         }
         self.last = Some(Last { reading, at, scrape });
         self.thin(span);
+    }
+
+    /// The next reading begins a new piece, because it measures something else than the last one.
+    pub fn interrupt(&mut self) {
+        self.last = None;
     }
 
     /// The mean over the window that ends with the newest growth, of readings received since

@@ -9,6 +9,7 @@ mod body;
 pub mod budget;
 mod gunzip;
 pub mod history;
+pub mod joined;
 pub mod labels;
 pub mod page;
 pub mod recent;

@@ -96,7 +96,8 @@ pub struct Holding {
     pub container: String,
     /// The part of the device that it was given.
     pub allocation: Option<f64>,
-    /// It was given a part whose size is not known.
+    /// It was given a part of the device whose size is not known: podgauge's exporter says so, or
+    /// another exporter prints a replica of the device, and never how many replicas there are.
     pub part_unknown: bool,
     pub pod_uid: Option<String>,
     active: Option<f64>,
@@ -108,6 +109,8 @@ pub struct Holding {
     recent_sums: RecentSums,
     /// The samples as they are read, one entry a family.
     samples: Vec<Repeated>,
+    /// Its samples are of a replica of the device.
+    replica: bool,
     /// Samples of two pods have the same labels: nobody knows which of them the readings are of.
     two_pods: bool,
 }

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::joined::Joined;
 use super::page::{DEVICE_TEXT, HOLDING_SERIES, Room};
 use super::store::{DeviceState, ExporterState, Holding, Placed, PodSeries};
 
@@ -22,6 +23,7 @@ impl ExporterState {
         let mut used = Room::default();
         for (namespace, pods) in &self.namespaces {
             for (name, pod) in pods {
+                used.series += pod.joined.iter().map(Joined::len).sum::<usize>();
                 for placed in &pod.holdings {
                     let size = size(namespace, name, placed);
                     used.series += size.series;
@@ -82,7 +84,7 @@ impl ExporterState {
             pods.retain(|_, pod| {
                 let present = pod.is_present();
                 let before = pod.holdings.len();
-                pod.holdings.retain(|(_, holding)| holding.present || (present, holding.seen) > last);
+                pod.retain(|holding| holding.present || (present, holding.seen) > last);
                 pod.incomplete |= pod.holdings.len() < before;
                 !pod.holdings.is_empty()
             });
@@ -131,8 +133,14 @@ impl PodSeries {
         }
         let alive = self.holdings.iter().filter(|(_, holding)| recent(holding.seen));
         let alive: HashSet<Option<Box<str>>> = alive.map(|(_, holding)| holding.uid.clone()).collect();
-        self.holdings
-            .retain(|(_, holding)| recent(holding.seen) || holding.allocated && alive.contains(&holding.uid));
+        self.retain(|holding| recent(holding.seen) || holding.allocated && alive.contains(&holding.uid));
+    }
+
+    fn retain(&mut self, keep: impl Fn(&Holding) -> bool) {
+        self.holdings.retain(|(_, holding)| keep(holding));
+        let holdings = &self.holdings;
+        let count = |device: &str| holdings.iter().filter(|((known, _), _)| **known == *device).count();
+        self.joined.retain(|joined| count(&joined.device) > 1);
     }
 }
 

@@ -10,7 +10,8 @@ use parking_lot::RwLock;
 use super::Target;
 use super::budget::Share;
 use super::history::{History, Reading, Span};
-use super::labels::Labels;
+use super::joined::Joined;
+use super::labels::{Labels, MODEL_NAME, selectable};
 use super::page::{self, Cut, Limit, Page, Room};
 use super::recent::{Latest, Recent};
 use crate::cluster::Selector;
@@ -58,6 +59,9 @@ pub struct DeviceState {
     pub(super) labels: Labels,
     /// Pods that have a part of it.
     pub pods: usize,
+    /// How many own it, as the exporter counts them: containers, and processes outside every pod as
+    /// one. `None`: it does not know.
+    pub owners: Option<f64>,
     /// MiB.
     pub memory_total: Option<f64>,
     /// Why its use cannot be attributed.
@@ -78,6 +82,8 @@ pub struct DeviceState {
 pub struct PodSeries {
     /// Sorted.
     pub(super) holdings: Vec<Placed>,
+    /// For each device with several containers: what they have together.
+    pub(super) joined: Vec<Joined>,
     /// Some were given up for lack of room.
     pub(super) incomplete: bool,
 }
@@ -89,10 +95,10 @@ pub(super) type Placed = (Place, Holding);
 /// A container's part of a device, with its histories.
 #[derive(Debug)]
 pub struct Holding {
-    /// The part that it was given; `None` if the exporter knows of no allocation.
-    pub allocation: Option<f64>,
-    /// It was given a part whose size is not known.
-    pub part_unknown: bool,
+    /// The part that the newest page reports.
+    pub part: ReportedPart,
+    /// The last size of the part that was reported for the pod with this UID.
+    last_part: Option<f64>,
     /// It was allocated, so that it stays the pod's as long as the pod lives.
     pub(super) allocated: bool,
     /// The newest answer speaks of it.
@@ -115,6 +121,18 @@ pub struct Holding {
     pub(super) series: Vec<(FamilyId, History)>,
     /// Since when it is the only one of its device; what it says is then said of the device.
     only_since: Option<Instant>,
+}
+
+/// The part of a device that a page reports for a container.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub enum ReportedPart {
+    /// The page knows of no allocation.
+    #[default]
+    Unallocated,
+    /// Of one.
+    Size(f64),
+    /// There is an allocation whose size the exporter does not know.
+    Unknown,
 }
 
 /// Whose a holding is.
@@ -201,7 +219,9 @@ impl ExporterState {
 
     /// Number of series kept.
     pub fn series(&self) -> usize {
+        let pods = self.namespaces.values().flat_map(HashMap::values);
         self.holdings().map(|(_, holding)| holding.series.len()).sum::<usize>()
+            + pods.flat_map(|pod| &pod.joined).map(Joined::len).sum::<usize>()
             + self.devices.values().map(|device| device.series.len()).sum::<usize>()
     }
 
@@ -216,8 +236,16 @@ impl ExporterState {
         pods.dedup();
         let pods = pods.len();
         let only = device.holdings.len() == 1;
+        let mut holdings = device.holdings;
+        holdings.sort_unstable_by(|a, b| {
+            (&a.namespace, &a.pod, &a.container).cmp(&(&b.namespace, &b.pod, &b.container))
+        });
+        for containers in holdings.chunk_by(|a, b| (&a.namespace, &a.pod) == (&b.namespace, &b.pod)) {
+            let pods = entry(&mut self.namespaces, &containers[0].namespace);
+            entry(pods, &containers[0].pod).join(&key, containers, round);
+        }
         let mut grew = false;
-        for holding in device.holdings {
+        for holding in holdings {
             let pods = entry(&mut self.namespaces, &holding.namespace);
             let pod = entry(pods, &holding.pod);
             let kept = pod.holding(&key, &holding.container, round.at);
@@ -226,6 +254,7 @@ impl ExporterState {
         }
         let known = self.devices.entry(key).or_insert_with(|| DeviceState::new(round.at));
         known.pods = pods;
+        known.owners = device.owners;
         known.memory_total = device.memory_total;
         known.incomplete = device.incomplete;
         known.seen = round.at;
@@ -257,11 +286,11 @@ fn entry<'m, V: Default>(map: &'m mut HashMap<Box<str>, V>, name: &str) -> &'m m
 }
 
 /// One answered scrape.
-struct Round<'a> {
-    at: Instant,
-    scrape: u64,
-    native: bool,
-    span: &'a Span,
+pub(super) struct Round<'a> {
+    pub(super) at: Instant,
+    pub(super) scrape: u64,
+    pub(super) native: bool,
+    pub(super) span: &'a Span,
 }
 
 // === impl PodSeries ===
@@ -279,6 +308,39 @@ impl PodSeries {
             }
         };
         &mut self.holdings[at].1
+    }
+
+    /// The series of all containers on a device, if there are or were several.
+    pub fn joined(&self, device: &str) -> Option<&Joined> {
+        self.joined.iter().find(|joined| *joined.device == *device)
+    }
+
+    /// The holdings on a device.
+    fn on(&self, device: &str) -> &[Placed] {
+        let begin = self.holdings.partition_point(|((known, _), _)| **known < *device);
+        let count = self.holdings[begin..].partition_point(|((known, _), _)| **known == *device);
+        &self.holdings[begin..begin + count]
+    }
+
+    /// Adds a page's readings of several containers on one device to what they have together,
+    /// before each of them takes its own.
+    fn join(&mut self, device: &Arc<str>, containers: &[page::Holding], round: &Round<'_>) {
+        let known = self.on(device);
+        let at = self.joined.iter().position(|joined| joined.device == *device);
+        if at.is_none()
+            && let [only] = containers
+            && known.iter().all(|((_, container), _)| **container == *only.container)
+        {
+            return;
+        }
+        let only = match known {
+            [((_, container), holding)] => Some((&**container, holding)),
+            _ => None,
+        };
+        let begun = at.is_none().then(|| Joined::from_only(device, only));
+        self.joined.extend(begun);
+        let at = at.unwrap_or(self.joined.len() - 1);
+        self.joined[at].push(containers, round);
     }
 }
 
@@ -298,6 +360,7 @@ impl DeviceState {
         Self {
             labels: Labels::default(),
             pods: 0,
+            owners: None,
             memory_total: None,
             unavailable: None,
             incomplete: false,
@@ -327,9 +390,13 @@ impl DeviceState {
         self.series.iter().find(|(id, _)| *id == family).map(|(_, history)| history)
     }
 
-    /// Whether its labels meet a `metricLabelSelector`.
+    /// Whether its labels meet a `metricLabelSelector`, which writes blanks of a model's name as `-`.
     pub fn matches(&self, selector: &Selector) -> bool {
-        selector.matches(|key| self.labels.get(key))
+        if selector.is_empty() {
+            return true;
+        }
+        let model = self.labels.get(MODEL_NAME).map(selectable);
+        selector.matches(|key| if key == MODEL_NAME { model.as_deref() } else { self.labels.get(key) })
     }
 }
 
@@ -338,8 +405,8 @@ impl DeviceState {
 impl Holding {
     fn new(seen: Instant) -> Self {
         Self {
-            allocation: None,
-            part_unknown: false,
+            part: ReportedPart::Unallocated,
+            last_part: None,
             allocated: false,
             present: true,
             seen,
@@ -358,6 +425,30 @@ impl Holding {
     /// Since when what it says is said of its whole device.
     pub fn only_since(&self) -> Option<Instant> {
         self.only_since
+    }
+
+    /// The size of the part, if it was reported for the pod with this UID, or is on the newest page.
+    pub fn known_part(&self, uid: &str) -> Option<f64> {
+        match self.part {
+            ReportedPart::Size(part) => Some(part),
+            ReportedPart::Unknown | ReportedPart::Unallocated => {
+                self.last_part.filter(|_| self.uid.as_deref() == Some(uid))
+            }
+        }
+    }
+
+    /// The last pod that the exporter named for it.
+    pub(super) fn uid(&self) -> Option<&str> {
+        self.uid.as_deref()
+    }
+
+    /// Whether some of what is kept came without a UID.
+    pub(super) fn is_undated(&self) -> bool {
+        self.undated
+    }
+
+    pub(super) fn series(&self) -> impl Iterator<Item = (FamilyId, &History)> {
+        self.series.iter().map(|(family, history)| (*family, history))
     }
 
     /// Whether it is the pod's of that UID.
@@ -438,13 +529,21 @@ impl Holding {
                 self.total_before = self.total;
                 self.undated = false;
                 self.allocated = false;
+                self.last_part = None;
             }
         }
         self.undated |= !self.named && !from.readings.is_empty();
         // Without counters of its own an exporter speaks of allocations only.
-        self.allocated |= from.allocation.is_some() || !round.native;
-        self.allocation = from.allocation;
-        self.part_unknown = from.part_unknown;
+        self.allocated |= from.allocation.is_some() || from.part_unknown || !round.native;
+        self.part = match from.allocation {
+            // Both at once contradict each other.
+            _ if from.part_unknown => ReportedPart::Unknown,
+            Some(part) => ReportedPart::Size(part),
+            None => ReportedPart::Unallocated,
+        };
+        if let ReportedPart::Size(part) = self.part {
+            self.last_part = Some(part);
+        }
         self.present = true;
         self.seen = round.at;
         if grew {

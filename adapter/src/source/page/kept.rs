@@ -127,6 +127,9 @@ impl Kept {
             }
             Place::Of(device, holding) => (device, holding),
         };
+        if let Some(at) = holding {
+            self.page.devices[device].holdings[at].replica |= meaning.vgpu;
+        }
         if let Some(says) = family.says {
             self.say(says, family.newer, (device, holding), meaning.window, value);
         }

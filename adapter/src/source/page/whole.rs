@@ -70,6 +70,7 @@ impl Holding {
         utilization: Option<f64>,
         memory_total: Option<f64>,
     ) -> u64 {
+        self.part_unknown |= self.replica && !types.native;
         if self.two_pods {
             self.pod_uid = None;
             return 1;
