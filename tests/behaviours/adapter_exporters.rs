@@ -4,6 +4,9 @@
 use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::time::Instant;
+
+use parking_lot::Mutex;
 use podgauge_sim::aggregator::Aggregation;
 use podgauge_sim::apiserver::{ApiServer, ApiServerOptions};
 use podgauge_sim::certs::Authority;
@@ -12,7 +15,6 @@ use podgauge_tests::fake_exporter::{FakeExporter, FakeTls, Manner, Told};
 use podgauge_tests::fleet::{Fleet, near, scenario, told};
 use podgauge_tests::node::Node;
 use podgauge_tests::wait::{until, until_within};
-use serde_json::Value;
 
 #[tokio::test]
 async fn an_exporter_that_claims_another_nodes_pods_is_not_believed() {

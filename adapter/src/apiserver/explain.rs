@@ -102,7 +102,7 @@ impl CustomMetrics {
             label_selector: query.labels.clone(),
             metric_label_selector: query.metric_labels.clone(),
             metric: metric.name.to_string(),
-            unit: self.metrics.unit(metric),
+            unit: metric.unit(),
             aggregation: metric.aggregation_text().to_owned(),
             window_seconds: metric.window(self.rules.window).as_secs_f64(),
             staleness_seconds: self.rules.staleness.as_secs_f64(),
@@ -164,7 +164,6 @@ impl CustomMetrics {
 
 fn device(evidence: Evidence, age: impl Fn(std::time::Instant) -> f64) -> Device {
     let mean = evidence.mean;
-    let part = evidence.part;
     let (held, part_source) = match evidence.held {
         HeldPart::Known { part, source } => (Some(rounded(part)), source.to_string()),
         HeldPart::Unknown(unknown) => (None, unknown.to_string()),

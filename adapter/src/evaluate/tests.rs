@@ -25,6 +25,10 @@ use crate::source::store::{Exporter, ExporterState};
 const RULES: Rules = Rules { window: Duration::from_secs(60), staleness: Duration::from_secs(30) };
 const ROOM: Room = Room { series: 1 << 20, text: 100 << 20 };
 
+fn span() -> Span {
+    Span::new(RULES.window, Duration::from_secs(5))
+}
+
 /// An exporter that is shown pages, and a clock.
 struct Scene {
     began: Instant,
@@ -65,8 +69,7 @@ impl Scene {
     fn page(&mut self, page: &str) {
         let page = page::read(page, &self.metrics).unwrap();
         let at = self.at();
-        let span = Span::new(RULES.window, Duration::from_secs(5));
-        self.exporter.answered(page, at, &span, ROOM);
+        self.exporter.answered(page, at, &span(), ROOM);
     }
 
     /// A page of ours that gives GPU `gpu` to pod p alone: `(gpu, active, observed)` each.
@@ -638,7 +641,7 @@ fn the_exporter_that_a_pod_left_says_nothing_of_it() {
         }
     }
     let page = page::read("podgauge_gpu_up{UUID=\"GPU-0\"} 1\n", &scene.metrics).unwrap();
-    left.answered(page, scene.at(), &SPAN);
+    left.answered(page, scene.at(), &span(), ROOM);
     let gone = scene.ask_by("gpu_utilization", &[&left], "").unwrap_err();
     assert!(matches!(gone, Omission::NoGpu { .. }), "{gone}");
     let value = scene.ask_by("gpu_utilization", &[&left, &scene.exporter], "").unwrap();
