@@ -630,14 +630,14 @@ fn the_exporter_that_a_pod_left_says_nothing_of_it() {
     scene.pod["metadata"]["uid"] = json!("u2");
     let refused = scene.ask_by("gpu_utilization", &[&left], "");
     assert!(matches!(refused, Err(Omission::OtherUid { .. })), "its newest page has the other: {refused:?}");
-    for seconds in [25.0, 30.0, 35.0, 40.0] {
+    for seconds in [25.0, 30.0, 35.0, 40.0, 45.0] {
         scene.seconds = seconds;
         scene.native("u2", &[(0, 0.7 * seconds, 500.0 + seconds)]);
         // The other pod is still on its page, and it answered last.
         left.last_answer = Some(scene.at() + Duration::from_secs(1));
         for order in [[&left, &scene.exporter], [&scene.exporter, &left]] {
             let value = scene.ask_by("gpu_utilization", &order, "");
-            assert!(value.is_ok() || seconds == 25.0, "{value:?} at {seconds} s");
+            assert!(value.is_ok() || seconds < 40.0, "{value:?} at {seconds} s");
         }
     }
     let page = page::read("podgauge_gpu_up{UUID=\"GPU-0\"} 1\n", &scene.metrics).unwrap();
