@@ -110,12 +110,8 @@ impl Adapter {
         let metrics = Arc::new(Metrics::new(&args.metric));
         let pods = PodIndex::default();
         tokio::spawn(Arc::clone(&reach).follow());
-        let scraper = Scraper::new(
-            Arc::clone(&metrics),
-            self_metrics.clone(),
-            args.scrape_interval,
-            args.window,
-        );
+        let scraper =
+            Scraper::new(Arc::clone(&metrics), self_metrics.clone(), args.scrape_interval, args.window);
         let scraper = Arc::new(scraper.reaching(reach));
         let background = background().map_err(|error| StartError::Thread(error.to_string()))?;
         let budget = Budget::new(args.max_series);

@@ -225,7 +225,8 @@ impl Form {
             return Arc::clone(known);
         }
         let names: Vec<&str> = query.split('&').filter_map(|part| part.strip_prefix("name[]=")).collect();
-        let asked = |(family, _): &&(String, Vec<Piece>)| names.is_empty() || names.contains(&family.as_str());
+        let asked =
+            |(family, _): &&(String, Vec<Piece>)| names.is_empty() || names.contains(&family.as_str());
         let pieces = self.lines.iter().filter(asked).flat_map(|(_, pieces)| pieces.clone()).collect();
         let pieces: Arc<[Piece]> = joined(pieces).into();
         parts.insert(query.to_owned(), Arc::clone(&pieces));

@@ -83,5 +83,10 @@ pub(crate) const CHANGE_MEDIAN: Budget = at_most(
 );
 pub(crate) const CHANGE_MAX: Budget =
     at_most("change-max", "load change to first changed value, 1s scrapes: longest", Unit::Seconds, 2.5, "");
-pub(crate) const CHANGE_DEFAULTS: Budget =
-    at_most("change-defaults", "load change to first changed value, defaults: longest", Unit::Seconds, 3.5, "");
+pub(crate) const CHANGE_DEFAULTS: Budget = at_most(
+    "change-defaults",
+    "load change to first changed value, defaults: longest",
+    Unit::Seconds,
+    3.5,
+    "",
+);

@@ -178,9 +178,21 @@ async fn what_an_exporter_does_wrong_is_told_and_costs_its_own_pods_alone() {
         ("cut", Manner::Cut, "the page ends in the middle of line"),
         ("binary", raw(OK, b"\x00\xff\xfe\n"), "not UTF-8"),
         ("html", raw(OK, b"<html>\n"), "line 1: \\\"<html>\\\" does not begin with a metric name"),
-        ("bomb", raw(&format!("{OK}\r\nContent-Encoding: gzip"), &bomb), "expands to more than 16777216 bytes"),
-        ("torn", raw(&format!("{OK}\r\nContent-Encoding: gzip"), &bomb[..1000]), "the compressed page cannot be read"),
-        ("foreign", raw(&format!("{OK}\r\nContent-Encoding: br"), b"x"), "though gzip or plain text was asked for"),
+        (
+            "bomb",
+            raw(&format!("{OK}\r\nContent-Encoding: gzip"), &bomb),
+            "expands to more than 16777216 bytes",
+        ),
+        (
+            "torn",
+            raw(&format!("{OK}\r\nContent-Encoding: gzip"), &bomb[..1000]),
+            "the compressed page cannot be read",
+        ),
+        (
+            "foreign",
+            raw(&format!("{OK}\r\nContent-Encoding: br"), b"x"),
+            "though gzip or plain text was asked for",
+        ),
         (
             "redirected",
             raw(&format!("HTTP/1.1 302 Found\r\nLocation: http://{}/metrics", elsewhere.address), b""),

@@ -55,9 +55,12 @@ async fn exporters_that_lie_take_their_share_and_no_more() {
     }
     let mut arguments: Vec<String> =
         ["--scrape-interval=10s", "--window=20s", "--staleness=30s"].map(str::to_owned).to_vec();
-    arguments.extend(exporters.iter().enumerate().map(|(node, exporter)| {
-        format!("--exporter-url=gpu-node-{node}=http://{}", exporter.address)
-    }));
+    arguments.extend(
+        exporters
+            .iter()
+            .enumerate()
+            .map(|(node, exporter)| format!("--exporter-url=gpu-node-{node}=http://{}", exporter.address)),
+    );
     let names: Vec<String> = (0..LIARS).map(|at| format!("lied-about-{at}")).collect();
     let mut pods: Vec<Vec<&str>> = vec![vec!["a"], vec!["b"]];
     pods.extend(names.iter().map(|name| vec![name.as_str()]));
@@ -68,7 +71,8 @@ async fn exporters_that_lie_take_their_share_and_no_more() {
     until_within(Duration::from_secs(300), "three pages of each", || async {
         let mut read = Vec::new();
         for node in 2..LIARS + 2 {
-            let name = format!("podgauge_adapter_scrapes_total{{exporter=\"gpu-node-{node}\",result=\"success\"}}");
+            let name =
+                format!("podgauge_adapter_scrapes_total{{exporter=\"gpu-node-{node}\",result=\"success\"}}");
             read.push(fleet.own_metric(&name).await.unwrap_or(0.0));
         }
         // The honest ones have all they need meanwhile.
@@ -87,13 +91,21 @@ async fn exporters_that_lie_take_their_share_and_no_more() {
     );
     assert!(max == 200_000.0 && used <= 1.1 * max, "{used} of {max}");
     for node in 0..2 {
-        assert_eq!(fleet.own_metric(&format!("podgauge_adapter_pages_cut_total{{exporter=\"gpu-node-{node}\"")).await, None);
+        assert_eq!(
+            fleet
+                .own_metric(&format!("podgauge_adapter_pages_cut_total{{exporter=\"gpu-node-{node}\""))
+                .await,
+            None
+        );
     }
-    assert!(fleet.own_metric("podgauge_adapter_pages_cut_total{exporter=\"gpu-node-2\"").await.unwrap() >= 1.0);
+    assert!(
+        fleet.own_metric("podgauge_adapter_pages_cut_total{exporter=\"gpu-node-2\"").await.unwrap() >= 1.0
+    );
     let log = fleet.adapter.program.log();
     for node in 2..LIARS + 2 {
         let said = log.lines().filter(|line| {
-            line.contains(&format!("exporter on node gpu-node-{node} at")) && line.contains("share of --max-series")
+            line.contains(&format!("exporter on node gpu-node-{node} at"))
+                && line.contains("share of --max-series")
         });
         assert_eq!(said.count(), 1, "{log}");
     }
@@ -109,7 +121,7 @@ async fn a_page_with_too_many_devices_says_so() {
         )
     };
     let mut page: String = (0..DEVICES - 1).map(|device| line(device, &format!("pod-{device}"))).collect();
-    page = line(DEVICES, "first") + &line(DEVICES + 2, "torn") + &page[..] ;
+    page = line(DEVICES, "first") + &line(DEVICES + 2, "torn") + &page[..];
     page += &(line(DEVICES + 3, "last") + &line(DEVICES + 4, "torn"));
     let exporter = FakeExporter::start_with(move || page.clone()).await;
     let pods: [&[&str]; 1] = [&["first", "torn", "last"]];

@@ -50,7 +50,10 @@ async fn an_exporter_is_asked_for_the_families_that_are_needed() {
         "dcgm_fi_dev_sm_clock",
         "dcgm_fi_dev_sm_clock_hertz",
     ] {
-        assert!(head.contains(&format!("name[]={family}&")) || head.contains(&format!("name[]={family} ")), "{head}");
+        assert!(
+            head.contains(&format!("name[]={family}&")) || head.contains(&format!("name[]={family} ")),
+            "{head}"
+        );
     }
     assert!(!head.contains("mem_clock"), "{head}");
     assert!(head.contains("accept-encoding: gzip"), "{head}");
@@ -63,7 +66,11 @@ async fn an_exporter_is_asked_for_the_families_that_are_needed() {
     for (at, (fake, status)) in fakes.iter().zip(refusing).enumerate() {
         let heads = fake.heads();
         assert_eq!(heads.iter().filter(|head| head.contains("name[]=")).count(), 1, "{heads:?}");
-        let said = format!("exporter on node gpu-node-{} at http://{}/metrics answers {status}", at + 2, fake.address);
+        let said = format!(
+            "exporter on node gpu-node-{} at http://{}/metrics answers {status}",
+            at + 2,
+            fake.address
+        );
         assert_eq!(fleet.adapter.program.count_logged(&said), 1, "{}", fleet.adapter.program.log());
     }
     // Restarted, it may be another version.
@@ -254,7 +261,10 @@ async fn a_device_and_its_copies_are_not_added_up() {
     })
     .await;
     let node = number(&answer.json().unwrap()["items"][0]["value"]);
-    assert!((node - MIB * (first + second) / 2.0).abs() < MIB, "{node}: the mean of {first} and {second} MiB");
+    assert!(
+        (node - MIB * (first + second) / 2.0).abs() < MIB,
+        "{node}: the mean of {first} and {second} MiB"
+    );
     assert!(cluster.value(&aggregator, "whole", "gpu_power_watts").await > 0.0);
     for pod in ["left", "right"] {
         let path = format!("namespaces/demo/pods/{pod}/gpu_power_watts");
@@ -276,7 +286,8 @@ async fn what_podgauges_exporter_leaves_out_is_not_taken_from_another_page() {
         + "podgauge_attribution_unavailable{gpu=\"0\",UUID=\"GPU-0\",reason=\"mps_server\"} 1\n";
     let ours = FakeExporter::start_with(move || ours.clone()).await;
     // Only one of the pods has labels there, and one that podgauge's does not know.
-    let theirs = page_of("a", &[("DCGM_FI_DEV_GPU_UTIL", 85.0)]) + &page_of("c", &[("DCGM_FI_DEV_GPU_UTIL", 40.0)]);
+    let theirs =
+        page_of("a", &[("DCGM_FI_DEV_GPU_UTIL", 85.0)]) + &page_of("c", &[("DCGM_FI_DEV_GPU_UTIL", 40.0)]);
     let theirs = FakeExporter::start_with(move || theirs.clone()).await;
     let exporters = [(0, "http", ours.address), (0, "http", theirs.address)];
     let fleet = Fleet::start(&[&["a", "b", "c"]], &exporters).await;

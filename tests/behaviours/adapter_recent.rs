@@ -43,7 +43,13 @@ fn replica(head: &str) -> String {
 }
 
 /// An adapter whose requests can be told from another one's.
-async fn adapter(fleet_node: &Node, server: &podgauge_sim::apiserver::ApiServerHandle, url: &str, name: &str, times: &[&str]) -> Adapter {
+async fn adapter(
+    fleet_node: &Node,
+    server: &podgauge_sim::apiserver::ApiServerHandle,
+    url: &str,
+    name: &str,
+    times: &[&str],
+) -> Adapter {
     let token = fleet_node.path().join(name);
     std::fs::write(&token, name).unwrap();
     Adapter::start(fleet_node, server, |command| {
@@ -75,7 +81,8 @@ async fn a_restarted_adapter_answers_as_one_that_goes_on() {
         let before = asked.lock().clone();
         until("two more scrapes of each", || async {
             let now = asked.lock().clone();
-            let more = |name: &&str| now.get(*name) >= before.get(*name).map(|count| count + 2).or(Some(2)).as_ref();
+            let more =
+                |name: &&str| now.get(*name) >= before.get(*name).map(|count| count + 2).or(Some(2)).as_ref();
             if names.iter().all(more) { Ok(()) } else { Err(now) }
         })
         .await;
@@ -116,7 +123,10 @@ async fn a_restarted_adapter_answers_as_one_that_goes_on() {
             assert_eq!(answer.status, 200, "step {step}, {path}: {}", answer.text());
             let item = &answer.json().unwrap()["items"][0];
             let two = podgauge_tests::cluster::number(&item["value"]);
-            assert!((one.value - two).abs() <= 1.0, "step {step}, {path}: {one:?} and {two}, {truth} is true");
+            assert!(
+                (one.value - two).abs() <= 1.0,
+                "step {step}, {path}: {one:?} and {two}, {truth} is true"
+            );
             assert!((two - truth).abs() <= 1.0, "step {step}, {path}: {two}, {truth} is true");
             assert_eq!((one.window, item["windowSeconds"].as_u64()), (6, Some(6)), "step {step}, {path}");
         }
@@ -140,7 +150,8 @@ async fn replicas_scrape_an_exporter_at_the_same_moments() {
     .await;
     let url = format!("--exporter-url=gpu-node-0=http://{}", exporter.address);
     let times = ["--scrape-interval=3s", "--window=60s"];
-    let server = Fleet::launch(&scenarios(&[&["a"]]), &["--exporter-url=http://127.0.0.1:9".to_owned()]).await.server;
+    let server =
+        Fleet::launch(&scenarios(&[&["a"]]), &["--exporter-url=http://127.0.0.1:9".to_owned()]).await.server;
     let folders = [Node::new("gpus: []"), Node::new("gpus: []")];
     let _first = adapter(&folders[0], &server, &url, "first", &times).await;
     // The other one begins in the middle between two scrapes of the first.
@@ -185,9 +196,12 @@ async fn a_mean_over_less_than_the_window_says_so() {
     let exporters = [&gauges, &counters, &other_window];
     let mut arguments: Vec<String> =
         ["--scrape-interval=500ms", "--window=60s", "--staleness=5s"].map(str::to_owned).to_vec();
-    arguments.extend(exporters.iter().enumerate().map(|(node, exporter)| {
-        format!("--exporter-url=gpu-node-{node}=http://{}", exporter.address)
-    }));
+    arguments.extend(
+        exporters
+            .iter()
+            .enumerate()
+            .map(|(node, exporter)| format!("--exporter-url=gpu-node-{node}=http://{}", exporter.address)),
+    );
     let fleet = Fleet::launch(&scenarios(&[&["gauges"], &["counters"], &["other"]]), &arguments).await;
     for (node, pod) in ["gauges", "counters", "other"].into_iter().enumerate() {
         let node = format!("nodes/gpu-node-{node}/gpu_device_utilization");

@@ -207,8 +207,7 @@ impl State {
         self.heads.lock().push(head.to_ascii_lowercase());
         let manner = self.manner.lock().clone();
         let page = (self.page.lock())(&head);
-        let with_length =
-            |page: &str| String::from_utf8(answer(&head, page, Form::Plain)).unwrap();
+        let with_length = |page: &str| String::from_utf8(answer(&head, page, Form::Plain)).unwrap();
         match manner {
             Manner::Page => self.send(&mut stream, &answer(&head, &page, Form::AsAsked)).await?,
             Manner::NoQuery(status) if head.contains("name[]=") => {
@@ -283,7 +282,9 @@ fn answer(head: &str, page: &str, form: Form) -> Vec<u8> {
     };
     let gzip = as_asked && head.to_ascii_lowercase().contains("accept-encoding: gzip");
     let (coding, body) = match gzip {
-        true => ("Content-Encoding: gzip\r\n", podgauge_common::http::gzip::compress(page.as_bytes()).to_vec()),
+        true => {
+            ("Content-Encoding: gzip\r\n", podgauge_common::http::gzip::compress(page.as_bytes()).to_vec())
+        }
         false => ("", page.into_bytes()),
     };
     let head = format!("HTTP/1.1 200 OK\r\n{coding}Content-Length: {}\r\n\r\n", body.len());

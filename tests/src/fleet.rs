@@ -131,8 +131,7 @@ impl Fleet {
 
     /// The only item below the API's version, or the text of the 404.
     pub async fn ask_path(&self, path: &str) -> Result<Answered, String> {
-        let answer =
-            self.aggregator.metric_request(path, vec![]).await.map_err(|error| error.to_string())?;
+        let answer = self.aggregator.metric_request(path, vec![]).await.map_err(|error| error.to_string())?;
         match answer.status.as_u16() {
             200 => {
                 let item = &answer.json().unwrap()["items"][0];

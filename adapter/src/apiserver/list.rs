@@ -182,7 +182,8 @@ mod tests {
     fn the_window_is_what_is_covered_of_it() {
         let seconds = |covered: f64| {
             let value = Quantity::from_f64(1.0).unwrap();
-            Item { name: "p".into(), value, timestamp: String::new(), covered }.seconds_of(Duration::from_secs(60))
+            Item { name: "p".into(), value, timestamp: String::new(), covered }
+                .seconds_of(Duration::from_secs(60))
         };
         assert_eq!([0.2, 4.9, 59.4, 59.6, 74.0].map(seconds), [1, 5, 59, 60, 60]);
     }

@@ -161,10 +161,7 @@ impl Room {
     }
 
     fn less(self, other: Self) -> Self {
-        Self {
-            series: self.series.saturating_sub(other.series),
-            text: self.text.saturating_sub(other.text),
-        }
+        Self { series: self.series.saturating_sub(other.series), text: self.text.saturating_sub(other.text) }
     }
 }
 

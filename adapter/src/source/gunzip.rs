@@ -166,7 +166,8 @@ fn head_length(bytes: &[u8]) -> Result<Option<usize>, GzipError> {
     let [header_sum, extra, name, comment] = [2, 4, 8, 16].map(|flag| flags & flag != 0);
     let mut at = 10;
     if extra {
-        let Some([low, high]) = bytes.get(at..at + 2).and_then(|length| <[u8; 2]>::try_from(length).ok()) else {
+        let Some([low, high]) = bytes.get(at..at + 2).and_then(|length| <[u8; 2]>::try_from(length).ok())
+        else {
             return Ok(None);
         };
         at += 2 + usize::from(u16::from_le_bytes([low, high]));

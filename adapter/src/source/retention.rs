@@ -154,5 +154,8 @@ fn size(namespace: &str, name: &str, ((_, container), holding): &Placed) -> Room
 }
 
 fn text(key: &str, device: &DeviceState) -> usize {
-    key.len() + device.labels.bytes() + device.unavailable.as_ref().map_or(0, |reason| reason.len()) + DEVICE_TEXT
+    key.len()
+        + device.labels.bytes()
+        + device.unavailable.as_ref().map_or(0, |reason| reason.len())
+        + DEVICE_TEXT
 }

@@ -54,8 +54,7 @@ const FIRST_SPREAD: Duration = Duration::from_secs(1);
 /// How long no page may be cut before an exporter counts as being within the limits again.
 const WITHIN_LIMITS: Duration = Duration::from_secs(600);
 /// Answers that may mean that the query is not understood.
-const REFUSALS: [StatusCode; 3] =
-    [StatusCode::BAD_REQUEST, StatusCode::NOT_FOUND, StatusCode::URI_TOO_LONG];
+const REFUSALS: [StatusCode; 3] = [StatusCode::BAD_REQUEST, StatusCode::NOT_FOUND, StatusCode::URI_TOO_LONG];
 
 /// What all scrapes share.
 #[derive(Debug)]
@@ -252,11 +251,7 @@ impl Scraper {
         timeout_at(deadline, fetch).await.unwrap_or(Err(ScrapeError::Timeout(limit)))
     }
 
-    async fn fetch(
-        &self,
-        exporter: &Exporter,
-        asked: &mut Asked,
-    ) -> Result<(Page, Instant), ScrapeError> {
+    async fn fetch(&self, exporter: &Exporter, asked: &mut Asked) -> Result<(Page, Instant), ScrapeError> {
         let answer = self.ask(exporter, *asked).await;
         let status = match &answer {
             Err(ScrapeError::Status(status)) if *asked == Asked::Families => *status,
@@ -339,12 +334,7 @@ impl Scraper {
         }
     }
 
-    fn request(
-        &self,
-        url: &Uri,
-        asked: Asked,
-        over_tls: bool,
-    ) -> Result<Request<Empty<Bytes>>, http::Error> {
+    fn request(&self, url: &Uri, asked: Asked, over_tls: bool) -> Result<Request<Empty<Bytes>>, http::Error> {
         let path = url.path_and_query().map_or("/metrics", http::uri::PathAndQuery::as_str);
         let host = url.authority().map_or("", http::uri::Authority::as_str);
         let mut request = Request::get(match asked {
@@ -456,7 +446,10 @@ mod tests {
             (gzip(&b"# a comment\n".repeat(MAX_PAGE_BYTES / 12 + 1)), "expands to more than 16777216 bytes"),
             (gzip(b"a 1\n")[..60].to_vec(), "the compressed page cannot be read"),
             ([gzip(b"a 1\n"), b"more".to_vec()].concat(), "something follows its end"),
-            (text("HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\na 1\n"), "the compressed page cannot be read"),
+            (
+                text("HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\na 1\n"),
+                "the compressed page cannot be read",
+            ),
             (text("HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\n\r\n"), "answered 302 Found"),
             (text("HTTP/1.1 401 Unauthorized\r\n\r\n"), "--exporter-token-file"),
             (text("SSH-2.0-OpenSSH_9.2\r\n"), "invalid HTTP"),
@@ -488,7 +481,11 @@ mod tests {
             assert_eq!(with_query(path, "name[]=a"), asked);
         }
         let scraper = scraper(Duration::from_secs(5));
-        assert!(scraper.query.starts_with("name[]=DCGM_FI_DEV_BOARD_POWER_WATTS&name[]=D"), "{}", scraper.query);
+        assert!(
+            scraper.query.starts_with("name[]=DCGM_FI_DEV_BOARD_POWER_WATTS&name[]=D"),
+            "{}",
+            scraper.query
+        );
         assert!(scraper.query.len() < 2000, "{}", scraper.query.len());
     }
 }

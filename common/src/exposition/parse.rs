@@ -173,7 +173,9 @@ fn label(text: &str) -> Result<((&str, Cow<'_, str>), &str), String> {
     let Some(after) = after.strip_prefix('=') else {
         return Err(match text.split_once('=') {
             None => format!("{:?}: a label without =", excerpt(text)),
-            Some((name, _)) => format!("{:?} is not a label name", excerpt(name.trim_end_matches([' ', '\t']))),
+            Some((name, _)) => {
+                format!("{:?} is not a label name", excerpt(name.trim_end_matches([' ', '\t'])))
+            }
         });
     };
     if name.is_empty() {

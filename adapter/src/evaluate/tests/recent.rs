@@ -110,7 +110,10 @@ fn while_nothing_new_arrives_the_sums_stay_until_they_are_stale() {
         near(value(&scene, "gpu_device_utilization"), 40.0, 60.0);
     }
     scene.seconds = 35.0;
-    assert!(matches!(scene.utilization(), Err(Omission::ExporterSilent { .. } | Omission::DeviceStale { .. })));
+    assert!(matches!(
+        scene.utilization(),
+        Err(Omission::ExporterSilent { .. } | Omission::DeviceStale { .. })
+    ));
     assert!(scene.node("gpu_utilization").is_err());
 }
 

@@ -284,8 +284,9 @@ impl Kept {
 
     fn find(&self, device: usize, owner: (&str, &str, &str), hash: u64) -> Option<usize> {
         let holdings = &self.page.devices[device].holdings;
-        let same =
-            |known: &Holding| (known.namespace.as_str(), known.pod.as_str(), known.container.as_str()) == owner;
+        let same = |known: &Holding| {
+            (known.namespace.as_str(), known.pod.as_str(), known.container.as_str()) == owner
+        };
         let found = holdings.iter().take(FEW).position(same);
         found.or_else(|| self.scratch.further.get(&hash).copied().filter(|at| same(&holdings[*at])))
     }
@@ -308,12 +309,7 @@ impl Kept {
 
 impl Device {
     /// Where what a family says of the device is kept; `None` for other families.
-    fn place(
-        &mut self,
-        says: GpuFamily,
-        newer: bool,
-        window: Option<Duration>,
-    ) -> Option<&mut Option<f64>> {
+    fn place(&mut self, says: GpuFamily, newer: bool, window: Option<Duration>) -> Option<&mut Option<f64>> {
         match says {
             GpuFamily::DeviceActive => Some(&mut self.active),
             GpuFamily::DeviceUtilization => Some(&mut self.utilization),

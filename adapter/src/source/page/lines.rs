@@ -113,7 +113,8 @@ impl<'m> PageReader<'m> {
     /// Looks up the name that the line begins with; false where only reading all of it can tell.
     fn begins(&mut self, line: &str) -> bool {
         self.kept.scratch.name.clear();
-        let end = line.bytes().position(|byte| !(byte.is_ascii_alphanumeric() || byte == b'_' || byte == b':'));
+        let end =
+            line.bytes().position(|byte| !(byte.is_ascii_alphanumeric() || byte == b'_' || byte == b':'));
         let Some(name) = end.map(|end| &line[..end]) else { return false };
         if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) {
             return false;

@@ -71,9 +71,9 @@ impl Memory {
         match sharing {
             Sharing::Repeated => self.most,
             Sharing::Copies => self.unlabelled,
-            Sharing::Parts => self
-                .most
-                .map(|_| self.unlabelled.unwrap_or_default() + self.labelled.unwrap_or_default()),
+            Sharing::Parts => {
+                self.most.map(|_| self.unlabelled.unwrap_or_default() + self.labelled.unwrap_or_default())
+            }
         }
     }
 

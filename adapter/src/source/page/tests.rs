@@ -402,7 +402,12 @@ fn the_last_seconds_are_read_with_their_window() {
     assert_eq!(recent(&all), (of(60, 30.0, 59.8), of(60, 40.0, 59.8), 0));
     // More use than time, and more time than there was.
     for (active, observed) in [(61.0, 60.0), (10.0, 90.0)] {
-        let lie = [line("active", "60s", active), line("observed", "60s", observed), all[4].clone(), all[5].clone()];
+        let lie = [
+            line("active", "60s", active),
+            line("observed", "60s", observed),
+            all[4].clone(),
+            all[5].clone(),
+        ];
         assert_eq!(recent(&lie), (None, of(60, 40.0, 59.8), 2), "{active} {observed}");
     }
     assert_eq!(recent(&[line("active", "60s", 1.0)]), (None, None, 0), "half of it says nothing");
