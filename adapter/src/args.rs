@@ -38,8 +38,12 @@ pub struct Args {
     #[command(flatten)]
     pub exporter_access: ExporterAccess,
     /// Time between two scrapes of an exporter
-    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_go_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = parse_go_duration)]
     pub scrape_interval: Duration,
+    /// Most series to keep of all exporters together; a container on a device counts as four at
+    /// least. Exporters share them evenly, and one that needs less leaves the rest to the others
+    #[arg(long, value_name = "N", default_value_t = 200_000, value_parser = parse_max_series)]
+    pub max_series: usize,
     /// Time that an answer is the mean over
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_go_duration)]
     pub window: Duration,
@@ -169,6 +173,14 @@ fn parse_exporter_url(text: &str) -> Result<ExporterUrl, String> {
     Ok(ExporterUrl { node: node.map(str::to_owned), url })
 }
 
+/// Fewer would not be enough for a single node.
+fn parse_max_series(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count @ 1000..=100_000_000) => Ok(count),
+        _ => Err("a number from 1000 to 100000000".to_owned()),
+    }
+}
+
 fn parse_service(text: &str) -> Result<ServiceName, String> {
     match text.split_once('/') {
         Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
@@ -215,10 +227,10 @@ mod tests {
     fn times_must_fit_together() {
         let with = |args: &[&str]| parse(&[&["--exporter-url", "http://a"], args].concat()).unwrap().check();
         assert!(with(&[]).is_ok());
-        assert!(with(&["--window", "9s"]).is_err());
-        assert!(with(&["--staleness", "4s"]).is_err());
-        assert!(with(&["--metric", "gpu_utilization,window=9s"]).is_err());
-        assert!(with(&["--metric", "gpu_utilization,window=10s"]).is_ok());
+        assert!(with(&["--window", "3s"]).is_err());
+        assert!(with(&["--staleness", "1s"]).is_err());
+        assert!(with(&["--metric", "gpu_utilization,window=3s"]).is_err());
+        assert!(with(&["--metric", "gpu_utilization,window=4s"]).is_ok());
         assert!(with(&["--scrape-interval", "1ms"]).is_err());
         assert!(with(&["--scrape-interval", "500ms", "--window", "1s", "--staleness", "500ms"]).is_ok());
     }

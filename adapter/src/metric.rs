@@ -1,12 +1,14 @@
 //! Owns the list of metrics that are served: their names, how each is made, and which families of
 //! the exporters' pages that needs. Discovery, evaluation and the page reader use it.
 
+pub mod families;
 pub mod flag;
 mod unit;
 
-use std::collections::HashMap;
 use std::time::Duration;
 
+use families::Families;
+pub use families::{Family, GpuFamily};
 pub use flag::MetricFlag;
 
 /// A family of values kept for a pod's device. The first ones are always there; further ones
@@ -26,14 +28,6 @@ const SM_ACTIVE: FamilyId = FamilyId(4);
 const TENSOR_ACTIVE: FamilyId = FamilyId(5);
 const DRAM_ACTIVE: FamilyId = FamilyId(6);
 const FIRST_EXTRA: u16 = 7;
-
-/// NVIDIA's name of the utilization gauge, percent.
-pub const GPU_UTIL: &str = "DCGM_FI_DEV_GPU_UTIL";
-
-/// Whether a family's values are parts of one.
-pub const fn is_ratio(family: FamilyId) -> bool {
-    SM_ACTIVE.0 <= family.0 && family.0 <= DRAM_ACTIVE.0
-}
 
 /// How a value is made of its devices' values.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -76,7 +70,7 @@ pub struct Metric {
 #[derive(Debug)]
 pub struct Metrics {
     served: Vec<Metric>,
-    families: HashMap<Box<str>, FamilyId>,
+    families: Families,
 }
 
 impl Formula {
@@ -145,26 +139,12 @@ impl Metrics {
             |name: &str, formula| Metric { name: name.into(), formula, aggregation: None, window: None };
         let mut served: Vec<Metric> =
             built_in.into_iter().map(|(name, formula)| metric(name, formula)).collect();
-        let mut families: HashMap<Box<str>, FamilyId> = [
-            (GPU_UTIL, USE),
-            ("DCGM_FI_DEV_FB_USED", MEMORY_USED),
-            ("DCGM_FI_DEV_POWER_USAGE", POWER),
-            ("DCGM_FI_PROF_SM_ACTIVE", SM_ACTIVE),
-            ("DCGM_FI_PROF_PIPE_TENSOR_ACTIVE", TENSOR_ACTIVE),
-            ("DCGM_FI_PROF_DRAM_ACTIVE", DRAM_ACTIVE),
-        ]
-        .into_iter()
-        .map(|(name, family)| (name.into(), family))
-        .collect();
+        let mut families = Families::built_in();
         let mut next = FIRST_EXTRA;
         for flag in flags {
             let at = served.iter().position(|metric| *metric.name == *flag.name).unwrap_or_else(|| {
-                let family = *families.entry(flag.name.as_str().into()).or_insert_with(|| {
-                    next += 1;
-                    FamilyId(next - 1)
-                });
-                // Use is kept as a part of one, whoever measured it.
-                let scale = if family == USE { 100.0 } else { 1.0 };
+                let (family, scale) = families.keep(&flag.name, FamilyId(next));
+                next = next.max(family.0 + 1);
                 served.push(metric(&flag.name, Formula::Mean { family, scale }));
                 served.len() - 1
             });
@@ -184,19 +164,20 @@ impl Metrics {
         self.served.iter().find(|metric| *metric.name == *name)
     }
 
-    /// The longest time that any of them is a mean over: so long histories must be.
-    pub fn longest_window(&self, default: Duration) -> Duration {
-        self.served.iter().map(|metric| metric.window(default)).fold(default, Duration::max)
+    /// The shortest and the longest time that any of them is a mean over.
+    pub fn windows(&self, default: Duration) -> (Duration, Duration) {
+        let windows = || self.served.iter().map(|metric| metric.window(default));
+        (windows().fold(default, Duration::min), windows().fold(default, Duration::max))
     }
 
-    /// The family that a sample of that name belongs to, if it is kept.
-    pub fn family(&self, name: &str) -> Option<FamilyId> {
-        self.families.get(name).copied()
+    /// What a sample of that name is read as; `None`: nothing.
+    pub fn family(&self, name: &str) -> Option<&Family> {
+        self.families.get(name)
     }
 
-    /// The exporters' name of a family that comes from DCGM.
-    pub fn family_name(&self, family: FamilyId) -> Option<&str> {
-        self.families.iter().find(|(_, id)| **id == family).map(|(name, _)| name.as_ref())
+    /// The names of all families that are read.
+    pub fn family_names(&self) -> Vec<&str> {
+        self.families.names()
     }
 }
 
@@ -215,9 +196,47 @@ mod tests {
         let family = |name| metrics.get(name).unwrap().formula.family();
         assert_eq!(family("DCGM_FI_DEV_GPU_TEMP"), FamilyId(FIRST_EXTRA));
         assert_eq!(family("DCGM_FI_DEV_POWER_USAGE"), POWER);
-        assert_eq!(metrics.family("DCGM_FI_DEV_GPU_TEMP"), Some(FamilyId(FIRST_EXTRA)));
-        assert_eq!(metrics.family("DCGM_FI_DEV_SM_CLOCK"), None);
+        let kept = |name| metrics.family(name).and_then(|family| family.kept);
+        assert_eq!(kept("DCGM_FI_DEV_GPU_TEMP"), Some(FamilyId(FIRST_EXTRA)));
+        assert_eq!(kept("DCGM_FI_DEV_GPU_TEMP_CELSIUS"), Some(FamilyId(FIRST_EXTRA)));
+        assert_eq!(kept("DCGM_FI_DEV_SM_CLOCK"), None);
         assert_eq!(metrics.served().len(), 11);
+    }
+
+    #[test]
+    fn a_family_may_be_named_in_either_way_and_has_the_unit_of_that_name() {
+        let names = [
+            "DCGM_FI_DEV_FB_USED",
+            "DCGM_FI_DEV_FB_USED_BYTES",
+            "DCGM_FI_DEV_GPU_UTIL",
+            "DCGM_FI_DEV_GPU_UTIL_RATIO",
+            "DCGM_FI_DEV_SM_CLOCK_HERTZ",
+            "DCGM_FI_DEV_SM_CLOCK",
+            "my_family",
+        ];
+        let metrics = metrics(&names);
+        let formulas = names.map(|name| match metrics.get(name).unwrap().formula {
+            Formula::Mean { family, scale } => (family, scale),
+            other => panic!("{other:?}"),
+        });
+        let [clock, mine] = [FamilyId(FIRST_EXTRA), FamilyId(FIRST_EXTRA + 1)];
+        assert_eq!(
+            formulas,
+            [
+                (MEMORY_USED, 1.0),
+                (MEMORY_USED, 1_048_576.0),
+                (USE, 100.0),
+                (USE, 1.0),
+                (clock, 1e6),
+                (clock, 1.0),
+                (mine, 1.0)
+            ]
+        );
+        let asked = metrics.family_names();
+        for name in names.iter().chain(&["podgauge_gpu_recent_active_seconds", "DCGM_FI_DEV_FB_FREE_BYTES"]) {
+            assert!(asked.contains(name), "{name} is not in {asked:?}");
+        }
+        assert!(!asked.contains(&"DCGM_FI_DEV_MEM_CLOCK"));
     }
 
     #[test]
@@ -235,7 +254,7 @@ mod tests {
         assert_eq!(of("gpu_utilization"), (Some(Aggregation::Max), seconds(30)));
         assert_eq!(of("DCGM_FI_DEV_GPU_TEMP"), (None, seconds(120)));
         assert_eq!(of("gpu_power_watts"), (None, seconds(60)));
-        assert_eq!(metrics.longest_window(seconds(60)), seconds(120));
+        assert_eq!(metrics.windows(seconds(60)), (seconds(30), seconds(120)));
         assert_eq!(metrics.served().len(), 10);
     }
 }

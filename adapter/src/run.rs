@@ -35,6 +35,7 @@ use crate::metric::Metrics;
 use crate::self_metrics::SelfMetrics;
 use crate::source::Target;
 use crate::source::access::{Access, AccessError};
+use crate::source::budget::Budget;
 use crate::source::scrape::Scraper;
 use crate::source::set::ExporterSet;
 
@@ -109,15 +110,12 @@ impl Adapter {
         let metrics = Arc::new(Metrics::new(&args.metric));
         let pods = PodIndex::default();
         tokio::spawn(Arc::clone(&reach).follow());
-        let scraper = Scraper::new(
-            Arc::clone(&metrics),
-            self_metrics.clone(),
-            args.scrape_interval,
-            metrics.longest_window(args.window),
-        );
+        let scraper =
+            Scraper::new(Arc::clone(&metrics), self_metrics.clone(), args.scrape_interval, args.window);
         let scraper = Arc::new(scraper.reaching(reach));
         let background = background().map_err(|error| StartError::Thread(error.to_string()))?;
-        let exporters = Arc::new(ExporterSet::on(background.clone(), Arc::clone(&scraper)));
+        let budget = Budget::new(args.max_series);
+        let exporters = Arc::new(ExporterSet::on(background.clone(), Arc::clone(&scraper), budget));
         self_metrics.watch(pods.clone(), Arc::clone(&exporters));
 
         let trust = Trust::default();

@@ -16,6 +16,7 @@ use prometheus_client::registry::Registry;
 
 use crate::cluster::PodIndex;
 use crate::evaluate::Omission;
+use crate::source::page::Limit;
 use crate::source::set::ExporterSet;
 
 /// Upper bounds of the latency histogram, seconds.
@@ -47,6 +48,12 @@ struct ScrapeLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LimitLabels {
+    exporter: String,
+    limit: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReasonLabels {
     reason: &'static str,
 }
@@ -71,6 +78,8 @@ pub struct SelfMetrics {
     authentications: Family<OutcomeLabels, Counter>,
     authorizations: Family<OutcomeLabels, Counter>,
     scrapes: Family<ScrapeLabels, Counter>,
+    page_bytes: Counter,
+    cuts: Family<LimitLabels, Counter>,
     dropped: Counter,
     omissions: Family<ReasonLabels, Counter>,
     expiries: Family<CertificateLabels, Gauge>,
@@ -88,6 +97,8 @@ impl Default for SelfMetrics {
             authentications: Family::default(),
             authorizations: Family::default(),
             scrapes: Family::default(),
+            page_bytes: Counter::default(),
+            cuts: Family::default(),
             dropped: Counter::default(),
             omissions: Family::default(),
             expiries: Family::default(),
@@ -110,6 +121,12 @@ impl Default for SelfMetrics {
             made.authorizations.clone(),
         );
         registry.register("scrapes", "Scrapes by exporter", made.scrapes.clone());
+        registry.register("page_bytes", "Bytes of exporters' pages as received", made.page_bytes.clone());
+        registry.register(
+            "pages_cut",
+            "Pages of exporters that had more than is kept, by the first limit reached",
+            made.cuts.clone(),
+        );
         registry.register(
             "samples_dropped",
             "Samples of exporters that a limit kept out or that were no numbers",
@@ -160,6 +177,19 @@ impl SelfMetrics {
         for result in ["success", "failure"] {
             self.scrapes.remove(&ScrapeLabels { exporter: exporter.to_owned(), result });
         }
+        for limit in Limit::ALL {
+            self.cuts.remove(&LimitLabels { exporter: exporter.to_owned(), limit: limit.label() });
+        }
+    }
+
+    /// Bytes of a page as they came.
+    pub fn page_bytes(&self, count: usize) {
+        self.page_bytes.inc_by(count as u64);
+    }
+
+    /// A page had more than is kept.
+    pub fn page_cut(&self, exporter: &str, limit: Limit) {
+        self.cuts.get_or_create(&LimitLabels { exporter: exporter.to_owned(), limit: limit.label() }).inc();
     }
 
     pub fn samples_dropped(&self, count: u64) {
@@ -203,11 +233,18 @@ struct Sizes {
 impl Collector for Sizes {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let exporters = self.exporters.current();
+        let budget = self.exporters.budget();
         let series: usize = exporters.all().map(|exporter| exporter.state.read().series()).sum();
         for (name, help, value) in [
             ("pods", "Pods in the index.", self.pods.len()),
             ("exporters", "Exporters that are scraped.", exporters.all().count()),
             ("series", "Series kept of exporters.", series),
+            (
+                "series_used",
+                "What counts against --max-series: at least four for each container on a device.",
+                budget.used_series(),
+            ),
+            ("series_max", "--max-series.", budget.max_series()),
         ] {
             let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
             let metric = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;

@@ -15,11 +15,11 @@ use podgauge_sim::certs::Authority;
 use podgauge_sim::hpa;
 use tokio::runtime::Runtime;
 
-use crate::fleet::{self, Form};
+use crate::fleet::{self, Fleet, Form, Serving};
 use crate::front_proxy::{Answer, FrontProxy, User};
 use crate::latency::Latencies;
 use crate::process::{Program, Programs};
-use crate::report::{Report, Unit};
+use crate::report::{Budget, Report, Unit};
 use crate::rows;
 use crate::simulated::runtime;
 
@@ -31,10 +31,12 @@ const HPA: User = User {
     group: "system:authenticated",
 };
 const ADMIN: User = User { name: "bench", group: "system:masters" };
-/// Until histories are as long as they get: the window of 60 s and two intervals of 5 s.
+/// Until histories are as long as they get: the window of 60 s and some intervals.
 const FILL: Duration = Duration::from_secs(75);
 /// Over which the CPU of scraping alone is counted.
 const SCRAPING: Duration = Duration::from_secs(20);
+/// Until every exporter was scraped a few times.
+const SETTLE: Duration = Duration::from_secs(10);
 const REQUESTS_100: usize = 5_000;
 const REQUESTS_1000: usize = 2_000;
 
@@ -157,35 +159,42 @@ impl Adapter {
     }
 }
 
-pub(crate) fn measure(programs: &Programs, pods: usize, report: &mut Report) -> anyhow::Result<()> {
+/// How large the measured cluster is, and its rows.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scale {
+    pub(crate) pods: usize,
+    pub(crate) rss: Budget,
+    /// Of a selector that matches 100 pods, p50 and p99, and of one that matches 1,000.
+    pub(crate) latencies: [Budget; 3],
+    /// Compressing the fleet's pages takes more than reading them.
+    pub(crate) serving: Serving,
+    pub(crate) arguments: &'static [&'static str],
+}
+
+pub(crate) fn measure(programs: &Programs, scale: Scale, report: &mut Report) -> anyhow::Result<()> {
+    let Scale { pods, .. } = scale;
     ensure!(pods >= 1000 && pods.is_multiple_of(1000), "--pods must be a multiple of 1000");
     let nodes = pods / fleet::GPUS;
     let runtime = runtime()?;
     let folder = tempfile::tempdir()?;
     let form = Arc::new(Form::of_exporter(&runtime, programs)?);
-    let page_bytes = form.page(0).len();
-    let addresses = fleet::serve(&runtime, &form, nodes)?;
-    let exporters: Vec<_> =
-        addresses.into_iter().enumerate().map(|(n, a)| (fleet::node_name(n), a)).collect();
+    let fleet = Fleet::serve(&runtime, &form, nodes, scale.serving)?;
     let mut scenarios = Vec::with_capacity(nodes);
     for node in 0..nodes {
         let path = folder.path().join(format!("{node}.yaml"));
         std::fs::write(&path, fleet::scenario(node))?;
         scenarios.push(path);
     }
-    let cluster = Cluster::start(&runtime, scenarios.clone(), &exporters)?;
-    // The files are looked at ten times a second each. Without one the pods stand as they are.
+    let cluster = Cluster::start(&runtime, scenarios.clone(), &fleet.exporters())?;
+    // The files are looked at ten times a second each. Without one the pods stay as they are.
     for path in scenarios {
         std::fs::remove_file(path)?;
     }
     let start = Instant::now();
-    let adapter = Adapter::start(programs, &cluster, folder.path(), &[])?;
+    let adapter = Adapter::start(programs, &cluster, folder.path(), scale.arguments)?;
     adapter.connection.rest(FILL.saturating_sub(start.elapsed()));
 
     let filled = adapter.program.memory()?;
-    let (cpu, since) = (adapter.program.cpu()?, Instant::now());
-    adapter.connection.rest(SCRAPING);
-    let cpu = (adapter.program.cpu()?.saturating_sub(cpu)).as_secs_f64() / since.elapsed().as_secs_f64();
     let (small, small_bytes) = adapter.repeat("app=model-7", 100, REQUESTS_100)?;
     let (large, large_bytes) = adapter.repeat("tier=tier-0", 1000, REQUESTS_1000)?;
     let memory = adapter.program.memory()?;
@@ -197,37 +206,79 @@ pub(crate) fn measure(programs: &Programs, pods: usize, report: &mut Report) -> 
     let (known, series, answering) = (known?, series?, answering?);
 
     let how = format!(
-        "TLS and HTTP/2 with the front-proxy certificate over one kept connection, the client's time included; {answering} exporters scraped meanwhile"
+        "TLS and HTTP/2 with the front-proxy certificate over one kept connection, the client's time included; {answering} exporters scraped every 2 s meanwhile"
     );
+    let [p50_100, p99_100, p50_1000] = scale.latencies;
     report.judge(
-        rows::ADAPTER_P50_100,
+        p50_100,
         small.quantile_ms(0.5),
         format!("{} requests, {} KiB an answer; {how}", small.len(), small_bytes / 1024),
     );
-    report.judge(rows::ADAPTER_P99_100, small.quantile_ms(0.99), "the same");
+    report.judge(p99_100, small.quantile_ms(0.99), "the same");
     report.judge(
-        rows::ADAPTER_P50_1000,
+        p50_1000,
         large.quantile_ms(0.5),
         format!("{} requests, {} KiB an answer; likewise", large.len(), large_bytes / 1024),
     );
-    report.tell("adapter: selector matching 1,000 pods, p99", Unit::Ms, large.quantile_ms(0.99), "the same");
+    report.tell(
+        &format!("adapter, {pods} pods: selector matching 1,000 pods, p99"),
+        Unit::Ms,
+        large.quantile_ms(0.99),
+        "the same",
+    );
     report.judge(
-        rows::ADAPTER_RSS,
+        scale.rss,
         memory.resident,
         format!(
             "VmRSS after all requests, {known} pods and {series} series by its own metrics: {:.1} MiB of its own (RssAnon), {:.1} MiB mapped files; {:.1} MiB before the requests",
             memory.anonymous, memory.file, filled.resident
         ),
     );
-    report.tell(
-        "adapter: CPU of scraping",
-        Unit::PercentOfCore,
-        100.0 * cpu,
-        format!(
-            "{answering} exporters every 5s, {} KiB a page, over {} s without requests",
-            page_bytes / 1024,
-            SCRAPING.as_secs()
-        ),
-    );
+    Ok(())
+}
+
+/// The CPU and the bytes of scraping so many exporters, and nothing else.
+pub(crate) fn measure_scraping(
+    programs: &Programs,
+    exporters: usize,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let runtime = runtime()?;
+    let form = Arc::new(Form::of_exporter(&runtime, programs)?);
+    for serving in [Serving::Whole, Serving::PartsCompressed] {
+        let folder = tempfile::tempdir()?;
+        let fleet = Fleet::serve(&runtime, &form, exporters, serving)?;
+        let cluster = Cluster::start(&runtime, Vec::new(), &fleet.exporters())?;
+        let adapter = Adapter::start(programs, &cluster, folder.path(), &[])?;
+        adapter.connection.rest(SETTLE);
+        let (cpu, since, before) = (adapter.program.cpu()?, Instant::now(), fleet.exchanged());
+        adapter.connection.rest(SCRAPING);
+        let cpu = adapter.program.cpu()?.saturating_sub(cpu).as_secs_f64();
+        let seconds = since.elapsed().as_secs_f64();
+        let exchanged = fleet.exchanged().since(before);
+        let due = exporters as f64 * seconds / 2.0;
+        let late = match exchanged.requests / due {
+            all if all > 0.98 => String::new(),
+            part => format!(", only {:.0} % of those that were due", 100.0 * part),
+        };
+        let percent = 100.0 * cpu / seconds;
+        let (sent, received) = (exchanged.sent / exchanged.requests, exchanged.received / exchanged.requests);
+        let micros = 1e6 * cpu / exchanged.requests;
+        let how = format!(
+            "{exporters} exporters of 8 GPUs every 2 s, {:.0} scrapes in {seconds:.0} s{late}, {micros:.0} µs each; {:.1} KiB an answer with its head, {:.1} KiB a request",
+            exchanged.requests,
+            sent / 1024.0,
+            received / 1024.0
+        );
+        match serving {
+            Serving::Whole => {
+                report.tell("adapter: CPU of scraping whole pages", Unit::PercentOfCore, percent, how);
+            }
+            _ => {
+                report.judge(rows::SCRAPING_CPU, percent, how);
+                report.judge(rows::SCRAPING_BYTES, sent / 1024.0, "an answer with its head, compressed");
+            }
+        }
+    }
     Ok(())
 }

@@ -23,6 +23,24 @@ const NOISE: f64 = 0.25;
 const LIMIT: Duration = Duration::from_secs(15);
 
 pub(crate) fn measure(programs: &Programs, report: &mut Report) -> anyhow::Result<()> {
+    let how = format!(
+        "{TRIALS} changes from {BEFORE} to {AFTER} %, window 60s, asked every {} ms",
+        ASK_EVERY.as_millis()
+    );
+    let seconds = trials(programs, &["--scrape-interval", "1s"])?;
+    report.judge(rows::CHANGE_MEDIAN, seconds.quantile(0.5).as_secs_f64(), how.clone());
+    report.judge(rows::CHANGE_MAX, seconds.quantile(1.0).as_secs_f64(), "the same");
+    let defaults = trials(programs, &[])?;
+    let median = defaults.quantile(0.5).as_secs_f64();
+    report.judge(
+        rows::CHANGE_DEFAULTS,
+        defaults.quantile(1.0).as_secs_f64(),
+        format!("{how}; median {median:.2} s"),
+    );
+    Ok(())
+}
+
+fn trials(programs: &Programs, arguments: &[&str]) -> anyhow::Result<Latencies> {
     let runtime = runtime()?;
     let load = |changed: usize| {
         one_pod_a_gpu("bench-node", TRIALS, |gpu| {
@@ -33,7 +51,7 @@ pub(crate) fn measure(programs: &Programs, report: &mut Report) -> anyhow::Resul
     let exporter = node.exporter(programs, free_address()?)?;
     let cluster =
         Cluster::start(&runtime, vec![node.scenario()], &[("bench-node".to_owned(), exporter.address)])?;
-    let adapter = Adapter::start(programs, &cluster, node.path(), &["--scrape-interval", "1s"])?;
+    let adapter = Adapter::start(programs, &cluster, node.path(), arguments)?;
     let ask = |adapter: &Adapter, pod: usize| adapter.value(&format!("worker-{pod}")).ok();
     let start = Instant::now();
     while (0..TRIALS).any(|pod| ask(&adapter, pod).is_none()) {
@@ -61,11 +79,5 @@ pub(crate) fn measure(programs: &Programs, report: &mut Report) -> anyhow::Resul
         }
         all.push(changed.elapsed());
     }
-    let how = format!(
-        "{TRIALS} changes from {BEFORE} to {AFTER} %, window 60s, asked every {} ms",
-        ASK_EVERY.as_millis()
-    );
-    report.judge(rows::CHANGE_MEDIAN, all.quantile(0.5).as_secs_f64(), how);
-    report.judge(rows::CHANGE_MAX, all.quantile(1.0).as_secs_f64(), "the same");
-    Ok(())
+    Ok(all)
 }

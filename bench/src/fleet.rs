@@ -1,14 +1,18 @@
 //! Exporters of many nodes in one process: pages in the form of the shipped exporter's.
 //!
-//! The form is one page of a real exporter whose node, GPUs and pods have names that stand for
-//! others; the counters that a utilization is made of go on with the clock.
+//! The form is one page of a real exporter whose node, GPUs and pods have names that are replaced by
+//! those of each node; the counters that a utilization is made of go on with the clock.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use parking_lot::Mutex;
+use podgauge_common::http::gzip;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
@@ -22,12 +26,18 @@ pub(crate) const GPUS: usize = 8;
 const OBSERVED_BEFORE: f64 = 3600.0;
 
 const FORM_NODE: &str = "form-node";
-/// Counters in seconds: what part of the load grows in them.
-const COUNTERS: [&str; 3] = [
-    "podgauge_gpu_active_seconds_total{",
-    "podgauge_gpu_device_active_seconds_total{",
-    "podgauge_gpu_observed_seconds_total{",
+/// Families in seconds, and what grows in them.
+const COUNTERS: [(&str, fn(usize) -> Piece); 7] = [
+    ("podgauge_gpu_active_seconds_total", Piece::Active),
+    ("podgauge_gpu_device_active_seconds_total", Piece::Active),
+    ("podgauge_gpu_observed_seconds_total", |_| Piece::Observed),
+    ("podgauge_gpu_recent_active_seconds", Piece::RecentActive),
+    ("podgauge_gpu_recent_device_active_seconds", Piece::RecentActive),
+    ("podgauge_gpu_recent_observed_seconds", |_| Piece::RecentObserved),
+    ("podgauge_gpu_recent_device_observed_seconds", |_| Piece::RecentObserved),
 ];
+/// What an exporter sums up of the last seconds.
+const RECENT: f64 = 60.0;
 
 /// A piece of a page.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,13 +51,52 @@ enum Piece {
     Active(usize),
     /// Seconds since the exporter began.
     Observed,
+    /// … of the last minute.
+    RecentActive(usize),
+    RecentObserved,
 }
 
 /// A page with places for what differs from node to node.
 #[derive(Debug)]
 pub(crate) struct Form {
-    pieces: Vec<Piece>,
+    /// By family, in the page's order.
+    lines: Vec<(String, Vec<Piece>)>,
+    /// What was asked for before, by query.
+    parts: Mutex<HashMap<String, Arc<[Piece]>>>,
     started: Instant,
+}
+
+/// How the fleet answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Serving {
+    /// All of the page, plain, as an exporter that knows nothing else.
+    Whole,
+    /// The families that are asked for, plain.
+    Parts,
+    /// … compressed.
+    PartsCompressed,
+}
+
+/// Exporters that are served, and what was sent.
+#[derive(Debug)]
+pub(crate) struct Fleet {
+    pub(crate) addresses: Vec<SocketAddr>,
+    traffic: Arc<Traffic>,
+}
+
+#[derive(Debug, Default)]
+struct Traffic {
+    requests: AtomicU64,
+    received: AtomicU64,
+    sent: AtomicU64,
+}
+
+/// Requests, and bytes of them and of their answers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Exchanged {
+    pub(crate) requests: f64,
+    pub(crate) received: f64,
+    pub(crate) sent: f64,
 }
 
 /// The node of that number.
@@ -126,41 +175,34 @@ impl Form {
     }
 
     fn parse(page: &str) -> anyhow::Result<Self> {
-        let mut pieces = Vec::new();
+        let mut lines = Vec::new();
         for line in page.lines().filter(|line| !line.contains("podgauge_exporter_")) {
-            let counter = COUNTERS.iter().position(|name| line.starts_with(name));
-            let (head, value) = match counter {
-                None => (line, None),
-                Some(counter) => {
+            let family = family(line).to_owned();
+            let counter = COUNTERS.iter().find(|(name, _)| !line.starts_with('#') && *name == family);
+            let mut pieces = Vec::new();
+            match counter {
+                None => split(line, &mut pieces),
+                Some((_, grows)) => {
                     let (head, _) = line.rsplit_once(' ').context("a sample without a value")?;
                     let gpu = (0..GPUS)
                         .find(|gpu| head.contains(&format!("GPU-form-{gpu}\"")))
                         .context("a counter of no GPU")?;
-                    (
-                        head,
-                        Some(if COUNTERS[counter].contains("observed") {
-                            Piece::Observed
-                        } else {
-                            Piece::Active(gpu)
-                        }),
-                    )
+                    split(head, &mut pieces);
+                    pieces.extend([Piece::Text(" ".to_owned()), grows(gpu)]);
                 }
-            };
-            split(head, &mut pieces);
-            if let Some(value) = value {
-                pieces.push(Piece::Text(" ".to_owned()));
-                pieces.push(value);
             }
             pieces.push(Piece::Text("\n".to_owned()));
+            lines.push((family, pieces));
         }
-        Ok(Self { pieces: joined(pieces), started: Instant::now() })
+        Ok(Self { lines, parts: Mutex::default(), started: Instant::now() })
     }
 
-    /// The page of a node as it is now.
-    pub(crate) fn page(&self, node: usize) -> String {
+    /// The page of a node as it is now: the families of a query, or all of them.
+    pub(crate) fn page(&self, node: usize, query: &str) -> String {
         let observed = OBSERVED_BEFORE + self.started.elapsed().as_secs_f64();
+        let busy = |gpu: usize, seconds: f64| seconds * load(node, gpu) as f64 / 100.0;
         let mut page = String::with_capacity(64 << 10);
-        for piece in &self.pieces {
+        for piece in &*self.pieces(query) {
             // Writing to a String cannot fail.
             let _ = match piece {
                 Piece::Text(text) => write!(page, "{text}"),
@@ -168,12 +210,34 @@ impl Form {
                 Piece::Uuid(gpu) => write!(page, "{}", uuid(node, *gpu)),
                 Piece::Pod(gpu) => write!(page, "{}", pod_name(node, *gpu)),
                 Piece::PodUid(gpu) => write!(page, "{}", pod_uid(node, *gpu)),
-                Piece::Active(gpu) => write!(page, "{:.6}", observed * load(node, *gpu) as f64 / 100.0),
+                Piece::Active(gpu) => write!(page, "{:.6}", busy(*gpu, observed)),
                 Piece::Observed => write!(page, "{observed:.6}"),
+                Piece::RecentActive(gpu) => write!(page, "{:.6}", busy(*gpu, RECENT)),
+                Piece::RecentObserved => write!(page, "{RECENT:.6}"),
             };
         }
         page
     }
+
+    fn pieces(&self, query: &str) -> Arc<[Piece]> {
+        let mut parts = self.parts.lock();
+        if let Some(known) = parts.get(query) {
+            return Arc::clone(known);
+        }
+        let names: Vec<&str> = query.split('&').filter_map(|part| part.strip_prefix("name[]=")).collect();
+        let asked =
+            |(family, _): &&(String, Vec<Piece>)| names.is_empty() || names.contains(&family.as_str());
+        let pieces = self.lines.iter().filter(asked).flat_map(|(_, pieces)| pieces.clone()).collect();
+        let pieces: Arc<[Piece]> = joined(pieces).into();
+        parts.insert(query.to_owned(), Arc::clone(&pieces));
+        pieces
+    }
+}
+
+/// The family that a line is of, a comment too.
+fn family(line: &str) -> &str {
+    let rest = line.strip_prefix("# HELP ").or(line.strip_prefix("# TYPE ")).unwrap_or(line);
+    rest.split([' ', '{']).next().unwrap_or_default()
 }
 
 /// Cuts a line at the names that stand for others.
@@ -210,31 +274,69 @@ fn joined(pieces: Vec<Piece>) -> Vec<Piece> {
     all
 }
 
-/// Serves the pages of so many nodes, each on a loopback port of its own; their addresses.
-pub(crate) fn serve(runtime: &Runtime, form: &Arc<Form>, nodes: usize) -> anyhow::Result<Vec<SocketAddr>> {
-    runtime.block_on(async {
-        let mut addresses = Vec::with_capacity(nodes);
-        for node in 0..nodes {
-            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-                .await
-                .context("the fleet needs two open files a node: raise `ulimit -n`")?;
-            addresses.push(listener.local_addr()?);
-            let form = Arc::clone(form);
-            tokio::spawn(async move {
-                while let Ok((stream, _)) = listener.accept().await {
-                    let form = Arc::clone(&form);
-                    tokio::spawn(async move { drop(answer(stream, &form, node).await) });
-                }
-            });
+impl Fleet {
+    /// Serves the pages of so many nodes, each on a loopback port of its own.
+    pub(crate) fn serve(
+        runtime: &Runtime,
+        form: &Arc<Form>,
+        nodes: usize,
+        serving: Serving,
+    ) -> anyhow::Result<Self> {
+        let traffic = Arc::new(Traffic::default());
+        runtime.block_on(async {
+            let mut addresses = Vec::with_capacity(nodes);
+            for node in 0..nodes {
+                let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+                    .await
+                    .context("the fleet needs two open files a node: raise `ulimit -n`")?;
+                addresses.push(listener.local_addr()?);
+                let (form, traffic) = (Arc::clone(form), Arc::clone(&traffic));
+                tokio::spawn(async move {
+                    while let Ok((stream, _)) = listener.accept().await {
+                        let (form, traffic) = (Arc::clone(&form), Arc::clone(&traffic));
+                        tokio::spawn(async move {
+                            drop(answer(stream, &form, node, serving, &traffic).await);
+                        });
+                    }
+                });
+            }
+            Ok(Self { addresses, traffic })
+        })
+    }
+
+    /// The nodes' names and addresses.
+    pub(crate) fn exporters(&self) -> Vec<(String, SocketAddr)> {
+        self.addresses.iter().enumerate().map(|(node, address)| (node_name(node), *address)).collect()
+    }
+
+    pub(crate) fn exchanged(&self) -> Exchanged {
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed) as f64;
+        let Traffic { requests, received, sent } = &*self.traffic;
+        Exchanged { requests: of(requests), received: of(received), sent: of(sent) }
+    }
+}
+
+impl Exchanged {
+    /// What was exchanged since.
+    pub(crate) fn since(self, before: Self) -> Self {
+        Self {
+            requests: self.requests - before.requests,
+            received: self.received - before.received,
+            sent: self.sent - before.sent,
         }
-        Ok(addresses)
-    })
+    }
 }
 
 /// Answers every request of a connection with the node's page.
-async fn answer(mut stream: TcpStream, form: &Form, node: usize) -> std::io::Result<()> {
+async fn answer(
+    mut stream: TcpStream,
+    form: &Form,
+    node: usize,
+    serving: Serving,
+    traffic: &Traffic,
+) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
-    let mut request = Vec::with_capacity(1024);
+    let mut request = Vec::with_capacity(4096);
     loop {
         if stream.read_buf(&mut request).await? == 0 {
             return Ok(());
@@ -242,14 +344,26 @@ async fn answer(mut stream: TcpStream, form: &Form, node: usize) -> std::io::Res
         if !request.ends_with(b"\r\n\r\n") {
             continue;
         }
+        let head = String::from_utf8_lossy(&request);
+        let target = head.split(' ').nth(1).unwrap_or_default();
+        let query = target.split_once('?').map_or("", |(_, query)| query);
+        let query = if serving == Serving::Whole { "" } else { query };
+        let page = form.page(node, query);
+        let (coding, body) = match serving {
+            Serving::PartsCompressed => ("Content-Encoding: gzip\r\n", gzip::compress(page.as_bytes())),
+            Serving::Whole | Serving::Parts => ("", page.into()),
+        };
+        let mut answer = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\n{coding}Content-Length: {}\r\n\r\n",
+            body.len()
+        )
+        .into_bytes();
+        answer.extend_from_slice(&body);
+        traffic.requests.fetch_add(1, Ordering::Relaxed);
+        traffic.received.fetch_add(request.len() as u64, Ordering::Relaxed);
+        traffic.sent.fetch_add(answer.len() as u64, Ordering::Relaxed);
         request.clear();
-        let page = form.page(node);
-        let head = format!(
-            "HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: {}\r\n\r\n",
-            page.len()
-        );
-        stream.write_all(head.as_bytes()).await?;
-        stream.write_all(page.as_bytes()).await?;
+        stream.write_all(&answer).await?;
     }
 }
 
@@ -265,7 +379,7 @@ mod tests {
              podgauge_gpu_allocation{UUID=\"GPU-form-1\",pod_uid=\"form-uid-1\"} 1\n\
              podgauge_exporter_pages_total 1\n",
         )?;
-        let page = form.page(12);
+        let page = form.page(12, "");
         let active: f64 =
             page.lines().nth(1).and_then(|line| line.rsplit_once(' ')?.1.parse().ok()).unwrap_or(0.0);
         assert!(active >= OBSERVED_BEFORE * load(12, 1) as f64 / 100.0, "{page}");
@@ -273,6 +387,8 @@ mod tests {
         assert!(page.contains(&format!("pod_uid=\"{}\"}} 1\n", pod_uid(12, 1))), "{page}");
         assert!(page.contains("hostname=\"gpu-node-00012\"") && !page.contains("form"), "{page}");
         assert!(!page.contains("podgauge_exporter_"), "{page}");
+        let part = form.page(12, "name[]=podgauge_gpu_allocation&name[]=other");
+        assert!(part.starts_with("podgauge_gpu_allocation{") && part.lines().count() == 1, "{part}");
         Ok(())
     }
 }

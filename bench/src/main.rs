@@ -26,7 +26,9 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
 
+use crate::adapter::Scale;
 use crate::explained::Explanations;
+use crate::fleet::Serving;
 use crate::machine::Machine;
 use crate::process::Programs;
 use crate::report::Report;
@@ -43,6 +45,12 @@ struct Args {
     /// Pods of the adapter's cluster.
     #[arg(long, default_value_t = 10_000)]
     pods: usize,
+    /// Pods of the large one.
+    #[arg(long, default_value_t = 100_000)]
+    large_pods: usize,
+    /// Exporters whose scraping is measured.
+    #[arg(long, default_value_t = 5_000)]
+    exporters: usize,
     /// Where misses are explained.
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/PERFORMANCE.md"))]
     explanations: PathBuf,
@@ -55,6 +63,8 @@ struct Args {
 enum Part {
     Exporter,
     Adapter,
+    Scraping,
+    Large,
     Change,
     Encoders,
 }
@@ -91,7 +101,29 @@ fn bench(args: &Args) -> anyhow::Result<bool> {
     }
     if wanted(Part::Adapter) {
         eprintln!("adapter: {} pods", args.pods);
-        adapter::measure(&programs, args.pods, &mut report).context("adapter")?;
+        let scale = Scale {
+            pods: args.pods,
+            rss: rows::ADAPTER_RSS,
+            latencies: rows::ADAPTER_LATENCIES,
+            serving: Serving::PartsCompressed,
+            arguments: &[],
+        };
+        adapter::measure(&programs, scale, &mut report).context("adapter")?;
+    }
+    if wanted(Part::Scraping) {
+        eprintln!("scraping: {} exporters", args.exporters);
+        adapter::measure_scraping(&programs, args.exporters, &mut report).context("scraping")?;
+    }
+    if wanted(Part::Large) {
+        eprintln!("large: {} pods", args.large_pods);
+        let scale = Scale {
+            pods: args.large_pods,
+            rss: rows::LARGE_RSS,
+            latencies: rows::LARGE_LATENCIES,
+            serving: Serving::Parts,
+            arguments: &["--max-series", "500000"],
+        };
+        adapter::measure(&programs, scale, &mut report).context("large")?;
     }
     let table = report.markdown(&machine, &explanations);
     println!("{table}");

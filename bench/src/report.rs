@@ -12,6 +12,7 @@ pub(crate) enum Unit {
     Seconds,
     PercentOfCore,
     Mib,
+    Kib,
     /// How many times.
     Ratio,
     MbPerSecond,
@@ -140,6 +141,7 @@ impl Unit {
             Self::Seconds => " s",
             Self::PercentOfCore => " % of a core",
             Self::Mib => " MiB",
+            Self::Kib => " KiB",
             Self::Ratio => " ×",
             Self::MbPerSecond => " MB/s",
         }
@@ -152,7 +154,7 @@ impl Unit {
     fn figure(self, value: f64) -> String {
         let decimals = match self {
             Self::Ms => 3,
-            Self::Seconds | Self::PercentOfCore | Self::Mib => 2,
+            Self::Seconds | Self::PercentOfCore | Self::Mib | Self::Kib => 2,
             Self::Ratio => 1,
             Self::MbPerSecond => 0,
         };

@@ -34,29 +34,46 @@ pub(crate) const EXPORTER_GROWTH: Budget =
     at_most("exporter-growth", "exporter: growth over 100,000 scrapes", Unit::Mib, 0.5, "");
 pub(crate) const EXPORTER_START: Budget =
     at_most("exporter-start", "exporter: first complete page after start", Unit::Seconds, 0.5, "");
-pub(crate) const ADAPTER_P50_100: Budget = at_most(
-    "adapter-p50-100",
-    "adapter: selector matching 100 pods, p50",
-    Unit::Ms,
-    0.3,
-    "prometheus-adapter with 1,000 pods 15 ms",
-);
-pub(crate) const ADAPTER_P99_100: Budget =
-    at_most("adapter-p99-100", "adapter: selector matching 100 pods, p99", Unit::Ms, 1.0, "");
-pub(crate) const ADAPTER_P50_1000: Budget = at_most(
-    "adapter-p50-1000",
-    "adapter: selector matching 1,000 pods, p50",
-    Unit::Ms,
-    2.0,
-    "prometheus-adapter with 1,000 pods 119 ms",
-);
+pub(crate) const ADAPTER_LATENCIES: [Budget; 3] = [
+    at_most(
+        "adapter-p50-100",
+        "adapter, 10,000 pods: selector matching 100 pods, p50",
+        Unit::Ms,
+        0.15,
+        "prometheus-adapter with 1,000 pods 29 ms",
+    ),
+    at_most("adapter-p99-100", "adapter, 10,000 pods: selector matching 100 pods, p99", Unit::Ms, 0.5, ""),
+    at_most(
+        "adapter-p50-1000",
+        "adapter, 10,000 pods: selector matching 1,000 pods, p50",
+        Unit::Ms,
+        1.0,
+        "prometheus-adapter with 1,000 pods 134 ms",
+    ),
+];
 pub(crate) const ADAPTER_RSS: Budget = at_most(
     "adapter-rss",
     "adapter, 10,000 pods and 40,000 series: resident memory",
     Unit::Mib,
     60.0,
-    "prometheus-adapter with 1,000 pods 74–93 MiB",
+    "prometheus-adapter with 1,000 pods 73–106 MiB",
 );
+pub(crate) const LARGE_LATENCIES: [Budget; 3] = [
+    at_most("large-p50-100", "adapter, 100,000 pods: selector matching 100 pods, p50", Unit::Ms, 0.15, ""),
+    at_most("large-p99-100", "adapter, 100,000 pods: selector matching 100 pods, p99", Unit::Ms, 0.5, ""),
+    at_most("large-p50-1000", "adapter, 100,000 pods: selector matching 1,000 pods, p50", Unit::Ms, 1.0, ""),
+];
+pub(crate) const LARGE_RSS: Budget =
+    at_most("large-rss", "adapter, 100,000 pods and 400,000 series: resident memory", Unit::Mib, 400.0, "");
+pub(crate) const SCRAPING_CPU: Budget = at_most(
+    "scraping-cpu",
+    "adapter: CPU of scraping 5,000 exporters, narrow pages",
+    Unit::PercentOfCore,
+    25.0,
+    "",
+);
+pub(crate) const SCRAPING_BYTES: Budget =
+    at_most("scraping-bytes", "adapter: bytes of a narrow page", Unit::Kib, 4.0, "");
 pub(crate) const CHANGE_MEDIAN: Budget = at_most(
     "change-median",
     "load change to first changed value, 1s scrapes: median",
@@ -66,3 +83,10 @@ pub(crate) const CHANGE_MEDIAN: Budget = at_most(
 );
 pub(crate) const CHANGE_MAX: Budget =
     at_most("change-max", "load change to first changed value, 1s scrapes: longest", Unit::Seconds, 2.5, "");
+pub(crate) const CHANGE_DEFAULTS: Budget = at_most(
+    "change-defaults",
+    "load change to first changed value, defaults: longest",
+    Unit::Seconds,
+    3.5,
+    "",
+);

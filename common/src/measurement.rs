@@ -39,6 +39,9 @@ pub enum Bound {
     Megahertz,
     /// 0 to 100 GHz.
     Hertz,
+    /// 0 to 64 TiB: a hundred times the largest device of 2026. A size that was subtracted below
+    /// zero is far above that.
+    Mebibytes,
 }
 
 /// Whether a raw number stands for "not measured".
@@ -72,6 +75,7 @@ impl Bound {
             "°C" => Self::Celsius,
             "MHz" => Self::Megahertz,
             "Hz" => Self::Hertz,
+            "MiB" => Self::Mebibytes,
             "" => Self::Finite,
             _ => Self::NotNegative,
         }
@@ -89,6 +93,7 @@ impl Bound {
             Self::Watts | Self::Megahertz => (0.0..=100_000.0).contains(&value),
             Self::Celsius => (-100.0..=200.0).contains(&value),
             Self::Hertz => (0.0..=100e9).contains(&value),
+            Self::Mebibytes => (0.0..=67_108_864.0).contains(&value),
         };
         value.is_finite() && within && !is_sentinel(value)
     }
@@ -136,6 +141,8 @@ mod tests {
             ("W", 4_000_000.0),
             ("°C", 255.0),
             ("MiB", -1.0),
+            // A negative number of bytes in 64 bits without a sign.
+            ("MiB", 17_592_186_044_415.0),
             ("ratio", 1.5),
             ("", f64::NAN),
         ] {

@@ -64,7 +64,8 @@ fn wrong_usage_exits_with_2() {
     refused(&[SOURCE, "--tls-cert-file=/x"], 2, &["required"]);
     refused(&[SOURCE, "--metric=9lives"], 2, &["9lives"]);
     refused(&[SOURCE, "--metric=gpu_utilization,aggregation=median"], 2, &["median", "mean or max"]);
-    refused(&[SOURCE, "--metric=gpu_utilization,window=6s"], 2, &["gpu_utilization", "two scrapes"]);
+    refused(&[SOURCE, "--metric=gpu_utilization,window=3s"], 2, &["gpu_utilization", "two scrapes"]);
+    refused(&[SOURCE, "--max-series=10"], 2, &["--max-series", "from 1000 to"]);
     refused(&["--exporter-url=https://127.0.0.1:9"], 2, &["--exporter-ca-file"]);
     refused(&[SOURCE, "--exporter-ca-file=/x"], 2, &["--exporter-ca-file", "no effect"]);
     refused(&[SOURCE, "--exporter-token-file=/x"], 2, &["--exporter-credentials-without-tls"]);

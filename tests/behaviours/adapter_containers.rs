@@ -8,8 +8,8 @@ use podgauge_sim::apiserver::Exporter as Endpoint;
 use podgauge_tests::cluster::{Cluster, number};
 use podgauge_tests::wait::{until, until_within};
 
-use crate::adapter_exporters::{Fleet, near};
 use crate::adapter_parts::{Exporter, Part, Row, row, scenario};
+use podgauge_tests::fleet::{Fleet, near};
 
 const ACTIVE: &str = "podgauge_gpu_active_seconds_total";
 

@@ -145,7 +145,8 @@ async fn each_pod_shows_its_devices_their_readings_or_the_reason() {
         );
         assert!(device["labels"]["UUID"].as_str().unwrap().starts_with("GPU-"), "{device}");
         let number = |name: &str| device[name].as_f64().unwrap();
-        assert!(number("readings") >= 8.0 && number("observedSeconds") >= 14.0, "{device}");
+        assert!(number("coveredSeconds") >= 8.0 && number("observedSeconds") >= 14.0, "{device}");
+        assert!(["exporter", "readings"].contains(&device["source"].as_str().unwrap()), "{device}");
         assert!(number("newestSeconds") < number("oldestSeconds"), "{device}");
     }
     // A half of a device: 30 % of it are 60 % of what was given.

@@ -3,155 +3,18 @@
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
-use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::Mutex;
-use podgauge_sim::aggregator::{Aggregation, Aggregator};
-use podgauge_sim::apiserver::{ApiServer, ApiServerHandle, ApiServerOptions};
+use podgauge_sim::aggregator::Aggregation;
+use podgauge_sim::apiserver::{ApiServer, ApiServerOptions};
 use podgauge_sim::certs::Authority;
-use podgauge_tests::cluster::{Adapter, number};
+use podgauge_tests::cluster::Adapter;
 use podgauge_tests::fake_exporter::{FakeExporter, FakeTls, Manner, Told};
+use podgauge_tests::fleet::{Fleet, near, scenario, told};
 use podgauge_tests::node::Node;
 use podgauge_tests::wait::{until, until_within};
-use serde_json::Value;
-
-/// Nodes `gpu-node-0`, …, each with these pods, and an adapter that is told where their exporters are.
-pub(crate) struct Fleet {
-    pub(crate) node: Node,
-    pub(crate) adapter: Adapter,
-    pub(crate) aggregator: Arc<Aggregator>,
-    pub(crate) server: ApiServerHandle,
-}
-
-/// The first pod of a node is on its first GPU, and so on.
-fn scenario(node: usize, pods: &[&str]) -> String {
-    let gpus = vec!["{}"; pods.len()].join(", ");
-    let pod = |(gpu, name): (usize, &&str)| {
-        format!("{{name: {name}, uid: uid-{name}, containers: [{{devices: [\"{gpu}\"]}}]}}")
-    };
-    let pods: Vec<String> = pods.iter().enumerate().map(pod).collect();
-    format!("node: gpu-node-{node}\ngpus: [{gpus}]\npods: [{}]\n", pods.join(", "))
-}
-
-fn told(pod: &str, load: f64) -> Told {
-    Told { uuid: format!("GPU-{pod}"), pod: pod.to_owned(), uid: format!("uid-{pod}"), load }
-}
-
-impl Fleet {
-    async fn start(pods: &[&[&str]], exporters: &[(usize, &str, SocketAddr)]) -> Self {
-        Self::start_with(pods, exporters, &[]).await
-    }
-
-    /// Exporters by node, scheme and address.
-    async fn start_with(
-        pods: &[&[&str]],
-        exporters: &[(usize, &str, SocketAddr)],
-        arguments: &[String],
-    ) -> Self {
-        let scenarios: Vec<String> =
-            pods.iter().enumerate().map(|(number, pods)| scenario(number, pods)).collect();
-        let urls = exporters
-            .iter()
-            .map(|(node, scheme, address)| format!("--exporter-url=gpu-node-{node}={scheme}://{address}"));
-        let arguments: Vec<String> = urls.chain(arguments.iter().cloned()).collect();
-        Self::of(&scenarios, &arguments).await
-    }
-
-    /// Nodes with these scenarios, and an adapter with these arguments besides its times.
-    pub(crate) async fn of(scenarios: &[String], arguments: &[String]) -> Self {
-        let node = Node::new(&scenarios[0]);
-        let mut paths = vec![node.scenario()];
-        for (number, scenario) in scenarios.iter().enumerate().skip(1) {
-            let path = node.path().join(format!("node-{number}.yaml"));
-            std::fs::write(&path, scenario).unwrap();
-            paths.push(path);
-        }
-        let options = ApiServerOptions { scenarios: paths, ..ApiServerOptions::default() };
-        let server = ApiServer::start(options).await.unwrap();
-        let adapter = Self::adapter(&node, &server, arguments).await;
-        let settings = Aggregation::of_adapter(adapter.address, adapter.authority.pem().to_owned());
-        let aggregator = server.aggregate(settings).unwrap();
-        Self { node, adapter, aggregator, server }
-    }
-
-    async fn adapter(node: &Node, server: &ApiServerHandle, arguments: &[String]) -> Adapter {
-        Adapter::start(node, server, |command| {
-            command.args(["--scrape-interval", "1s", "--window", "10s"]);
-            if !arguments.iter().any(|argument| argument.starts_with("--staleness")) {
-                command.arg("--staleness=5s");
-            }
-            command.args(arguments);
-        })
-        .await
-    }
-
-    /// Another adapter takes the place of this one: it knows nothing yet.
-    pub(crate) async fn restart_adapter(&mut self, arguments: &[String]) {
-        self.adapter = Self::adapter(&self.node, &self.server, arguments).await;
-        let authority = self.adapter.authority.pem().to_owned();
-        let settings = Aggregation::of_adapter(self.adapter.address, authority);
-        self.aggregator = self.server.aggregate(settings).unwrap();
-    }
-
-    /// A pod's utilization, or the text of the 404.
-    pub(crate) async fn ask(&self, pod: &str) -> Result<f64, String> {
-        self.ask_for(pod, "gpu_utilization").await
-    }
-
-    /// A metric of a pod, or the text of the 404.
-    pub(crate) async fn ask_for(&self, pod: &str, metric: &str) -> Result<f64, String> {
-        let path = format!("namespaces/demo/pods/{pod}/{metric}");
-        let answer =
-            self.aggregator.metric_request(&path, vec![]).await.map_err(|error| error.to_string())?;
-        match answer.status.as_u16() {
-            200 => Ok(number(&answer.json().unwrap()["items"][0]["value"])),
-            _ => Err(answer.text()),
-        }
-    }
-
-    /// What `explain` says of a pod.
-    pub(crate) async fn explained(&self, pod: &str, metric: &str) -> Result<Value, String> {
-        let path = format!("namespaces/demo/pods/{pod}/{metric}/explain");
-        let answer =
-            self.aggregator.metric_request(&path, vec![]).await.map_err(|error| error.to_string())?;
-        let explanation = answer.json().map_err(|error| error.to_string())?;
-        if answer.status == 200 { Ok(explanation["pods"][0].clone()) } else { Err(answer.text()) }
-    }
-
-    pub(crate) async fn value(&self, pod: &str) -> f64 {
-        self.value_of(pod, "gpu_utilization").await
-    }
-
-    pub(crate) async fn value_of(&self, pod: &str, metric: &str) -> f64 {
-        until(&format!("{metric} of {pod}"), || self.ask_for(pod, metric)).await
-    }
-
-    /// Waits until the pod has none because of this.
-    pub(crate) async fn refused(&self, pod: &str, words: &str) {
-        until(&format!("{pod} to be left out: {words}"), || async {
-            match self.ask(pod).await {
-                Err(text) if text.contains(words) => Ok(()),
-                other => Err(other),
-            }
-        })
-        .await;
-    }
-
-    /// Bytes of the adapter's own memory.
-    fn memory(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.adapter.program.pid())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
-        1024 * line.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap()
-    }
-}
-
-#[track_caller]
-pub(crate) fn near(value: f64, truth: f64) {
-    assert!((value - truth).abs() < 0.05, "{value}, {truth} is true");
-}
 
 #[tokio::test]
 async fn an_exporter_that_claims_another_nodes_pods_is_not_believed() {
@@ -300,8 +163,9 @@ async fn what_an_exporter_does_wrong_is_told_and_costs_its_own_pods_alone() {
     let honest = FakeExporter::start(vec![told("a", 30.0)]).await;
     let elsewhere = FakeExporter::start(vec![told("redirected", 99.0)]).await;
     let mut bomb = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    let comment = format!("# {}\n", "a comment ".repeat(400));
     for _ in 0..64 {
-        bomb.write_all(&vec![b'#'; 1 << 20]).unwrap();
+        bomb.write_all(comment.repeat(400).as_bytes()).unwrap();
     }
     let bomb = bomb.finish().unwrap();
     let raw = |head: &str, body: &[u8]| Manner::Raw([head.as_bytes(), b"\r\n\r\n", body].concat());
@@ -314,7 +178,21 @@ async fn what_an_exporter_does_wrong_is_told_and_costs_its_own_pods_alone() {
         ("cut", Manner::Cut, "the page ends in the middle of line"),
         ("binary", raw(OK, b"\x00\xff\xfe\n"), "not UTF-8"),
         ("html", raw(OK, b"<html>\n"), "line 1: \\\"<html>\\\" does not begin with a metric name"),
-        ("bomb", raw(&format!("{OK}\r\nContent-Encoding: gzip"), &bomb), "though plain text was asked for"),
+        (
+            "bomb",
+            raw(&format!("{OK}\r\nContent-Encoding: gzip"), &bomb),
+            "expands to more than 16777216 bytes",
+        ),
+        (
+            "torn",
+            raw(&format!("{OK}\r\nContent-Encoding: gzip"), &bomb[..1000]),
+            "the compressed page cannot be read",
+        ),
+        (
+            "foreign",
+            raw(&format!("{OK}\r\nContent-Encoding: br"), b"x"),
+            "though gzip or plain text was asked for",
+        ),
         (
             "redirected",
             raw(&format!("HTTP/1.1 302 Found\r\nLocation: http://{}/metrics", elsewhere.address), b""),
@@ -347,7 +225,7 @@ async fn what_an_exporter_does_wrong_is_told_and_costs_its_own_pods_alone() {
     }
     near(fleet.value("a").await, 30.0);
     assert_eq!(elsewhere.requests(), 0, "a redirect is followed");
-    assert!(honest.last_head().contains("accept-encoding: identity"), "{}", honest.last_head());
+    assert!(honest.last_head().contains("accept-encoding: gzip"), "{}", honest.last_head());
     let log = fleet.adapter.program.log();
     for node in 1..=cases.len() {
         let lines = log.matches(&format!("exporter on node gpu-node-{node} at")).count();

@@ -10,7 +10,7 @@ use podgauge_tests::cluster::{Cluster, headers};
 use podgauge_tests::fake_exporter::FakeExporter;
 use podgauge_tests::wait::until;
 
-use crate::adapter_exporters::{Fleet, near};
+use podgauge_tests::fleet::{Fleet, near};
 
 /// A container's part, as an exporter reports it.
 #[derive(Debug, Clone, Copy)]

@@ -1,6 +1,7 @@
 //! Whatever happens to an exporter, no answer is outside the range of what really was within window
 //! and staleness before it; what is unknown is left out; and the value is back with two scrapes.
 
+use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,6 +26,15 @@ const PART: f64 = 0.5;
 const LABELS: [&[(&str, f64)]; 4] =
     [&[("main", 1.0)], &[("", 1.0)], &[("main", 0.25), ("side", 0.75)], &[("", 0.5), ("main", 0.5)]];
 
+/// What an exporter counted between two pages.
+struct Piece {
+    begin: Instant,
+    end: Instant,
+    active: f64,
+    observed: f64,
+    labels: &'static [(&'static str, f64)],
+}
+
 /// A pod's load over time, and what its exporter's counters say of it.
 struct Course {
     told: Told,
@@ -34,6 +44,8 @@ struct Course {
     active: f64,
     observed: f64,
     counted: Instant,
+    /// What it counted lately.
+    lately: VecDeque<Piece>,
     /// How fast the exporter's clock runs, and how far it is off, seconds.
     clock: f64,
     skew: i64,
@@ -55,6 +67,7 @@ impl Course {
             active: 0.0,
             observed: 1000.0,
             counted: now,
+            lately: VecDeque::new(),
             clock: 1.0,
             skew: 0,
             truth: vec![(now, load)],
@@ -65,9 +78,37 @@ impl Course {
     fn count(&mut self) {
         let now = Instant::now();
         let seconds = (now - self.counted).as_secs_f64() * self.clock;
+        let busy = seconds * self.told.load / 100.0;
+        let (begin, labels) = (self.counted, self.labels);
+        self.lately.push_back(Piece { begin, end: now, active: busy, observed: seconds, labels });
         self.counted = now;
         self.observed += seconds;
-        self.active += seconds * self.told.load / 100.0;
+        self.active += busy;
+        while self.lately.front().is_some_and(|piece| piece.end + WINDOW <= now) {
+            self.lately.pop_front();
+        }
+    }
+
+    /// Its counters begin at 0, as after a restart of the exporter.
+    fn reset(&mut self) {
+        self.count();
+        (self.active, self.observed) = (0.0, 0.0);
+        self.lately.clear();
+    }
+
+    /// The active and observed seconds that its exporter has under a container label in the window
+    /// before the last count.
+    fn sums(&self, container: &str) -> (f64, f64) {
+        let from = self.counted.checked_sub(WINDOW).unwrap();
+        let mut sums = (0.0, 0.0);
+        for Piece { begin, end, active, observed, labels } in &self.lately {
+            let share = labels.iter().find(|(name, _)| *name == container).map(|(_, share)| share);
+            let (Some(share), true) = (share, *end > from) else { continue };
+            let inside = (*end - from.max(*begin)).as_secs_f64() / (*end - *begin).as_secs_f64().max(1e-9);
+            sums.0 += inside * active * share;
+            sums.1 += inside * observed;
+        }
+        sums
     }
 
     fn load(&mut self, load: f64) {
@@ -81,11 +122,15 @@ impl Course {
         self.earlier = std::mem::take(&mut self.truth);
         self.load(load);
         (self.active, self.observed) = (16.0 * load / 100.0, 16.0);
+        let before = self.counted.checked_sub(Duration::from_secs(16)).unwrap();
+        let (active, observed) = (self.active, self.observed);
+        let piece = Piece { begin: before, end: self.counted, active, observed, labels: self.labels };
+        self.lately = VecDeque::from([piece]);
         self.told.uid = format!("uid-{}-{generation}", self.told.pod);
     }
 
     /// The samples of a page.
-    fn lines(&self) -> Vec<String> {
+    fn lines(&self, with_sums: bool) -> Vec<String> {
         let Told { uuid, pod, uid, .. } = &self.told;
         let device = format!("gpu=\"0\",UUID=\"{uuid}\"");
         let owner =
@@ -103,6 +148,12 @@ impl Course {
             let owner = owner(container);
             lines.push(format!("podgauge_gpu_active_seconds_total{{{owner}}} {:.6}", self.active * share));
             lines.push(format!("podgauge_gpu_observed_seconds_total{{{owner}}} {:.6}", self.observed));
+            if with_sums {
+                let (active, observed) = self.sums(container);
+                let window = format!("window=\"{}s\",{owner}", WINDOW.as_secs());
+                lines.push(format!("podgauge_gpu_recent_active_seconds{{{window}}} {active:.6}"));
+                lines.push(format!("podgauge_gpu_recent_observed_seconds{{{window}}} {observed:.6}"));
+            }
         }
         lines
     }
@@ -136,10 +187,10 @@ impl Dice {
 }
 
 /// The page with the time of a wrong clock behind each sample.
-fn stamped(courses: &mut [Course]) -> String {
+fn stamped(courses: &mut [Course], with_sums: bool) -> String {
     courses.iter_mut().for_each(Course::count);
     let mut text = String::new();
-    for line in courses.iter().flat_map(Course::lines) {
+    for line in courses.iter().flat_map(|course| course.lines(with_sums)) {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{line} {}", 1_700_000_000_000 + 1000 * courses[0].skew);
     }
@@ -167,6 +218,15 @@ async fn ask(aggregator: &Aggregator, pod: &str) -> Result<f64, String> {
 
 #[tokio::test]
 async fn no_answer_is_outside_of_what_was() {
+    no_answer_is_outside(false).await;
+}
+
+#[tokio::test]
+async fn no_answer_is_outside_of_what_was_with_the_exporters_own_sums() {
+    no_answer_is_outside(true).await;
+}
+
+async fn no_answer_is_outside(with_sums: bool) {
     let seed = match std::env::var("PODGAUGE_TEST_SEED") {
         Ok(seed) => seed.parse().unwrap(),
         Err(_) => std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64 | 1,
@@ -175,7 +235,7 @@ async fn no_answer_is_outside_of_what_was() {
     let mut dice = Dice(seed);
     let courses = Arc::new(Mutex::new(vec![Course::new("a", 40.0), Course::new("b", 70.0)]));
     let shown = Arc::clone(&courses);
-    let exporter = FakeExporter::start_with(move || stamped(&mut shown.lock())).await;
+    let exporter = FakeExporter::start_with(move || stamped(&mut shown.lock(), with_sums)).await;
     let node = Node::new(&scenario(&courses.lock()));
     let options = ApiServerOptions { scenarios: vec![node.scenario()], ..ApiServerOptions::default() };
     let server = ApiServer::start(options).await.unwrap();
@@ -238,10 +298,7 @@ async fn no_answer_is_outside_of_what_was() {
             }
             // Restarted, or its counters alone.
             7 | 8 => {
-                for course in courses.lock().iter_mut() {
-                    course.count();
-                    (course.active, course.observed) = (0.0, 0.0);
-                }
+                courses.lock().iter_mut().for_each(Course::reset);
                 if kind == 8 {
                     exporter.behave(Manner::Raw(Vec::new()));
                 }
@@ -256,7 +313,11 @@ async fn no_answer_is_outside_of_what_was() {
             }
             10 => courses.lock().iter_mut().for_each(|course| course.observed += 3600.0),
             // Printed under other containers' labels.
-            12 | 13 => courses.lock()[pod].labels = LABELS[dice.next(4) as usize],
+            12 | 13 => {
+                let mut courses = courses.lock();
+                courses[pod].count();
+                courses[pod].labels = LABELS[dice.next(4) as usize];
+            }
             // The size of its part is not known any more; of this pod it was.
             14 => courses.lock()[pod].part_unknown = true,
             _ => {

@@ -50,13 +50,31 @@ impl Cluster {
 
     /// As [`start`](Self::start), with more arguments for the adapter.
     pub async fn start_with(yaml: &str, configure: impl FnOnce(&mut Command)) -> Self {
-        Self::on(Node::new(yaml), configure).await
+        Self::both_on(Node::new(yaml), |_| {}, configure).await
     }
 
     /// As [`start_with`](Self::start_with), on a node that is there.
     pub async fn on(node: Node, configure: impl FnOnce(&mut Command)) -> Self {
+        Self::both_on(node, |_| {}, configure).await
+    }
+
+    /// As [`start`](Self::start), with more arguments for the exporter.
+    pub async fn start_exporter(yaml: &str, configure: impl FnOnce(&mut Command)) -> Self {
+        Self::both_on(Node::new(yaml), configure, |_| {}).await
+    }
+
+    async fn both_on(
+        node: Node,
+        exporter: impl FnOnce(&mut Command),
+        configure: impl FnOnce(&mut Command),
+    ) -> Self {
         let kubelet = node.kubelet().await;
-        let exporter = node.exporter_in_kubernetes().await;
+        let exporter = node
+            .exporter_with(|command| {
+                node.in_kubernetes(command);
+                exporter(command);
+            })
+            .await;
         let endpoint = Endpoint {
             node: Some(Scenario::read(&node.scenario()).unwrap().node),
             address: exporter.address.parse().unwrap(),

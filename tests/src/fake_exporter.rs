@@ -1,4 +1,6 @@
 //! Exporters that misbehave: a page of true counters, and every way not to serve it.
+//!
+//! Like podgauge's, they answer `?name[]=FAMILY` with those families alone, compressed if asked to.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -27,8 +29,12 @@ pub struct Told {
 /// What happens to a request.
 #[derive(Debug, Clone)]
 pub enum Manner {
-    /// The page, with its length.
+    /// The families that are asked for, compressed if that is accepted.
     Page,
+    /// All of the page, with its length, whatever is asked for.
+    Plain,
+    /// This status to a query for families.
+    NoQuery(u16),
     /// The page up to the middle of its last number, without a length.
     Cut,
     /// Half of the page, though its whole length is announced.
@@ -58,12 +64,20 @@ pub struct FakeExporter {
 struct State {
     page: Mutex<PageMaker>,
     manner: Mutex<Manner>,
-    /// Heads of the requests that came.
+    /// Heads of the requests that came, in lower case.
     heads: Mutex<Vec<String>>,
     sent: Mutex<u64>,
 }
 
-type PageMaker = Box<dyn FnMut() -> String + Send>;
+/// How a page is written in an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    AsAsked,
+    Plain,
+}
+
+/// Makes a page for the request with this head.
+type PageMaker = Box<dyn FnMut(&str) -> String + Send>;
 
 impl std::fmt::Debug for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -84,7 +98,12 @@ impl FakeExporter {
     }
 
     /// Its page is made by `page` for each request.
-    pub async fn start_with(page: impl FnMut() -> String + Send + 'static) -> Self {
+    pub async fn start_with(mut page: impl FnMut() -> String + Send + 'static) -> Self {
+        Self::serve(Box::new(move |_| page()), None).await
+    }
+
+    /// As [`start_with`](Self::start_with); `page` is given the request's head.
+    pub async fn start_for(page: impl FnMut(&str) -> String + Send + 'static) -> Self {
         Self::serve(Box::new(page), None).await
     }
 
@@ -150,6 +169,11 @@ impl FakeExporter {
         self.state.heads.lock().len()
     }
 
+    /// The heads of all requests, in lower case.
+    pub fn heads(&self) -> Vec<String> {
+        self.state.heads.lock().clone()
+    }
+
     /// The newest request's head, in lower case.
     pub fn last_head(&self) -> String {
         self.state.heads.lock().last().cloned().unwrap_or_default()
@@ -179,14 +203,20 @@ impl State {
                 return self.send(&mut stream, b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
             }
         }
-        let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
-        self.heads.lock().push(head.clone());
+        let head = String::from_utf8_lossy(&head).into_owned();
+        self.heads.lock().push(head.to_ascii_lowercase());
         let manner = self.manner.lock().clone();
-        let page = (self.page.lock())();
-        let with_length =
-            |page: &str| format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{page}", page.len());
+        let page = (self.page.lock())(&head);
+        let with_length = |page: &str| String::from_utf8(answer(&head, page, Form::Plain)).unwrap();
         match manner {
-            Manner::Page => self.send(&mut stream, with_length(&page).as_bytes()).await?,
+            Manner::Page => self.send(&mut stream, &answer(&head, &page, Form::AsAsked)).await?,
+            Manner::NoQuery(status) if head.contains("name[]=") => {
+                let refusal = format!("HTTP/1.1 {status} No\r\nContent-Length: 0\r\n\r\n");
+                self.send(&mut stream, refusal.as_bytes()).await?;
+            }
+            Manner::Plain | Manner::NoQuery(_) => {
+                self.send(&mut stream, with_length(&page).as_bytes()).await?;
+            }
             Manner::Late(delay) => {
                 tokio::time::sleep(delay).await;
                 self.send(&mut stream, with_length(&page).as_bytes()).await?;
@@ -218,8 +248,8 @@ impl State {
             }
             Manner::Silent => std::future::pending().await,
             Manner::Wants(authorization) => {
-                if head.contains(&format!("authorization: {}", authorization.to_ascii_lowercase())) {
-                    self.send(&mut stream, with_length(&page).as_bytes()).await?;
+                if head.contains(&format!("authorization: {authorization}")) {
+                    self.send(&mut stream, &answer(&head, &page, Form::AsAsked)).await?;
                 } else {
                     self.send(&mut stream, b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n").await?;
                 }
@@ -236,33 +266,95 @@ impl State {
     }
 }
 
-/// The pages of loads that never change.
+/// The answer to a request with this head.
+fn answer(head: &str, page: &str, form: Form) -> Vec<u8> {
+    let target = head.split(' ').nth(1).unwrap_or_default();
+    let query = target.split_once('?').map_or("", |(_, query)| query);
+    let names: Vec<&str> = query.split('&').filter_map(|part| part.strip_prefix("name[]=")).collect();
+    let asked = |line: &&str| {
+        let name = line.strip_prefix("# TYPE ").or(line.strip_prefix("# HELP ")).unwrap_or(line);
+        names.contains(&name.split([' ', '{']).next().unwrap_or_default())
+    };
+    let as_asked = form == Form::AsAsked;
+    let page: String = match as_asked && !names.is_empty() {
+        true => page.lines().filter(asked).flat_map(|line| [line, "\n"]).collect(),
+        false => page.to_owned(),
+    };
+    let gzip = as_asked && head.to_ascii_lowercase().contains("accept-encoding: gzip");
+    let (coding, body) = match gzip {
+        true => {
+            ("Content-Encoding: gzip\r\n", podgauge_common::http::gzip::compress(page.as_bytes()).to_vec())
+        }
+        false => ("", page.into_bytes()),
+    };
+    let head = format!("HTTP/1.1 200 OK\r\n{coding}Content-Length: {}\r\n\r\n", body.len());
+    [head.into_bytes(), body].concat()
+}
+
+/// The window that steady pages sum up.
+pub const STEADY_WINDOW: f64 = 10.0;
+
+/// The pages of loads that never change, with their sums of the last seconds.
 fn steady(told: Vec<Told>) -> PageMaker {
     let began = Instant::now();
-    Box::new(move || {
+    Box::new(move |_| {
         let observed = 1000.0 + began.elapsed().as_secs_f64();
-        let counted: Vec<_> =
-            told.iter().map(|told| (told, observed * told.load / 100.0, observed)).collect();
+        let counted: Vec<Counted<'_>> = told
+            .iter()
+            .map(|told| Counted {
+                told,
+                active: observed * told.load / 100.0,
+                observed,
+                sums: Some(Sums {
+                    window: STEADY_WINDOW,
+                    active: STEADY_WINDOW * told.load / 100.0,
+                    observed: STEADY_WINDOW,
+                }),
+            })
+            .collect();
         page(&counted)
     })
 }
 
-/// A page of podgauge-exporter's own families: each pod with its active and observed seconds.
-pub fn page(counted: &[(&Told, f64, f64)]) -> String {
+/// What podgauge-exporter counted of a pod on a GPU of its own, seconds.
+#[derive(Debug, Clone, Copy)]
+pub struct Counted<'a> {
+    pub told: &'a Told,
+    pub active: f64,
+    pub observed: f64,
+    /// Of the last seconds.
+    pub sums: Option<Sums>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Sums {
+    pub window: f64,
+    pub active: f64,
+    pub observed: f64,
+}
+
+/// A page of podgauge-exporter's own families.
+pub fn page(counted: &[Counted<'_>]) -> String {
     let mut families: BTreeMap<&str, String> = BTreeMap::new();
-    for (Told { uuid, pod, uid, .. }, active, observed) in counted {
-        let (active, observed) = (*active, *observed);
+    for Counted { told: Told { uuid, pod, uid, .. }, active, observed, sums } in counted {
         let device = format!("gpu=\"0\",UUID=\"{uuid}\"");
         let owner = format!("{device},namespace=\"demo\",pod=\"{pod}\",container=\"main\"");
-        for (family, labels, value) in [
-            ("podgauge_gpu_active_seconds_total", owner.clone(), active),
-            ("podgauge_gpu_observed_seconds_total", owner.clone(), observed),
-            ("podgauge_gpu_device_active_seconds_total", device.clone(), active),
-            ("podgauge_gpu_owners", device, 1.0),
-            ("podgauge_gpu_allocation", format!("{owner},pod_uid=\"{uid}\""), 1.0),
-        ] {
+        let mut write = |family: &'static str, labels: &str, value: f64| {
+            let text = families.entry(family).or_default();
             // Writing to a String cannot fail.
-            let _ = writeln!(families.entry(family).or_default(), "{family}{{{labels}}} {value:.6}");
+            let _ = writeln!(text, "{family}{{{labels}}} {value:.6}");
+        };
+        write("podgauge_gpu_active_seconds_total", &owner, *active);
+        write("podgauge_gpu_observed_seconds_total", &owner, *observed);
+        write("podgauge_gpu_device_active_seconds_total", &device, *active);
+        write("podgauge_gpu_owners", &device, 1.0);
+        write("podgauge_gpu_allocation", &format!("{owner},pod_uid=\"{uid}\""), 1.0);
+        if let Some(Sums { window, active, observed }) = sums {
+            let within = |labels: &str| format!("window=\"{window}s\",{labels}");
+            write("podgauge_gpu_recent_active_seconds", &within(&owner), *active);
+            write("podgauge_gpu_recent_observed_seconds", &within(&owner), *observed);
+            write("podgauge_gpu_recent_device_active_seconds", &within(&device), *active);
+            write("podgauge_gpu_recent_device_observed_seconds", &within(&device), *observed);
         }
     }
     families.into_values().collect()

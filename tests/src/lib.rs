@@ -8,6 +8,7 @@ pub mod client;
 pub mod cluster;
 pub mod deploy;
 pub mod fake_exporter;
+pub mod fleet;
 pub mod managed;
 pub mod node;
 pub mod page;

@@ -90,7 +90,7 @@ impl CustomMetrics {
             namespace: path.namespace.as_deref(),
             metric: &metric.name,
             selector: &query.metric_label_selector.to_json(),
-            window_seconds: metric.window(self.rules.window).as_secs(),
+            window: metric.window(self.rules.window),
         };
         Ok(list::write(path.version, &described, &found.values, query.pretty))
     }
@@ -164,7 +164,8 @@ impl CustomMetrics {
             }
             if let Some(at) = values.iter().map(|value| value.at).max() {
                 let mean = values.iter().map(|value| value.value).sum::<f64>() / values.len() as f64;
-                found.add(Arc::clone(&name), Ok(Value { value: mean, at }), now);
+                let covered = values.iter().map(|value| value.covered).fold(f64::MAX, f64::min);
+                found.add(Arc::clone(&name), Ok(Value { value: mean, at, covered }), now);
             }
         }
         found
@@ -255,8 +256,11 @@ impl CustomMetrics {
 
 impl Found {
     fn add(&mut self, name: Arc<str>, value: Result<Value, Omission>, now: &Now) {
-        match value.and_then(written) {
-            Ok((value, at)) => self.values.push(Item { name, value, timestamp: timestamp(now, at) }),
+        let found = value.and_then(|value| Ok((written(value)?, value.covered)));
+        match found {
+            Ok(((value, at), covered)) => {
+                self.values.push(Item { name, value, timestamp: timestamp(now, at), covered });
+            }
             Err(omission) => self.omissions.push(omission),
         }
     }

@@ -102,7 +102,7 @@ impl CustomMetrics {
             label_selector: query.labels.clone(),
             metric_label_selector: query.metric_labels.clone(),
             metric: metric.name.to_string(),
-            unit: self.metrics.unit(metric),
+            unit: metric.unit(),
             aggregation: metric.aggregation_text().to_owned(),
             window_seconds: metric.window(self.rules.window).as_secs_f64(),
             staleness_seconds: self.rules.staleness.as_secs_f64(),
@@ -141,6 +141,7 @@ impl CustomMetrics {
                     podgauge: state.native,
                     last_answer_seconds: state.last_answer.map(age),
                     failure: state.failure.clone(),
+                    limit: state.cut.as_ref().map(|cut| cut.limit.to_string()),
                 })
                 .collect(),
             devices: evidence(question, pod, states, &self.rules, now)
@@ -162,7 +163,7 @@ impl CustomMetrics {
 }
 
 fn device(evidence: Evidence, age: impl Fn(std::time::Instant) -> f64) -> Device {
-    let part = evidence.part;
+    let mean = evidence.mean;
     let (held, part_source) = match evidence.held {
         HeldPart::Known { part, source } => (Some(rounded(part)), source.to_string()),
         HeldPart::Unknown(unknown) => (None, unknown.to_string()),
@@ -177,11 +178,11 @@ fn device(evidence: Evidence, age: impl Fn(std::time::Instant) -> f64) -> Device
         present: evidence.present,
         seen_seconds: evidence.seen.map(&age),
         observed_seconds: rounded(evidence.observed),
-        readings: part.map_or(0, |part| part.readings),
-        covered_seconds: rounded(part.map_or(0.0, |part| part.covered)),
-        newest_seconds: part.map(|part| age(part.newest)),
-        oldest_seconds: part.map(|part| age(part.oldest)),
-        mean: evidence.value.map(rounded),
+        source: mean.map(|_| if evidence.recent { "exporter" } else { "readings" }.to_owned()),
+        covered_seconds: rounded(mean.map_or(0.0, |mean| mean.covered)),
+        newest_seconds: mean.map(|mean| age(mean.at)),
+        oldest_seconds: mean.map(|mean| age(mean.oldest)),
+        mean: mean.map(|mean| rounded(mean.value)),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Owns the form of a MetricValueList, in both versions.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::StatusCode;
 use podgauge_common::http::Response;
@@ -12,12 +13,14 @@ use super::path::{GROUP, Version};
 use super::respond;
 
 /// An object's value as it is written.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Item {
     pub(super) name: Arc<str>,
     pub(super) value: Quantity,
     /// RFC 3339, seconds.
     pub(super) timestamp: String,
+    /// Seconds of the window that the value is made of.
+    pub(super) covered: f64,
 }
 
 /// What all items of an answer have in common.
@@ -29,7 +32,8 @@ pub(super) struct Described<'a> {
     pub(super) metric: &'a str,
     /// `metricLabelSelector` as an object, or null.
     pub(super) selector: &'a Json,
-    pub(super) window_seconds: u64,
+    /// What the values are means over.
+    pub(super) window: Duration,
 }
 
 #[derive(Serialize)]
@@ -82,9 +86,16 @@ struct MetricIdentifier<'a> {
     selector: &'a Json,
 }
 
+impl Item {
+    /// The time that the value is really a mean over: the window, or what is covered of it.
+    fn seconds_of(&self, window: Duration) -> u64 {
+        (self.covered.round() as u64).min(window.as_secs()).max(1)
+    }
+}
+
 /// The answer that holds these items.
 pub(super) fn write(version: Version, what: &Described<'_>, items: &[Item], pretty: bool) -> Response {
-    let Described { kind, namespace, metric, selector, window_seconds } = *what;
+    let Described { kind, namespace, metric, selector, window } = *what;
     let object = |name| DescribedObject { kind, namespace, name, api_version: "v1" };
     let api_version = format!("{GROUP}/{}", version.as_str());
     match version {
@@ -92,7 +103,7 @@ pub(super) fn write(version: Version, what: &Described<'_>, items: &[Item], pret
             described_object: object(&item.name),
             metric_name: metric,
             timestamp: &item.timestamp,
-            window: window_seconds,
+            window: item.seconds_of(window),
             value: item.value.to_string(),
             selector,
         }),
@@ -100,7 +111,7 @@ pub(super) fn write(version: Version, what: &Described<'_>, items: &[Item], pret
             described_object: object(&item.name),
             metric: MetricIdentifier { name: metric, selector },
             timestamp: &item.timestamp,
-            window_seconds,
+            window_seconds: item.seconds_of(window),
             value: item.value.to_string(),
         }),
     }
@@ -129,10 +140,12 @@ mod tests {
             name: "p".into(),
             value: Quantity::from_f64(value).unwrap(),
             timestamp: "2026-11-21T16:23:02Z".to_owned(),
+            covered: 59.8,
         }];
         let selector = &Selector::parse(selector).unwrap().to_json();
         let namespace = (kind == "Pod").then_some("demo");
-        let what = Described { kind, namespace, metric: "gpu_utilization", selector, window_seconds: 60 };
+        let window = Duration::from_secs(60);
+        let what = Described { kind, namespace, metric: "gpu_utilization", selector, window };
         let response = write(version, &what, &items, false);
         String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
     }
@@ -163,6 +176,16 @@ mod tests {
                 "\n"
             )
         );
+    }
+
+    #[test]
+    fn the_window_is_what_is_covered_of_it() {
+        let seconds = |covered: f64| {
+            let value = Quantity::from_f64(1.0).unwrap();
+            Item { name: "p".into(), value, timestamp: String::new(), covered }
+                .seconds_of(Duration::from_secs(60))
+        };
+        assert_eq!([0.2, 4.9, 59.4, 59.6, 74.0].map(seconds), [1, 5, 59, 60, 60]);
     }
 
     #[tokio::test]

@@ -1,14 +1,17 @@
 //! Makes a pod's value of its devices' values.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::labels::DeviceLabels;
 use super::nodes::whole_device;
 use super::omission::Unproven;
 use super::part::Holder;
-use super::{HeldPart, Known, Mine, Now, Omission, Question, Rules, Value, silence};
+use super::recent::{Of, Windowed, of_this_pod, together, windowed};
+use super::{HeldPart, Known, Mine, Now, Omission, Question, Rules, Settled, Value, silence};
 use crate::metric::{Aggregation, DEVICE_USE, FamilyId, Formula, MEMORY_USED, Metric, USE};
 use crate::source::history::{History, Mean};
+use crate::source::page::Limit;
+use crate::source::recent::Latest;
 use crate::source::store::{DeviceState, FIRST_ANSWER_SECONDS};
 
 const MIB: f64 = 1024.0 * 1024.0;
@@ -29,8 +32,7 @@ pub(super) struct Device<'a> {
 struct Measure<'a> {
     question: &'a Question<'a>,
     known: &'a Known<'a>,
-    /// Seconds for which the pod was observed.
-    observed: f64,
+    settled: Settled,
     rules: &'a Rules,
     now: &'a Now,
 }
@@ -44,12 +46,14 @@ pub(super) struct Measured {
     /// MiB.
     pub(super) memory_total: Option<f64>,
     pub(super) at: Instant,
+    /// Seconds of the window that the value is made of.
+    pub(super) covered: f64,
 }
 
 pub(super) fn value(
     question: &Question<'_>,
     known: &Known<'_>,
-    observed: f64,
+    settled: Settled,
     rules: &Rules,
     now: &Now,
 ) -> Result<Value, Omission> {
@@ -66,7 +70,7 @@ pub(super) fn value(
         let labels = DeviceLabels::of(question.devices, others.iter().filter_map(state));
         return Err(Omission::NoMatchingDevice(labels));
     }
-    let measure = Measure { question, known, observed, rules, now };
+    let measure = Measure { question, known, settled, rules, now };
     let measured: Vec<Result<Measured, Omission>> =
         selected.iter().map(|device| measure.device(device)).collect();
     let of = measured.len();
@@ -140,6 +144,40 @@ impl<'a> Device<'a> {
         }
     }
 
+    /// The mean of a family over the window; `None` without any readings in it.
+    ///
+    /// # Errors
+    /// As [`series`](Self::series).
+    pub(super) fn windowed(
+        &self,
+        known: &Known<'a>,
+        family: FamilyId,
+        window: Duration,
+    ) -> Result<Option<Windowed>, Omission> {
+        let series = self.series(known, family)?;
+        let own = series.and_then(|(history, not_before)| history.mean(window, not_before));
+        Ok(windowed(self.latest(known, family), series.map(|(history, _)| history), window, own))
+    }
+
+    /// The exporter's own sums of the last seconds: of the pod's containers on the device, or of the
+    /// device.
+    fn latest(&self, known: &Known<'_>, family: FamilyId) -> Option<Latest> {
+        let whole = known.exporter.device_state(self.key)?.recent;
+        let of_the_pod = |mine: &Mine<'_>, latest, of| {
+            of_this_pod(latest, of, mine.holding, mine.not_before, known.pod_began)
+        };
+        match family {
+            USE => {
+                let all = self.holdings.iter().filter(|mine| mine.holding.recent.is_some());
+                let all: Option<Vec<Latest>> =
+                    all.map(|mine| of_the_pod(mine, mine.holding.recent, Of::Pod)).collect();
+                together(&all?, whole.map(|whole| whole.recent.observed))
+            }
+            DEVICE_USE => self.holdings.iter().find_map(|mine| of_the_pod(mine, whole, Of::Device)),
+            _ => None,
+        }
+    }
+
     /// The part of the device that the pod was given.
     pub(super) fn part(&self, known: &Known<'a>) -> HeldPart {
         let state = known.exporter.device_state(self.key);
@@ -162,8 +200,13 @@ impl Measure<'_> {
         let formula = question.metric.formula;
         let shared = state.map_or(0, |state| state.pods);
         let of_a_part = matches!(formula.family(), USE | MEMORY_USED);
-        // NVIDIA's exporter gives every pod on a device the whole device's.
-        if !exporter.native && shared > 1 && (of_a_part || matches!(formula, Formula::Sum(_))) {
+        if state.is_some_and(|state| state.incomplete) {
+            let limit = exporter.cut.as_ref().map_or(Limit::Series, |cut| cut.limit);
+            return Err(Omission::PageLimit { exporter: exporter.name.clone(), limit });
+        }
+        // NVIDIA's exporter gives every pod on a device the whole device's, and either does of what
+        // cannot be divided where a page has a copy of it for each pod.
+        if shared > 1 && (!exporter.native && of_a_part || matches!(formula, Formula::Sum(_))) {
             return Err(Omission::Shared { pods: shared });
         }
         // What each instance's line repeats would count once per instance.
@@ -181,26 +224,35 @@ impl Measure<'_> {
             (_, HeldPart::Known { part, .. }) => Some(part),
             (_, HeldPart::Unknown(_)) => None,
         };
-        Ok(Measured { value: mean.value, part, memory_total, at: mean.at })
+        let Mean { value, at, covered, .. } = mean;
+        Ok(Measured { value, part, memory_total, at, covered })
     }
 
     /// The mean over the window of a device that the pod holds.
-    fn mean<'d>(&'d self, device: &Device<'d>) -> Result<Mean, Omission> {
-        let Self { question, known, observed, rules, now } = self;
+    fn mean(&self, device: &Device<'_>) -> Result<Mean, Omission> {
+        let Self { question, known, settled, rules, now } = self;
         let exporter = known.exporter;
-        let series = device.series(known, question.metric.formula.family())?;
-        let (history, not_before) = series.ok_or_else(|| self.no_such_family())?;
-        if let Some(fresh) = history.fresh()
+        let family = question.metric.formula.family();
+        let window = question.metric.window(rules.window);
+        let series = device.series(known, family)?;
+        let found = device.windowed(known, family, window)?;
+        if series.is_none() && found.is_none() {
+            return Err(self.no_such_family());
+        }
+        let fresh = found.map(|found| found.mean.at).max(series.and_then(|(history, _)| history.fresh()));
+        if let Some(fresh) = fresh
             && now.age(fresh) > rules.staleness
         {
             return Err(silence(exporter, rules, now)
                 .unwrap_or(Omission::DeviceStale { seconds: now.age(fresh).as_secs() }));
         }
-        if *observed < FIRST_ANSWER_SECONDS {
-            return Err(Omission::Collecting { observed: *observed as u64 });
+        let least = first_answer(window);
+        if settled.observed < if settled.counted { FIRST_ANSWER_SECONDS } else { least } {
+            return Err(Omission::Collecting { observed: settled.observed as u64 });
         }
-        match history.mean(question.metric.window(rules.window), not_before) {
-            Some(mean) => Ok(mean),
+        match found {
+            Some(Windowed { mean, recent }) if recent || settled.read >= least => Ok(mean),
+            Some(_) => Err(Omission::Reading { needed: least as u64 }),
             None => Err(silence(exporter, rules, now).unwrap_or(Omission::TooFewScrapes)),
         }
     }
@@ -278,9 +330,15 @@ impl Measure<'_> {
     }
 }
 
+/// Seconds of its own readings that the adapter needs for a first answer.
+pub(super) fn first_answer(window: Duration) -> f64 {
+    FIRST_ANSWER_SECONDS.min(window.as_secs_f64())
+}
+
 /// A pod's value; `None` where a device's memory is not known.
 fn combine(metric: &Metric, devices: &[Measured]) -> Option<Value> {
     let at = devices.iter().map(|device| device.at).max()?;
+    let covered = devices.iter().map(|device| device.covered).fold(f64::MAX, f64::min);
     let each: Option<Vec<f64>> = devices.iter().map(|device| device.in_unit(metric.formula)).collect();
     let each = each?;
     let sum = || each.iter().sum::<f64>();
@@ -293,7 +351,7 @@ fn combine(metric: &Metric, devices: &[Measured]) -> Option<Value> {
         (None, Formula::MemoryUsed | Formula::Sum(_)) => sum(),
         (Some(Aggregation::Mean) | None, _) => sum() / each.len() as f64,
     };
-    Some(Value { value, at })
+    Some(Value { value, at, covered })
 }
 
 impl Measured {

@@ -6,7 +6,7 @@ use super::devices::{Device, devices};
 use super::{Began, HeldPart, Known, Now, Question, Rules};
 use crate::cluster::PodRecord;
 use crate::metric::Formula;
-use crate::source::history::Part;
+use crate::source::history::Mean;
 use crate::source::store::ExporterState;
 
 /// Bytes of the unit of memory families.
@@ -32,10 +32,10 @@ pub struct Evidence {
     pub seen: Option<Instant>,
     /// Seconds for which the pod's use of it was observed.
     pub observed: f64,
-    /// The readings in the window; `None` without any that grew.
-    pub part: Option<Part>,
     /// The window's mean in the metric's unit; a share is of the whole device.
-    pub value: Option<f64>,
+    pub mean: Option<Mean>,
+    /// It is made of the exporter's own sums of the last seconds.
+    pub recent: bool,
 }
 
 /// The evidence of every exporter, whether it counts or not.
@@ -49,7 +49,7 @@ pub fn evidence(
     let began = Began::of(pod, now);
     let mut found = Vec::new();
     for exporter in exporters {
-        let known = Known::of(question, pod, exporter, began);
+        let known = Known::of(question, pod, exporter, began, now);
         let mut all = Device::all(&known);
         // GPUs that annotations name follow, unless the pod is known to be on them.
         all.extend(devices(&known, rules, now).into_iter().filter(|device| device.holdings.is_empty()));
@@ -70,7 +70,7 @@ fn of_device(question: &Question<'_>, known: &Known<'_>, device: &Device<'_>, ru
         Formula::Mean { scale, .. } => Some(mean * scale),
         Formula::Sum(_) => Some(mean),
     };
-    let series = device.series(known, formula.family()).ok().flatten();
+    let found = device.windowed(known, formula.family(), window).ok().flatten();
     let holdings = || device.holdings.iter();
     Evidence {
         exporter: known.exporter.name.clone(),
@@ -83,9 +83,7 @@ fn of_device(question: &Question<'_>, known: &Known<'_>, device: &Device<'_>, ru
         present: holdings().any(|mine| mine.holding.present),
         seen: holdings().map(|mine| mine.holding.seen).max(),
         observed: holdings().map(|mine| mine.holding.observed(mine.not_before)).fold(0.0, f64::max),
-        part: series.and_then(|(history, not_before)| history.part(window, not_before)),
-        value: series
-            .and_then(|(history, not_before)| history.mean(window, not_before))
-            .and_then(|mean| in_unit(mean.value)),
+        mean: found.and_then(|found| Some(Mean { value: in_unit(found.mean.value)?, ..found.mean })),
+        recent: found.is_some_and(|found| found.recent),
     }
 }

@@ -14,6 +14,7 @@ mod nodes;
 pub mod omission;
 mod part;
 pub mod readiness;
+mod recent;
 
 #[cfg(test)]
 mod tests;
@@ -29,7 +30,9 @@ pub use part::{HeldPart, PartSource, UnknownPart};
 
 use crate::cluster::Selector;
 use crate::cluster::pods::{Phase, PodRecord};
-use crate::metric::Metric;
+use crate::metric::{FamilyId, Metric};
+use crate::source::history::History;
+use crate::source::joined::Joined;
 use crate::source::store::{ExporterState, Holding, Owner, PodSeries};
 
 /// The moment of an answer, on both clocks.
@@ -52,6 +55,8 @@ pub struct Value {
     pub value: f64,
     /// When the newest sample in it was received.
     pub at: Instant,
+    /// Seconds of the window that it is made of; of several devices the least.
+    pub covered: f64,
 }
 
 /// Which pod is asked for, and what of its devices.
@@ -120,16 +125,25 @@ pub fn pod_value(
     let began = Began::of(pod, now);
     // A native exporter's word comes first, then the freshest.
     let mut known: Vec<Known<'_>> =
-        exporters.iter().map(|exporter| Known::of(question, pod, exporter, began)).collect();
+        exporters.iter().map(|exporter| Known::of(question, pod, exporter, began, now)).collect();
     known.sort_by(|a, b| {
         let key = |known: &Known<'_>| (known.exporter.native, known.exporter.last_answer);
         key(b).cmp(&key(a)).then_with(|| a.exporter.name.cmp(&b.exporter.name))
     });
-    let observed = known.iter().map(Known::observed).fold(0.0, f64::max);
+    let settled = Settled::of(&known, question.metric.formula.family());
     let known_by_uid = known.iter().any(|known| known.by_uid);
+    let mut refused_by_ours = false;
     let mut reason = None;
     for known in &known {
-        match exporter_value(question, pod, known, observed, rules, now) {
+        // NVIDIA's page gives each pod the use that podgauge's exporter cannot attribute.
+        if refused_by_ours && !known.exporter.native {
+            break;
+        }
+        let value = exporter_value(question, pod, known, settled, rules, now);
+        refused_by_ours |= value.as_ref().is_err_and(Omission::is_of_devices)
+            && known.exporter.native
+            && !known.holdings.is_empty();
+        match value {
             Ok(value) => return Ok(value),
             Err(refused @ Omission::Restarted { .. }) => return Err(refused),
             // The next exporter may report no UIDs, and mean the other pod as well.
@@ -146,7 +160,7 @@ pub fn pod_value(
     Err(reason.unwrap_or_else(|| Omission::NoExporter { node: node.into() }))
 }
 
-/// When the pod's first container started.
+/// When the pod or its first container started.
 #[derive(Debug, Clone, Copy)]
 enum Began {
     NotYet,
@@ -156,8 +170,13 @@ enum Began {
 }
 
 impl Began {
+    /// When the pod's first container started.
     fn of(pod: &PodRecord, now: &Now) -> Self {
-        match pod.first_container_started().map(|started| now.instant_of(started)) {
+        Self::at(pod.first_container_started(), now)
+    }
+
+    fn at(time: Option<Timestamp>, now: &Now) -> Self {
+        match time.map(|time| now.instant_of(time)) {
             None => Self::NotYet,
             Some(None) => Self::BeforeAll,
             Some(Some(at)) => Self::At(at),
@@ -184,6 +203,8 @@ struct Known<'a> {
     began: Began,
     series: Option<&'a PodSeries>,
     holdings: Vec<Mine<'a>>,
+    /// When the kubelet took the pod up.
+    pod_began: Began,
     /// It reports the UID of the pod.
     by_uid: bool,
     /// Its newest page is of another pod of that name.
@@ -203,7 +224,13 @@ struct Mine<'a> {
 }
 
 impl<'a> Known<'a> {
-    fn of(question: &Question<'_>, pod: &'a PodRecord, exporter: &'a ExporterState, began: Began) -> Self {
+    fn of(
+        question: &Question<'_>,
+        pod: &'a PodRecord,
+        exporter: &'a ExporterState,
+        began: Began,
+        now: &Now,
+    ) -> Self {
         let series = exporter.pod(question.namespace, question.pod);
         let mut known = Self {
             exporter,
@@ -211,6 +238,7 @@ impl<'a> Known<'a> {
             began,
             series,
             holdings: Vec::new(),
+            pod_began: Began::at(pod.started, now),
             by_uid: false,
             another: false,
             not_started: false,
@@ -251,28 +279,64 @@ impl<'a> Known<'a> {
         }
     }
 
+    /// The series of all containers on the device of a holding, if they are all the pod's.
+    fn joined(&self, mine: &Mine<'_>) -> Option<&'a Joined> {
+        let joined = self.series?.joined(mine.device)?;
+        (joined.may_be_of(&self.pod.uid) && !joined.is_undated()).then_some(joined)
+    }
+
     /// Seconds for which the pod was observed.
     fn observed(&self) -> f64 {
+        let joined = |mine: &Mine<'_>| self.joined(mine).map_or(0.0, Joined::covered);
+        let of = |mine: &Mine<'_>| mine.holding.observed(mine.not_before).max(joined(mine));
+        self.holdings.iter().map(of).fold(0.0, f64::max)
+    }
+
+    /// Seconds of this adapter's own readings of a family of the pod.
+    fn read(&self, family: FamilyId) -> f64 {
         let joined = |mine: &Mine<'_>| {
-            let joined = self.series?.joined(mine.device)?;
-            (joined.may_be_of(&self.pod.uid) && !joined.is_undated()).then(|| joined.told())
+            self.joined(mine).and_then(|joined| joined.history(family)).map_or(0.0, History::covered)
         };
-        let of = |mine: &Mine<'_>| mine.holding.observed(mine.not_before).max(joined(mine).unwrap_or(0.0));
+        let of = |mine: &Mine<'_>| mine.holding.read(family, mine.not_before).max(joined(mine));
         self.holdings.iter().map(of).fold(0.0, f64::max)
     }
 }
 
-/// `observed` as the exporter that knows most of the pod has it: a settled pod stays settled, on
-/// whatever device and whoever tells of it.
+/// Whether there is enough for a pod's first answer, by the exporter that knows most of it: a
+/// settled pod stays settled, on any device and whichever exporter reports it.
+#[derive(Debug, Clone, Copy)]
+struct Settled {
+    /// Seconds for which the pod was observed.
+    observed: f64,
+    /// An exporter counts them.
+    counted: bool,
+    /// Seconds of the adapter's own readings of the metric's family.
+    read: f64,
+}
+
+impl Settled {
+    fn of(known: &[Known<'_>], family: FamilyId) -> Self {
+        let counts = |mine: &Mine<'_>| mine.holding.counts();
+        Self {
+            observed: known.iter().map(Known::observed).fold(0.0, f64::max),
+            counted: known.iter().flat_map(|known| &known.holdings).any(counts),
+            read: known.iter().map(|known| known.read(family)).fold(0.0, f64::max),
+        }
+    }
+}
+
 fn exporter_value(
     question: &Question<'_>,
     pod: &PodRecord,
     known: &Known<'_>,
-    observed: f64,
+    settled: Settled,
     rules: &Rules,
     now: &Now,
 ) -> Result<Value, Omission> {
     let exporter = known.exporter;
+    if let Some(limit) = exporter.limit_on(question.namespace, question.pod) {
+        return Err(Omission::PageLimit { exporter: exporter.name.clone(), limit });
+    }
     let named = pod.grant.as_ref().is_some_and(|grant| grant.cards.is_some());
     if known.holdings.is_empty() && (known.another || known.not_started || !named) {
         let silence = silence(exporter, rules, now);
@@ -283,7 +347,7 @@ fn exporter_value(
         });
     }
     readiness::not_restarted(pod, &gpu_containers(&known.holdings))?;
-    devices::value(question, known, observed, rules, now)
+    devices::value(question, known, settled, rules, now)
 }
 
 /// Why the exporter's word is old; `None` if it is not.

@@ -1,14 +1,16 @@
 //! Makes a node's value: the mean over its devices, each measured as a whole, whoever uses it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
-use super::devices::Measured;
+use super::devices::{Measured, first_answer};
 use super::labels::DeviceLabels;
+use super::recent::{Windowed, windowed};
 use super::{Now, Omission, Rules, Value, silence};
 use crate::cluster::Selector;
-use crate::metric::{Aggregation, FamilyId, Formula, Metric};
+use crate::metric::{Aggregation, DEVICE_USE, FamilyId, Formula, Metric};
 use crate::source::history::{History, Mean};
+use crate::source::page::Limit;
 use crate::source::store::{DeviceState, ExporterState, Holding};
 
 /// Which node is asked for, and what of its devices.
@@ -48,6 +50,8 @@ pub fn node_value(
     for exporter in &exporters {
         match exporter_value(question, exporter, rules, now) {
             Ok(value) => return Ok(value),
+            // As for pods: what podgauge's exporter leaves out of a node is not in another's page.
+            Err(omission) if exporter.state.native && omission.is_of_devices() => return Err(omission),
             Err(omission) if reason.as_ref().is_none_or(|known| omission.rank() > known.rank()) => {
                 reason = Some(omission);
             }
@@ -64,6 +68,9 @@ fn exporter_value(
     now: &Now,
 ) -> Result<Value, Omission> {
     let NodeExporter { state, of_any_node } = *exporter;
+    if let Some(cut) = state.cut.as_ref().filter(|cut| cut.devices) {
+        return Err(Omission::PageLimit { exporter: state.name.clone(), limit: cut.limit });
+    }
     let here = |device: &DeviceState| {
         now.age(device.seen) <= rules.staleness
             && (!of_any_node || device.label("hostname") == Some(question.node))
@@ -71,11 +78,10 @@ fn exporter_value(
     let mut devices: Vec<(&str, &DeviceState)> = state.devices().filter(|(_, device)| here(device)).collect();
     devices.sort_unstable_by_key(|(key, _)| *key);
     // A GPU with instances is its instances.
-    let partitioned = |key: &str| {
-        devices.iter().any(|(other, _)| other.strip_prefix(key).is_some_and(|rest| rest.starts_with('/')))
-    };
+    let partitioned: HashSet<&str> =
+        devices.iter().filter_map(|(key, _)| key.rsplit_once('/')).map(|(gpu, _)| gpu).collect();
     let whole: Vec<(&str, &DeviceState)> =
-        devices.iter().filter(|(key, _)| !partitioned(key)).copied().collect();
+        devices.iter().filter(|(key, _)| !partitioned.contains(key)).copied().collect();
     if whole.is_empty() {
         return Err(silence(state, rules, now)
             .unwrap_or_else(|| Omission::NoGpuOnNode { exporter: state.name.clone() }));
@@ -95,7 +101,7 @@ fn exporter_value(
         holdings.entry(device).or_default().push(holding);
     }
     let metric = question.metric;
-    let values: Vec<Result<(f64, Instant), Omission>> = selected
+    let values: Vec<Result<Value, Omission>> = selected
         .iter()
         .map(|(key, device)| {
             let held = holdings.get(key).map(Vec::as_slice).unwrap_or_default();
@@ -103,18 +109,19 @@ fn exporter_value(
         })
         .collect();
     let (of, without) = (values.len(), values.iter().filter(|value| value.is_err()).count());
-    let values: Result<Vec<(f64, Instant)>, Omission> = values.into_iter().collect();
+    let values: Result<Vec<Value>, Omission> = values.into_iter().collect();
     let values = values.map_err(|reason| match of {
         1 => reason,
         _ => Omission::Devices { without, of, reason: Box::new(reason) },
     })?;
-    let at = values.iter().map(|(_, at)| *at).max().ok_or(Omission::TooFewScrapes)?;
-    let each = values.iter().map(|(value, _)| *value);
+    let at = values.iter().map(|value| value.at).max().ok_or(Omission::TooFewScrapes)?;
+    let covered = values.iter().map(|value| value.covered).fold(f64::MAX, f64::min);
+    let each = values.iter().map(|value| value.value);
     let value = match metric.aggregation {
         Some(Aggregation::Max) => each.fold(f64::MIN, f64::max),
         Some(Aggregation::Mean) | None => each.sum::<f64>() / of as f64,
     };
-    Ok(Value { value, at })
+    Ok(Value { value, at, covered })
 }
 
 /// One device's value in the metric's unit.
@@ -125,15 +132,15 @@ fn device_value(
     exporter: &ExporterState,
     rules: &Rules,
     now: &Now,
-) -> Result<(f64, Instant), Omission> {
+) -> Result<Value, Omission> {
     let mean = device_mean(metric, metric.formula.device_family(), device, held, exporter, rules, now)?;
+    let Mean { value, covered, at, .. } = mean;
     // A node is given all of its devices.
-    let measured =
-        Measured { value: mean.value, part: Some(1.0), memory_total: device.memory_total, at: mean.at };
+    let measured = Measured { value, part: Some(1.0), memory_total: device.memory_total, at, covered };
     let value = measured
         .in_unit(metric.formula)
         .ok_or_else(|| Omission::NoSuchFamily { family: "total memory".into() })?;
-    Ok((value, mean.at))
+    Ok(Value { value, at, covered })
 }
 
 /// The mean over the window of one family of a whole device, whoever uses it.
@@ -164,21 +171,34 @@ fn device_mean(
     rules: &Rules,
     now: &Now,
 ) -> Result<Mean, Omission> {
-    let told = histories(device, held, family);
-    if told.is_empty() {
+    if device.incomplete {
+        let limit = exporter.cut.as_ref().map_or(Limit::Series, |cut| cut.limit);
+        return Err(Omission::PageLimit { exporter: exporter.name.clone(), limit });
+    }
+    let window = metric.window(rules.window);
+    let known = histories(device, held, family);
+    let latest = device.recent.filter(|_| family == DEVICE_USE);
+    if known.is_empty() && latest.is_none() {
         return Err(Omission::NoSuchFamily { family: format!("series for {}", metric.name).into() });
     }
-    // Whoever held the device a moment ago speaks of it until somebody else can.
-    let newest = told
+    // The holding that had the device a moment ago has its readings until another one has.
+    let newest = known
         .iter()
-        .filter_map(|(history, since)| history.mean(metric.window(rules.window), *since))
-        .reduce(|best, other| if other.at > best.at { other } else { best });
-    let Some(mean) = newest else {
+        .filter_map(|(history, since)| Some((*history, history.mean(window, *since)?)))
+        .reduce(|best, other| if other.1.at > best.1.at { other } else { best });
+    let (history, own) = newest.unzip();
+    let Some(found) = windowed(latest, history, window, own) else {
         return Err(silence(exporter, rules, now).unwrap_or(Omission::TooFewScrapes));
     };
+    let Windowed { mean, recent } = found;
     let age = now.age(mean.at);
     if age > rules.staleness {
         return Err(silence(exporter, rules, now).unwrap_or(Omission::DeviceStale { seconds: age.as_secs() }));
+    }
+    let least = first_answer(window);
+    let read = known.iter().map(|(history, _)| history.covered()).fold(0.0, f64::max);
+    if read.max(if recent { mean.covered } else { 0.0 }) < least {
+        return Err(Omission::Reading { needed: least as u64 });
     }
     Ok(mean)
 }

@@ -7,6 +7,7 @@ pub use text::summary;
 use super::labels::DeviceLabels;
 use super::part::UnknownPart;
 use crate::cluster::pods::Phase;
+use crate::source::page::Limit;
 
 /// Why a pod is left out of an answer.
 ///
@@ -59,6 +60,10 @@ pub enum Omission {
     Collecting {
         observed: u64,
     },
+    /// This adapter has not read it long enough for a first answer; seconds that it needs.
+    Reading {
+        needed: u64,
+    },
     /// No two scrapes in a row have it.
     TooFewScrapes,
     /// The exporter answers, but the device's newest reading is old.
@@ -80,6 +85,11 @@ pub enum Omission {
     },
     /// The device is a MIG instance, and the family speaks of the whole GPU.
     OfWholeGpu,
+    /// The exporter's page is larger than what is kept of it, and something of the pod may be missing.
+    PageLimit {
+        exporter: String,
+        limit: Limit,
+    },
     /// The exporter's numbers are beyond what a quantity can hold.
     OutOfRange,
     /// Some of several devices have no value; the reason of the first.
@@ -144,6 +154,7 @@ reasons! {
     SharedDevice "shared_device"
     AttributionUnavailable "attribution_unavailable"
     OfWholeGpu "of_whole_gpu"
+    PageLimit "page_limit"
     OutOfRange "out_of_range"
 }
 
@@ -164,7 +175,7 @@ impl Omission {
             Self::NamedGpu { .. } => Reason::NamedGpu,
             Self::OtherUid { .. } => Reason::OtherUid,
             Self::NoMatchingDevice(_) => Reason::NoMatchingDevice,
-            Self::Collecting { .. } => Reason::Collecting,
+            Self::Collecting { .. } | Self::Reading { .. } => Reason::Collecting,
             Self::TooFewScrapes => Reason::TooFewScrapes,
             Self::DeviceStale { .. } => Reason::DeviceStale,
             Self::NoSuchFamily { .. } => Reason::NoSuchFamily,
@@ -172,9 +183,21 @@ impl Omission {
             Self::Shared { .. } => Reason::SharedDevice,
             Self::AttributionUnavailable { .. } => Reason::AttributionUnavailable,
             Self::OfWholeGpu => Reason::OfWholeGpu,
+            Self::PageLimit { .. } => Reason::PageLimit,
             Self::OutOfRange => Reason::OutOfRange,
             Self::Devices { reason, .. } => reason.reason(),
         }
+    }
+
+    /// Whether it says something of known devices, and not that none is known.
+    pub(super) const fn is_of_devices(&self) -> bool {
+        !matches!(
+            self,
+            Self::NoExporter { .. }
+                | Self::NoGpuOnNode { .. }
+                | Self::ExporterNeverAnswered { .. }
+                | Self::ExporterSilent { .. }
+        )
     }
 
     /// Among several exporters' reasons the one that knows most of the pod is given.

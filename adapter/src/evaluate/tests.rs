@@ -3,24 +3,31 @@
 mod containers;
 mod nodes;
 mod parts;
+mod recent;
 mod truth;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
-use super::{NodeExporter, NodeQuestion, Now, Omission, Question, Rules, node_value, pod_value};
+use super::{NodeExporter, NodeQuestion, Now, Omission, Question, Rules, Value, node_value, pod_value};
 use crate::cluster::slim::SlimPod;
 use crate::cluster::{PodRecord, Selector};
 use crate::metric::{MetricFlag, Metrics};
 use crate::source::Target;
+use crate::source::budget::Budget;
 use crate::source::history::Span;
-use crate::source::page;
+use crate::source::page::{self, Room};
 use crate::source::store::{Exporter, ExporterState};
 
 const RULES: Rules = Rules { window: Duration::from_secs(60), staleness: Duration::from_secs(30) };
-const SPAN: Span = Span { window: Duration::from_secs(60), longest_step: Duration::from_secs(10) };
+const ROOM: Room = Room { series: 1 << 20, text: 100 << 20 };
+
+fn span() -> Span {
+    Span::new(RULES.window, Duration::from_secs(5))
+}
 
 /// An exporter that is shown pages, and a clock.
 struct Scene {
@@ -41,7 +48,7 @@ impl Scene {
             began: Instant::now(),
             began_wall,
             seconds: 0.0,
-            exporter: Exporter::new(target).state.into_inner(),
+            exporter: Exporter::new(target, Arc::new(Budget::new(1000)).share()).state.into_inner(),
             metrics: Metrics::new(&[MetricFlag::parse("DCGM_FI_DEV_GPU_TEMP").unwrap()]),
             pod: json!({
                 "metadata": {"namespace": "demo", "name": "p", "uid": "u1"},
@@ -62,25 +69,12 @@ impl Scene {
     fn page(&mut self, page: &str) {
         let page = page::read(page, &self.metrics).unwrap();
         let at = self.at();
-        self.exporter.answered(page, at, &SPAN);
+        self.exporter.answered(page, at, &span(), ROOM);
     }
 
     /// A page of ours that gives GPU `gpu` to pod p alone: `(gpu, active, observed)` each.
     fn native(&mut self, uid: &str, gpus: &[(u8, f64, f64)]) {
-        let lines: Vec<String> = gpus
-            .iter()
-            .map(|(gpu, active, observed)| {
-                let device = format!("gpu=\"{gpu}\",UUID=\"GPU-{gpu}\",modelName=\"H100\"");
-                let owner = format!("{device},namespace=\"demo\",pod=\"p\",container=\"c\"");
-                format!(
-                    "podgauge_gpu_active_seconds_total{{{owner}}} {active}\n\
-                     podgauge_gpu_observed_seconds_total{{{owner}}} {observed}\n\
-                     podgauge_gpu_owners{{{device}}} 1\n\
-                     podgauge_gpu_allocation{{{owner},pod_uid=\"{uid}\"}} 1\n"
-                )
-            })
-            .collect();
-        self.page(&lines.concat());
+        self.page(&native(uid, gpus));
     }
 
     fn ask(&self, metric: &str) -> Result<f64, Omission> {
@@ -88,11 +82,15 @@ impl Scene {
     }
 
     fn ask_by(&self, metric: &str, exporters: &[&ExporterState], devices: &str) -> Result<f64, Omission> {
+        self.value_by(metric, exporters, devices).map(|value| value.value)
+    }
+
+    fn value_by(&self, metric: &str, exporters: &[&ExporterState], devices: &str) -> Result<Value, Omission> {
         let pod = PodRecord::from(&serde_json::from_value::<SlimPod>(self.pod.clone()).unwrap());
         let metric = self.metrics.get(metric).unwrap();
         let devices = Selector::parse(devices).unwrap();
         let question = Question { namespace: "demo", pod: "p", metric, devices: &devices };
-        pod_value(&question, &pod, exporters, &RULES, &self.now()).map(|value| value.value)
+        pod_value(&question, &pod, exporters, &RULES, &self.now())
     }
 
     fn now(&self) -> Now {
@@ -122,6 +120,33 @@ impl Scene {
     }
 }
 
+/// The lines of a page of ours: `(gpu, active, observed)` each.
+fn native(uid: &str, gpus: &[(u8, f64, f64)]) -> String {
+    let lines = gpus.iter().map(|(gpu, active, observed)| {
+        let device = format!("gpu=\"{gpu}\",UUID=\"GPU-{gpu}\",modelName=\"H100\"");
+        let owner = format!("{device},namespace=\"demo\",pod=\"p\",container=\"c\"");
+        format!(
+            "podgauge_gpu_active_seconds_total{{{owner}}} {active}\n\
+             podgauge_gpu_observed_seconds_total{{{owner}}} {observed}\n\
+             podgauge_gpu_owners{{{device}}} 1\n\
+             podgauge_gpu_allocation{{{owner},pod_uid=\"{uid}\"}} 1\n"
+        )
+    });
+    lines.collect()
+}
+
+/// … and its sums of the last 60 s: `(gpu, active, observed)`, of the owner and of the device alike.
+fn sums(gpu: u8, active: f64, observed: f64) -> String {
+    let device = format!("gpu=\"{gpu}\",UUID=\"GPU-{gpu}\",modelName=\"H100\"");
+    let owner = format!("{device},namespace=\"demo\",pod=\"p\",container=\"c\"");
+    format!(
+        "podgauge_gpu_recent_active_seconds{{window=\"60s\",{owner}}} {active}\n\
+         podgauge_gpu_recent_observed_seconds{{window=\"60s\",{owner}}} {observed}\n\
+         podgauge_gpu_recent_device_active_seconds{{window=\"60s\",{device}}} {active}\n\
+         podgauge_gpu_recent_device_observed_seconds{{window=\"60s\",{device}}} {observed}\n"
+    )
+}
+
 /// A scene with a value of 40 %.
 fn busy() -> Scene {
     let mut scene = Scene::new();
@@ -134,13 +159,17 @@ fn busy() -> Scene {
 }
 
 #[test]
-fn a_restarted_adapter_needs_two_scrapes() {
+fn without_the_exporters_own_sums_a_restarted_adapter_reads_for_15_seconds() {
     let mut scene = Scene::new();
-    scene.native("u1", &[(0, 100.0, 500.0)]);
-    assert_eq!(scene.utilization(), Err(Omission::TooFewScrapes));
-    scene.seconds = 5.0;
-    scene.native("u1", &[(0, 102.0, 505.0)]);
-    assert!((scene.utilization().unwrap() - 40.0).abs() < 1e-9);
+    for scrape in 0..5 {
+        scene.seconds = 5.0 * f64::from(scrape);
+        scene.native("u1", &[(0, 100.0 + 0.4 * scene.seconds, 500.0 + scene.seconds)]);
+        match scrape {
+            0 => assert_eq!(scene.utilization(), Err(Omission::TooFewScrapes)),
+            1 | 2 => assert_eq!(scene.utilization(), Err(Omission::Reading { needed: 15 })),
+            _ => assert!((scene.utilization().unwrap() - 40.0).abs() < 1e-9),
+        }
+    }
 }
 
 #[test]
@@ -601,18 +630,18 @@ fn the_exporter_that_a_pod_left_says_nothing_of_it() {
     scene.pod["metadata"]["uid"] = json!("u2");
     let refused = scene.ask_by("gpu_utilization", &[&left], "");
     assert!(matches!(refused, Err(Omission::OtherUid { .. })), "its newest page has the other: {refused:?}");
-    for seconds in [25.0, 30.0, 35.0, 40.0] {
+    for seconds in [25.0, 30.0, 35.0, 40.0, 45.0] {
         scene.seconds = seconds;
         scene.native("u2", &[(0, 0.7 * seconds, 500.0 + seconds)]);
         // The other pod is still on its page, and it answered last.
         left.last_answer = Some(scene.at() + Duration::from_secs(1));
         for order in [[&left, &scene.exporter], [&scene.exporter, &left]] {
             let value = scene.ask_by("gpu_utilization", &order, "");
-            assert!(value.is_ok() || seconds == 25.0, "{value:?} at {seconds} s");
+            assert!(value.is_ok() || seconds < 40.0, "{value:?} at {seconds} s");
         }
     }
     let page = page::read("podgauge_gpu_up{UUID=\"GPU-0\"} 1\n", &scene.metrics).unwrap();
-    left.answered(page, scene.at(), &SPAN);
+    left.answered(page, scene.at(), &span(), ROOM);
     let gone = scene.ask_by("gpu_utilization", &[&left], "").unwrap_err();
     assert!(matches!(gone, Omission::NoGpu { .. }), "{gone}");
     let value = scene.ask_by("gpu_utilization", &[&left, &scene.exporter], "").unwrap();
@@ -679,40 +708,57 @@ proptest::proptest! {
     /// Whatever happens, an answer lies between the least and the most that this pod did within
     /// window and staleness before it; and after two scrapes in a row a settled pod has one.
     #[test]
-    fn an_answer_is_never_outside_of_what_was(events in proptest::collection::vec(event(), 1..60)) {
+    fn an_answer_is_never_outside_of_what_was(
+        events in proptest::collection::vec(event(), 1..60),
+        with_sums: bool,
+    ) {
         let mut scene = Scene::new();
         scene.pod["metadata"]["uid"] = json!("u0");
         // (end of the 5 s, load, pod's generation)
         let mut truth: Vec<(f64, f64, u32)> = Vec::new();
         let (mut active, mut observed, mut generation, mut own_observed, mut in_row) = (0.0, 0.0, 0, 0.0, 0);
+        // Seconds of readings in a row, and what the exporter sums up: of each 5 s.
+        let (mut read, mut recent) = (0.0, Vec::new());
         let mut settled = false;
         for event in events {
             scene.seconds += 5.0;
             let (Event::Scrape(load) | Event::Missed(load) | Event::Blind(load) | Event::Restart(load)
                 | Event::Replaced(load)) = event;
             match event {
-                Event::Restart(_) => (active, observed, in_row) = (0.0, 0.0, 0),
+                Event::Restart(_) => {
+                    (active, observed, in_row) = (0.0, 0.0, 0);
+                    recent.clear();
+                }
                 Event::Replaced(_) => {
                     generation += 1;
-                    (own_observed, in_row, settled) = (0.0, 0, false);
+                    (own_observed, in_row, read, settled) = (0.0, 0, 0.0, false);
                     scene.pod["metadata"]["uid"] = json!(format!("u{generation}"));
+                    let started = scene.began_wall + SignedDuration::from_secs_f64(scene.seconds - 5.0);
+                    scene.pod["status"]["startTime"] = json!(started.to_string());
                 }
                 _ => {}
             }
             truth.push((scene.seconds, load, generation));
-            if !matches!(event, Event::Blind(_)) {
-                active += 5.0 * load;
-                observed += 5.0;
-                own_observed += 5.0;
-            }
+            let seen = if matches!(event, Event::Blind(_)) { 0.0 } else { 5.0 };
+            active += seen * load;
+            observed += seen;
+            own_observed += seen;
+            recent.push((seen * load, seen));
             if matches!(event, Event::Missed(_)) {
                 scene.exporter.failed("gone".to_owned());
                 in_row = 0;
             } else {
-                scene.native(&format!("u{generation}"), &[(0, active, observed)]);
+                let mut page = native(&format!("u{generation}"), &[(0, active, observed)]);
+                if with_sums {
+                    let last = &recent[recent.len().saturating_sub(12)..];
+                    let sum = |of: fn(&(f64, f64)) -> f64| last.iter().map(of).sum();
+                    page.push_str(&sums(0, sum(|sums| sums.0), sum(|sums| sums.1)));
+                }
+                scene.page(&page);
                 in_row += 1;
+                read += if in_row >= 2 { seen } else { 0.0 };
                 // The exporter's own counter, where it began anew.
-                settled |= observed.min(own_observed) >= 20.0;
+                settled |= observed.min(own_observed) >= 20.0 && read >= 15.0;
             }
             match scene.utilization() {
                 Ok(value) => {

@@ -81,6 +81,9 @@ pub struct Exporter {
     /// Why the newest scrape failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
+    /// What its page has more of than is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<String>,
 }
 
 /// What an exporter reports of a pod on one device.
@@ -105,8 +108,10 @@ pub struct Device {
     pub seen_seconds: Option<f64>,
     /// For which the pod's use of it was observed, ever.
     pub observed_seconds: f64,
-    /// In the window.
-    pub readings: usize,
+    /// What the mean is made of: `exporter`, its own sums of the last seconds, or `readings`, the
+    /// adapter's; absent without a mean.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
     /// Of the window, gaps left out.
     pub covered_seconds: f64,
     #[serde(skip_serializing_if = "Option::is_none")]

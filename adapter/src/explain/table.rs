@@ -23,7 +23,7 @@ fn heads(unit: &str) -> [String; COLUMNS] {
         "DEVICE".to_owned(),
         "CONTAINER".to_owned(),
         "PART".to_owned(),
-        "READINGS".to_owned(),
+        "SOURCE".to_owned(),
         "COVERED".to_owned(),
         in_unit("MEAN"),
     ]
@@ -61,6 +61,9 @@ pub(super) fn render(explanation: &Explanation) -> String {
             if let Some(failure) = &exporter.failure {
                 rows.push(Row::Note(format!("{} does not answer: {failure}", exporter.name)));
             }
+            if let Some(limit) = &exporter.limit {
+                rows.push(Row::Note(format!("{} has {limit}", exporter.name)));
+            }
         }
     }
     write_rows(&mut text, &rows);
@@ -97,7 +100,7 @@ fn cells(pod: &Pod, first: bool, device: Option<&Device>) -> Vec<String> {
         device_name,
         device.map(|device| device.container.clone()).filter(|name| !name.is_empty()).unwrap_or_else(dash),
         device.and_then(|device| device.part).map_or_else(dash, short),
-        device.map_or_else(dash, |device| device.readings.to_string()),
+        device.and_then(|device| device.source.clone()).unwrap_or_else(dash),
         device.map_or_else(dash, |device| {
             let newest = device.newest_seconds.map(|age| format!(", newest {} ago", seconds(age)));
             format!("{}{}", seconds(device.covered_seconds), newest.unwrap_or_default())
@@ -204,7 +207,7 @@ mod tests {
             present: true,
             seen_seconds: Some(0.4),
             observed_seconds: 600.0,
-            readings: 13,
+            source: Some("exporter".to_owned()),
             covered_seconds: 60.0,
             newest_seconds: Some(0.4),
             oldest_seconds: Some(60.4),

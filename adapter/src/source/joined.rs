@@ -116,8 +116,8 @@ impl Joined {
     }
 
     /// Seconds without a gap for which anything was reported, since it began or the pod's UID changed.
-    pub fn told(&self) -> f64 {
-        self.series.iter().map(|series| series.history.told()).fold(0.0, f64::max)
+    pub fn covered(&self) -> f64 {
+        self.series.iter().map(|series| series.history.covered()).fold(0.0, f64::max)
     }
 
     pub(super) fn len(&self) -> usize {

@@ -3,22 +3,12 @@
 
 use std::borrow::Cow;
 
-use podgauge_common::exposition::parse::Sample;
-
 /// The label with the GPU's model.
 pub const MODEL_NAME: &str = "modelName";
 
-/// Their names, and the older or other spellings of them.
-const NAMES: [(&str, &[&str]); 8] = [
-    ("gpu", &["gpu"]),
-    ("UUID", &["UUID", "uuid"]),
-    ("pci_bus_id", &["pci_bus_id"]),
-    ("device", &["device"]),
-    (MODEL_NAME, &[MODEL_NAME]),
-    ("GPU_I_PROFILE", &["GPU_I_PROFILE"]),
-    ("GPU_I_ID", &["GPU_I_ID"]),
-    ("hostname", &["hostname", "Hostname"]),
-];
+/// Their names.
+const NAMES: [&str; 8] =
+    ["gpu", "UUID", "pci_bus_id", "device", MODEL_NAME, "GPU_I_PROFILE", "GPU_I_ID", "hostname"];
 
 /// A device's labels, for `metricLabelSelector`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -30,26 +20,27 @@ pub struct Labels {
 }
 
 impl Labels {
-    /// Those of the device that a sample speaks of.
-    pub fn of(sample: &Sample<'_>) -> Self {
-        let mut text = String::new();
-        let ends = NAMES.map(|(_, spellings)| {
-            text.extend(spellings.iter().find_map(|label| sample.label(label)));
-            text.len() as u32
+    /// Those that are found.
+    pub fn of<'s>(find: impl Fn(&str) -> Option<&'s str>) -> Self {
+        let found = NAMES.map(|name| find(name).unwrap_or_default());
+        let mut end = 0;
+        let ends = found.map(|value| {
+            end += value.len() as u32;
+            end
         });
-        Self { text: text.into(), ends }
+        Self { text: found.concat().into(), ends }
     }
 
     /// The value of a label, if the device has it.
     pub fn get(&self, name: &str) -> Option<&str> {
-        let at = NAMES.iter().position(|(known, _)| *known == name)?;
+        let at = NAMES.iter().position(|known| *known == name)?;
         let begin = at.checked_sub(1).map_or(0, |before| self.ends[before]);
         self.text.get(begin as usize..self.ends[at] as usize).filter(|value| !value.is_empty())
     }
 
     /// Names and values of those that it has.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        NAMES.iter().filter_map(|(name, _)| Some((*name, self.get(name)?)))
+        NAMES.iter().filter_map(|name| Some((*name, self.get(name)?)))
     }
 
     /// Bytes of all values.
@@ -69,8 +60,6 @@ pub fn selectable(value: &str) -> Cow<'_, str> {
 
 #[cfg(test)]
 mod tests {
-    use podgauge_common::exposition::parse;
-
     use super::*;
 
     #[test]
@@ -81,11 +70,15 @@ mod tests {
 
     #[test]
     fn each_label_is_found_under_its_name() {
-        let line = "m{uuid=\"GPU-a\",Hostname=\"n\",gpu=\"0\",device=\"\",pod=\"p\"} 1";
-        let sample = parse::samples(line).next().unwrap().unwrap();
-        let labels = Labels::of(&sample);
+        let labels = Labels::of(|name| match name {
+            "gpu" => Some("0"),
+            "UUID" => Some("GPU-a"),
+            "hostname" => Some("n"),
+            _ => None,
+        });
         let all: Vec<_> = labels.iter().collect();
         assert_eq!(all, [("gpu", "0"), ("UUID", "GPU-a"), ("hostname", "n")]);
         assert_eq!((labels.get("device"), labels.get("pod"), labels.get("GPU_I_ID")), (None, None, None));
+        assert_eq!(labels.bytes(), 7);
     }
 }

@@ -1,14 +1,20 @@
 //! Where values come from: exporters scraped straight.
 //!
 //! ```text
-//! Target ─► scrape ─► page (Page) ─► store (ExporterState, History) ─► evaluate
+//! Target ─► scrape ─► page (Page) ─► store (ExporterState, History, Recent) ─► evaluate
 //! ```
 
 pub mod access;
+mod body;
+pub mod budget;
+mod gunzip;
 pub mod history;
 pub mod joined;
 pub mod labels;
 pub mod page;
+pub mod recent;
+mod retention;
+pub mod schedule;
 pub mod scrape;
 pub mod set;
 pub mod store;

@@ -1,30 +1,41 @@
 //! Reads an exporter's page, podgauge's or NVIDIA's, into what is kept of it: piece by piece as it
 //! comes, so that a page never lies in memory whole.
+//!
+//! ```text
+//! bytes ─► lines (PageReader) ─► label_sets (of which device and container) ─► kept ─► whole ─► Page
+//! ```
 
+mod cut;
 mod kept;
+mod label_sets;
 mod lines;
+mod memory;
+mod said;
 mod sample;
 #[cfg(test)]
 mod tests;
+mod types;
 mod whole;
 
 use podgauge_common::exposition::parse::ParseError;
 
-use self::kept::{MemoryUsed, Repeated};
+pub use self::cut::{Cut, DEVICE_TEXT, HOLDING_SERIES, Limit, Room};
+pub use self::kept::Scratch;
 pub use self::lines::PageReader;
+use self::memory::Memory;
+use self::sample::{RecentSums, Repeated};
 use super::history::Reading;
 use super::labels::Labels;
+use super::recent::Recent;
 use crate::metric::{FamilyId, Metrics};
 
 /// Longest label value that is kept, bytes. Kubernetes names have at most 253.
 const MAX_LABEL_BYTES: usize = 512;
-/// Most devices of one page: 16 GPUs of 7 instances, with room.
-const MAX_DEVICES: usize = 512;
-/// Most owners of one page's devices.
+/// Most devices of one page. A node has at most 112, 16 GPUs of 7 instances each, but an exporter
+/// without a node may report a whole cluster.
+const MAX_DEVICES: usize = 4096;
+/// Most containers of one page's devices.
 const MAX_HOLDINGS: usize = 8192;
-/// Most bytes of names and labels that are kept of one page. 56 instances with 5,600 owners have
-/// half of it.
-const MAX_TEXT_BYTES: usize = 1 << 20;
 /// Longest line, bytes.
 const MAX_LINE_BYTES: usize = 64 << 10;
 
@@ -33,11 +44,13 @@ const MAX_LINE_BYTES: usize = 64 << 10;
 pub struct Page {
     pub devices: Vec<Device>,
     /// Whether it is podgauge's: use is then read from its counters, not from the gauge. `None` if
-    /// the page does not tell, as an empty one.
+    /// the page does not show it, as an empty one.
     pub native: Option<bool>,
     /// Samples that were not kept because of a limit, because their value cannot be true, or because
     /// several say different things of the same.
     pub dropped: u64,
+    /// What a limit kept out; `None` if everything had room.
+    pub cut: Option<Cut>,
 }
 
 /// A GPU or MIG instance.
@@ -48,22 +61,28 @@ pub struct Device {
     /// What distinguishes devices, for `metricLabelSelector`.
     pub labels: Labels,
     pub owners: Option<f64>,
-    /// Seconds in which it was busy, whoever used it.
-    active: Option<f64>,
-    /// Its use as a gauge, percent.
-    utilization: Option<f64>,
-    /// MiB. The parts of all owners add up to what the device uses.
-    memory_used: Option<f64>,
-    memory_samples: MemoryUsed,
-    memory_free: Option<f64>,
-    memory_reserved: Option<f64>,
+    /// A limit kept something of it out.
+    pub incomplete: bool,
     /// Why its use cannot be attributed.
     pub unavailable: Option<String>,
     pub holdings: Vec<Holding>,
     /// What is known of the whole device, without what its only holding says as well.
     pub readings: Vec<(FamilyId, Reading)>,
+    /// How much anybody used it lately.
+    pub recent: Option<Recent>,
+    /// Seconds in which it was busy, whoever used it.
+    pub active: Option<f64>,
+    /// MiB, what all owners use.
+    memory_used: Option<f64>,
+    /// MiB.
+    pub memory_total: Option<f64>,
+    /// Its use as a gauge, percent.
+    utilization: Option<f64>,
+    /// Memory samples by classic names and by those of 4.9.
+    memory: [Memory; 2],
     /// Seconds for which its use is known, of the series without a pod.
-    observed: Option<f64>,
+    pub observed: Option<f64>,
+    recent_sums: RecentSums,
     /// The samples without a pod, one entry a family.
     samples: Vec<Repeated>,
 }
@@ -84,12 +103,15 @@ pub struct Holding {
     active: Option<f64>,
     /// Seconds for which its use is known, since it began.
     pub observed: Option<f64>,
+    /// How much it used the device lately.
+    pub recent: Option<Recent>,
     pub readings: Vec<(FamilyId, Reading)>,
+    recent_sums: RecentSums,
     /// The samples as they are read, one entry a family.
     samples: Vec<Repeated>,
     /// Its samples are of a replica of the device.
     replica: bool,
-    /// Samples of two pods under the same labels: whose the readings are is unknown.
+    /// Samples of two pods have the same labels: nobody knows which of them the readings are of.
     two_pods: bool,
 }
 
@@ -108,7 +130,8 @@ pub enum PageError {
 
 /// Reads a whole page. The error names the line.
 pub fn read(text: &str, metrics: &Metrics) -> Result<Page, PageError> {
-    let mut reader = PageReader::new(metrics);
+    let room = Room { series: usize::MAX, text: usize::MAX };
+    let mut reader = PageReader::new(metrics, room, Box::default());
     reader.push(text.as_bytes())?;
-    reader.finish()
+    reader.finish().0
 }

@@ -1,12 +1,15 @@
-//! Owns the scraping of one exporter: when, within which limits, and what is said about it.
+//! Scrapes one exporter: when, within which limits, and what is said about it.
+//!
+//! An exporter is asked for the families that are read, and no others: `?name[]=FAMILY&…`, as
+//! Prometheus client libraries have it. One that does not know the parameter answers with all of
+//! its page; one that refuses it is asked without.
 //!
 //! Each scrape has a connection of its own. A kept one would lie idle almost always, and hold as
-//! much memory as everything that its exporter told.
+//! much memory as everything that is kept of its exporter.
 
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::{HeaderValue, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Empty};
@@ -16,20 +19,20 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
-use tokio::time::{Instant, MissedTickBehavior, timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tower::ServiceExt as _;
 use tracing::{debug, info, warn};
 
 use super::access::Access;
+use super::body::{BodyError, BodyReader, Coding, Pool};
 use super::history::Span;
-use super::page::{Page, PageError, PageReader};
+use super::page::{Limit, Page, Room};
+use super::schedule::Place;
 use super::store::Exporter;
 use crate::cluster::client::one_line;
 use crate::metric::Metrics;
 use crate::self_metrics::SelfMetrics;
 
-/// Largest page that is read, bytes. 8 GPUs with 7 instances and every family are below 2 MB.
-pub const MAX_PAGE_BYTES: usize = 16 << 20;
 /// What is read at once, and so the largest head of an answer, bytes.
 const READ_BYTES: usize = 16 << 10;
 /// Longest wait for a page, however long the interval is.
@@ -43,8 +46,15 @@ const PARALLEL_SLOW: usize = 64;
 /// How long a scrape may keep its place from others. However many exporters hang or trickle, the
 /// rest waits for them no longer than this.
 const PROMPT: Duration = Duration::from_millis(500);
-/// Time over which the first scrapes after a start are spread.
+/// Longest wait for the first scrape at an exporter's place. With a longer interval the first one
+/// comes before …
+const FIRST_WAIT: Duration = Duration::from_secs(2);
+/// … spread over this time.
 const FIRST_SPREAD: Duration = Duration::from_secs(1);
+/// How long no page may be cut before an exporter counts as being within the limits again.
+const WITHIN_LIMITS: Duration = Duration::from_secs(600);
+/// Answers that may mean that the query is not understood.
+const REFUSALS: [StatusCode; 3] = [StatusCode::BAD_REQUEST, StatusCode::NOT_FOUND, StatusCode::URI_TOO_LONG];
 
 /// What all scrapes share.
 #[derive(Debug)]
@@ -52,16 +62,34 @@ pub struct Scraper {
     connector: HttpConnector,
     access: Arc<Access>,
     metrics: Arc<Metrics>,
+    /// Asks for the families that are read.
+    query: String,
     self_metrics: SelfMetrics,
     interval: Duration,
     span: Span,
-    /// What each exporter's place in the interval is counted from.
-    began: Instant,
+    buffers: Pool,
     answering: Semaphore,
     failing: Semaphore,
     slow: Semaphore,
-    /// Told after each scrape.
+    /// Notified after each scrape.
     pub progress: Notify,
+}
+
+/// What is known of an exporter from one scrape to the next.
+#[derive(Debug)]
+struct Manners {
+    asked: Asked,
+    /// When its page had more than is kept, last.
+    cut: Option<Instant>,
+}
+
+/// What an exporter is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    /// The families that are read.
+    Families,
+    /// Its page: it refused to answer with a part.
+    Page,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -78,12 +106,10 @@ enum ScrapeError {
     Unauthorized,
     #[error("answered {0}")]
     Status(StatusCode),
-    #[error("the page is larger than {MAX_PAGE_BYTES} bytes")]
-    TooLarge,
-    #[error("the page is encoded ({0:?}), though plain text was asked for")]
+    #[error("the page is encoded ({0:?}), though gzip or plain text was asked for")]
     Encoded(HeaderValue),
     #[error(transparent)]
-    Page(#[from] PageError),
+    Body(#[from] BodyError),
 }
 
 impl Scraper {
@@ -98,16 +124,17 @@ impl Scraper {
         connector.set_connect_timeout(Some(MAX_TIMEOUT));
         // TLS is made on top of it.
         connector.enforce_http(false);
-        // Twice the interval bridges one late scrape, and no missing one.
-        let span = Span { window, longest_step: 2 * interval };
+        let (shortest, longest) = metrics.windows(window);
+        let names: Vec<String> = metrics.family_names().iter().map(|name| format!("name[]={name}")).collect();
         Self {
             connector,
             access: Arc::new(Access::plain()),
             metrics,
+            query: names.join("&"),
             self_metrics,
             interval,
-            span,
-            began: Instant::now(),
+            span: Span { shortest, ..Span::new(longest, interval) },
+            buffers: Pool::default(),
             answering: Semaphore::new(PARALLEL),
             failing: Semaphore::new(PARALLEL_FAILING),
             slow: Semaphore::new(PARALLEL_SLOW),
@@ -127,52 +154,50 @@ impl Scraper {
 
     /// Scrapes until the task is ended.
     pub async fn run(self: Arc<Self>, exporter: Arc<Exporter>) {
-        // Each exporter has its own place in the interval, the same after every restart.
-        let mut hasher = DefaultHasher::new();
-        exporter.target.hash(&mut hasher);
-        let place = (hasher.finish() % 1000) as f64 / 1000.0;
-        tokio::time::sleep(FIRST_SPREAD.min(self.interval).mul_f64(place)).await;
-        let first = Instant::now();
-        // On the heap for as long as it takes: most of the time all exporters only wait.
-        Box::pin(self.scrape(&exporter)).await;
-        let mut ticks = tokio::time::interval_at(self.second(place, first), self.interval);
-        // One that took too long finds back to its place.
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let place = Place::of(&exporter.target, self.interval);
+        let mut manners = Manners { asked: Asked::Families, cut: None };
+        let mut wait = place.wait(SystemTime::now(), Duration::ZERO);
+        if wait > FIRST_WAIT {
+            wait = place.part_of(FIRST_SPREAD);
+        }
         loop {
-            ticks.tick().await;
-            Box::pin(self.scrape(&exporter)).await;
+            tokio::time::sleep(wait).await;
+            // On the heap for as long as it takes: most of the time all exporters only wait.
+            Box::pin(self.scrape(&exporter, &mut manners)).await;
+            // Not right after the one before: a timer may fire a moment too soon.
+            wait = place.wait(SystemTime::now(), self.interval / 10);
         }
     }
 
-    /// When an exporter is due for the second time: at its place, and not right after the first.
-    fn second(&self, place: f64, first: Instant) -> Instant {
-        let from = first + self.interval / 4;
-        let place = self.began + self.interval.mul_f64(place);
-        let late = from.saturating_duration_since(place).as_nanos();
-        let intervals = late.div_ceil(self.interval.as_nanos().max(1));
-        place + self.interval * u32::try_from(intervals).unwrap_or(u32::MAX)
-    }
-
-    async fn scrape(&self, exporter: &Exporter) {
+    async fn scrape(&self, exporter: &Exporter, manners: &mut Manners) {
         let failing = exporter.state.read().failure.is_some();
         let lane = if failing { &self.failing } else { &self.answering };
         let Ok(place) = lane.acquire().await else { return };
-        let answer = self.answer(exporter, place).await;
+        let answer = self.answer(exporter, &mut manners.asked, place).await;
         let target = &exporter.target;
         self.self_metrics.scraped(&target.name(), answer.is_ok());
         match answer {
             Ok((page, at)) => {
                 debug!("{target}: {} devices, {} samples dropped", page.devices.len(), page.dropped);
                 self.self_metrics.samples_dropped(page.dropped);
+                let limit = page.cut.as_ref().map(|cut| cut.limit);
+                exporter.share.limited(limit);
+                self.report_limit(exporter, &mut manners.cut, limit, at);
+                let at = at.into_std();
+                let room = exporter.share.room(exporter.state.read().used, at);
                 let mut state = exporter.state.write();
                 let first = state.answers == 0;
-                state.answered(page, at.into_std(), &self.span);
+                state.answered(page, at, &self.span, room);
+                let used = state.used;
                 drop(state);
+                exporter.share.room(used, at);
                 if failing || first {
                     info!("{target} at {} answers", target.url);
                 }
             }
             Err(error) => {
+                // It may be another one when it is back.
+                manners.asked = Asked::Families;
                 let reason = error.to_string();
                 let changed = {
                     let mut state = exporter.state.write();
@@ -188,15 +213,36 @@ impl Scraper {
         self.progress.notify_waiters();
     }
 
+    /// Counts a page that a limit cut. Logs when that begins, and when it has not happened for long:
+    /// what an exporter may use changes with what others need.
+    fn report_limit(
+        &self,
+        exporter: &Exporter,
+        last: &mut Option<Instant>,
+        limit: Option<Limit>,
+        now: Instant,
+    ) {
+        let target = &exporter.target;
+        if let Some(limit) = limit {
+            self.self_metrics.page_cut(&target.name(), limit);
+            if last.replace(now).is_none() {
+                warn!("{target} at {} has {limit}: pods that this leaves out have no value", target.url);
+            }
+        } else if last.take_if(|last| now.duration_since(*last) > WITHIN_LIMITS).is_some() {
+            info!("{target} at {} is within the limits again", target.url);
+        }
+    }
+
     /// The page, within the time there is. `place` is left to others once it takes long.
     async fn answer(
         &self,
         exporter: &Exporter,
+        asked: &mut Asked,
         place: SemaphorePermit<'_>,
     ) -> Result<(Page, Instant), ScrapeError> {
         let limit = self.interval.min(MAX_TIMEOUT);
         let deadline = Instant::now() + limit;
-        let mut fetch = pin!(self.fetch(exporter));
+        let mut fetch = pin!(self.fetch(exporter, asked));
         if let Ok(answer) = timeout(PROMPT.min(limit), &mut fetch).await {
             return answer;
         }
@@ -205,38 +251,67 @@ impl Scraper {
         timeout_at(deadline, fetch).await.unwrap_or(Err(ScrapeError::Timeout(limit)))
     }
 
-    async fn fetch(&self, exporter: &Exporter) -> Result<(Page, Instant), ScrapeError> {
+    async fn fetch(&self, exporter: &Exporter, asked: &mut Asked) -> Result<(Page, Instant), ScrapeError> {
+        let answer = self.ask(exporter, *asked).await;
+        let status = match &answer {
+            Err(ScrapeError::Status(status)) if *asked == Asked::Families => *status,
+            _ => return answer,
+        };
+        if !REFUSALS.contains(&status) {
+            return answer;
+        }
+        // On the heap, because it hardly ever happens.
+        let whole = Box::pin(self.ask(exporter, Asked::Page)).await?;
+        *asked = Asked::Page;
+        let target = &exporter.target;
+        info!(
+            "{target} at {} answers {status} to ?name[]=…: it is asked for its whole page from now on",
+            target.url
+        );
+        Ok(whole)
+    }
+
+    async fn ask(&self, exporter: &Exporter, asked: Asked) -> Result<(Page, Instant), ScrapeError> {
         let url = &exporter.target.url;
         let failed = |error: &(dyn std::error::Error + 'static)| ScrapeError::Request(one_line(error));
         let io = self.connector.clone().oneshot(url.clone()).await.map_err(|error| failed(&error))?;
         let io = io.into_inner();
         if url.scheme_str() != Some("https") {
-            return self.exchange(url, io, false).await;
+            return self.exchange(exporter, asked, io, false).await;
         }
         let host = url.host().unwrap_or_default();
         let (Some(tls), Some(name)) = (self.access.tls(), self.access.server_name(host)) else {
             return Err(ScrapeError::Request(format!("no TLS to {host}: --exporter-ca-file is not given")));
         };
         let explained = name.to_str().into_owned();
-        let io = tls.connect(name, io).await.map_err(|error| {
+        // On the heap, so that scrapes without TLS do not have the room for it.
+        let io = Box::pin(tls.connect(name, io)).await.map_err(|error| {
             self.access.explain(&error, &explained).map_or_else(|| failed(&error), ScrapeError::Request)
         })?;
-        self.exchange(url, io, true).await
+        Box::pin(self.exchange(exporter, asked, io, true)).await
     }
 
     /// Asks for the page and reads it as it comes.
-    async fn exchange<S>(&self, url: &Uri, io: S, over_tls: bool) -> Result<(Page, Instant), ScrapeError>
+    async fn exchange<S>(
+        &self,
+        exporter: &Exporter,
+        asked: Asked,
+        io: S,
+        over_tls: bool,
+    ) -> Result<(Page, Instant), ScrapeError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let url = &exporter.target.url;
         let failed = |error: hyper::Error| {
             let explained = self.access.explain(&error, url.host().unwrap_or_default());
             ScrapeError::Request(explained.unwrap_or_else(|| one_line(&error)))
         };
         let mut http = http1::Builder::new();
-        http.read_buf_exact_size(Some(READ_BYTES));
+        http.max_buf_size(READ_BYTES);
         let (mut sender, connection) = http.handshake(TokioIo::new(io)).await.map_err(failed)?;
-        let request = self.request(url, over_tls).map_err(|error| ScrapeError::Request(error.to_string()))?;
+        let request = self.request(url, asked, over_tls);
+        let request = request.map_err(|error| ScrapeError::Request(error.to_string()))?;
         let exchange = async {
             let response = sender.send_request(request).await.map_err(failed)?;
             let (head, body) = response.into_parts();
@@ -245,12 +320,11 @@ impl Scraper {
                 StatusCode::UNAUTHORIZED => return Err(ScrapeError::Unauthorized),
                 status => return Err(ScrapeError::Status(status)),
             }
-            if let Some(encoding) = head.headers.get(header::CONTENT_ENCODING)
-                && encoding != "identity"
-            {
-                return Err(ScrapeError::Encoded(encoding.clone()));
-            }
-            self.read(body, failed).await
+            let coding = match head.headers.get(header::CONTENT_ENCODING) {
+                None => Coding::Plain,
+                Some(value) => Coding::of(value).ok_or_else(|| ScrapeError::Encoded(value.clone()))?,
+            };
+            self.read(exporter, coding, body, failed).await
         };
         let (mut exchange, connection) = (pin!(exchange), pin!(connection));
         tokio::select! {
@@ -260,16 +334,19 @@ impl Scraper {
         }
     }
 
-    fn request(&self, url: &Uri, over_tls: bool) -> Result<Request<Empty<Bytes>>, http::Error> {
+    fn request(&self, url: &Uri, asked: Asked, over_tls: bool) -> Result<Request<Empty<Bytes>>, http::Error> {
         let path = url.path_and_query().map_or("/metrics", http::uri::PathAndQuery::as_str);
         let host = url.authority().map_or("", http::uri::Authority::as_str);
-        let mut request = Request::get(path)
-            .header(header::HOST, host)
-            .header(header::ACCEPT, "text/plain;version=0.0.4")
-            .header(header::ACCEPT_ENCODING, "identity")
-            .header(header::CONNECTION, "close")
-            .header(header::USER_AGENT, concat!("podgauge-adapter/", env!("CARGO_PKG_VERSION")))
-            .body(Empty::new())?;
+        let mut request = Request::get(match asked {
+            Asked::Families => with_query(path, &self.query),
+            Asked::Page => path.to_owned(),
+        })
+        .header(header::HOST, host)
+        .header(header::ACCEPT, "text/plain;version=0.0.4")
+        .header(header::ACCEPT_ENCODING, "gzip")
+        .header(header::CONNECTION, "close")
+        .header(header::USER_AGENT, concat!("podgauge-adapter/", env!("CARGO_PKG_VERSION")))
+        .body(Empty::new())?;
         if let Some(authorization) = self.access.authorization(over_tls) {
             request.headers_mut().insert(header::AUTHORIZATION, authorization);
         }
@@ -278,29 +355,47 @@ impl Scraper {
 
     async fn read(
         &self,
+        exporter: &Exporter,
+        coding: Coding,
         mut body: Incoming,
         failed: impl Fn(hyper::Error) -> ScrapeError,
     ) -> Result<(Page, Instant), ScrapeError> {
-        let mut page = PageReader::new(&self.metrics);
-        let mut bytes = 0;
+        let stored = exporter.state.read().used;
+        let room = |used: Room| exporter.share.room(used, std::time::Instant::now());
+        let mut reader = BodyReader::new(&self.metrics, room(stored), coding, self.buffers.take());
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame.map_err(&failed)?.into_data() else { continue };
-            bytes += data.len();
-            if bytes > MAX_PAGE_BYTES {
-                return Err(ScrapeError::TooLarge);
+            for piece in reader.pieces(&data) {
+                reader.push(piece)?;
+                let used = reader.page().used();
+                if used.series > stored.series || used.text > stored.text {
+                    reader.page().limit(room(used.max(stored)));
+                }
+                // A long page lets shorter ones pass between any two of its pieces.
+                tokio::task::yield_now().await;
             }
-            page.push(&data)?;
-            // A long page lets shorter ones pass between any two of its pieces.
-            tokio::task::yield_now().await;
         }
-        Ok((page.finish()?, Instant::now()))
+        self.self_metrics.page_bytes(reader.received());
+        Ok((reader.finish(&self.buffers)?, Instant::now()))
     }
+}
+
+/// A path with a query, which is added to the one it has.
+fn with_query(path: &str, query: &str) -> String {
+    let separator = match path.split_once('?') {
+        None => "?",
+        Some((_, before)) if before.is_empty() || before.ends_with('&') => "",
+        Some(_) => "&",
+    };
+    format!("{path}{separator}{query}")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::source::Target;
+    use crate::source::body::MAX_PAGE_BYTES;
+    use crate::source::budget::Budget;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     const ANSWER: &str = "HTTP/1.1 200 OK\r\n\r\n";
@@ -316,8 +411,16 @@ mod tests {
             // The other end may have had enough.
             let _ = stream.write_all(&answer).await;
         });
-        let exporter = Exporter::new(Target { node: None, url });
-        scraper(Duration::from_secs(5)).fetch(&exporter).await.unwrap_err().to_string()
+        let share = Arc::new(Budget::new(1000)).share();
+        let exporter = Exporter::new(Target { node: None, url }, share);
+        let scraper = scraper(Duration::from_secs(5));
+        scraper.fetch(&exporter, &mut Asked::Families).await.unwrap_err().to_string()
+    }
+
+    /// An answer whose body is compressed.
+    fn gzip(page: &[u8]) -> Vec<u8> {
+        let head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n";
+        [head.as_slice(), &podgauge_common::http::gzip::compress(page)].concat()
     }
 
     fn scraper(interval: Duration) -> Scraper {
@@ -337,9 +440,15 @@ mod tests {
                 text("HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\na 1\n"),
                 "end of file before message length reached",
             ),
+            (text("HTTP/1.1 200 OK\r\nContent-Encoding: br\r\n\r\nx"), "the page is encoded (\"br\")"),
+            (gzip(b"a 1\nb 12"), "the page ends in the middle of line 2"),
+            (gzip(b"<html>\n"), "line 1: \"<html>\""),
+            (gzip(&b"# a comment\n".repeat(MAX_PAGE_BYTES / 12 + 1)), "expands to more than 16777216 bytes"),
+            (gzip(b"a 1\n")[..60].to_vec(), "the compressed page cannot be read"),
+            ([gzip(b"a 1\n"), b"more".to_vec()].concat(), "something follows its end"),
             (
-                text("HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n\x1f\u{8b}"),
-                "the page is encoded (\"gzip\")",
+                text("HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\na 1\n"),
+                "the compressed page cannot be read",
             ),
             (text("HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\n\r\n"), "answered 302 Found"),
             (text("HTTP/1.1 401 Unauthorized\r\n\r\n"), "--exporter-token-file"),
@@ -352,16 +461,31 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_exporter_has_its_place_in_the_interval() {
-        let interval = Duration::from_secs(5);
-        let scraper = scraper(interval);
-        for (place, begins) in [(0.0, 0.0), (0.3, 0.3), (0.999, 1.0), (0.5, 123.4)] {
-            let first = scraper.began + Duration::from_secs_f64(begins);
-            let second = scraper.second(place, first);
-            let gap = second - first;
-            assert!(gap >= interval / 4 && gap < interval * 5 / 4, "{place} {begins}: {gap:?}");
-            let offset = (second - scraper.began).as_secs_f64() % 5.0;
-            assert!((offset - 5.0 * place).abs() < 1e-6, "{place}: {offset}");
+    async fn a_scrape_takes_little_memory_while_it_waits() {
+        let target = Target { node: None, url: "http://127.0.0.1:9/metrics".parse().unwrap() };
+        let exporter = Exporter::new(target, Arc::new(Budget::new(1000)).share());
+        let scraper = scraper(Duration::from_secs(5));
+        let mut manners = Manners { asked: Asked::Families, cut: None };
+        let size = size_of_val(&scraper.scrape(&exporter, &mut manners));
+        assert!(size < 6000, "{size} bytes");
+    }
+
+    #[test]
+    fn the_families_are_added_to_the_query_that_is_there() {
+        for (path, asked) in [
+            ("/metrics", "/metrics?name[]=a"),
+            ("/federate?match=b", "/federate?match=b&name[]=a"),
+            ("/metrics?", "/metrics?name[]=a"),
+            ("/metrics?x=1&", "/metrics?x=1&name[]=a"),
+        ] {
+            assert_eq!(with_query(path, "name[]=a"), asked);
         }
+        let scraper = scraper(Duration::from_secs(5));
+        assert!(
+            scraper.query.starts_with("name[]=DCGM_FI_DEV_BOARD_POWER_WATTS&name[]=D"),
+            "{}",
+            scraper.query
+        );
+        assert!(scraper.query.len() < 2000, "{}", scraper.query.len());
     }
 }

@@ -11,8 +11,10 @@ use tokio::task::AbortHandle;
 use tracing::{info, warn};
 
 use super::Target;
+use super::budget::Budget;
+use super::retention::RETENTION;
 use super::scrape::Scraper;
-use super::store::{Exporter, RETENTION};
+use super::store::Exporter;
 
 /// The exporters that are scraped now. Read without a lock.
 #[derive(Debug, Default)]
@@ -28,6 +30,8 @@ pub struct Published {
 #[derive(Debug)]
 pub struct ExporterSet {
     scraper: Arc<Scraper>,
+    /// What may be kept of all of them.
+    budget: Arc<Budget>,
     /// Where scraping runs.
     runtime: Handle,
     published: ArcSwap<Published>,
@@ -63,13 +67,19 @@ impl Published {
 
 impl ExporterSet {
     /// Scrapes on the runtime that this is called on.
-    pub fn new(scraper: Arc<Scraper>) -> Self {
-        Self::on(Handle::current(), scraper)
+    pub fn new(scraper: Arc<Scraper>, budget: Budget) -> Self {
+        Self::on(Handle::current(), scraper, budget)
     }
 
     /// Scrapes on that runtime.
-    pub fn on(runtime: Handle, scraper: Arc<Scraper>) -> Self {
-        Self { scraper, runtime, published: ArcSwap::default(), running: Mutex::default() }
+    pub fn on(runtime: Handle, scraper: Arc<Scraper>, budget: Budget) -> Self {
+        let (published, running) = (ArcSwap::default(), Mutex::default());
+        Self { scraper, budget: Arc::new(budget), runtime, published, running }
+    }
+
+    /// What may be kept of all exporters, and what is.
+    pub fn budget(&self) -> &Budget {
+        &self.budget
     }
 
     pub fn current(&self) -> Arc<Published> {
@@ -111,9 +121,10 @@ impl ExporterSet {
             let exporter = match predecessor(gone, target) {
                 Some(before) => {
                     let state = before.state.write().hand_over(target);
-                    Arc::new(Exporter { target: target.clone(), state: state.into() })
+                    let exporter = Exporter::new(target.clone(), self.budget.share());
+                    Arc::new(Exporter { state: state.into(), ..exporter })
                 }
-                None => Arc::new(Exporter::new(target.clone())),
+                None => Arc::new(Exporter::new(target.clone(), self.budget.share())),
             };
             let task = self.runtime.spawn(Arc::clone(&self.scraper).run(Arc::clone(&exporter)));
             tasks.insert(target.clone(), (exporter, task.abort_handle()));
@@ -163,7 +174,10 @@ mod tests {
     use super::*;
     use crate::metric::Metrics;
     use crate::self_metrics::SelfMetrics;
-    use crate::source::page;
+    use crate::source::history::Span;
+    use crate::source::page::{self, Room};
+
+    const ROOM: Room = Room { series: 1000, text: 100_000 };
 
     fn target(url: &str) -> Target {
         Target { node: Some("gpu-7".into()), url: url.parse().unwrap() }
@@ -175,14 +189,14 @@ mod tests {
         let seconds = Duration::from_secs;
         let known_after = |waited: Duration| {
             let scraper = Scraper::new(Arc::clone(&metrics), SelfMetrics::default(), seconds(5), seconds(60));
-            let set = ExporterSet::new(Arc::new(scraper));
+            let set = ExporterSet::new(Arc::new(scraper), Budget::new(1000));
             let start = Instant::now();
             // Nobody listens there, and nobody is asked before this test ends.
             set.set_at(&[target("http://127.0.0.1:1/metrics")], start);
             let old = set.current().all().next().cloned().unwrap();
             let page = "podgauge_gpu_allocation{UUID=\"a\",namespace=\"n\",pod=\"p\",pod_uid=\"u\"} 1\n";
-            let span = crate::source::history::Span { window: seconds(60), longest_step: seconds(10) };
-            old.state.write().answered(page::read(page, &metrics).unwrap(), start, &span);
+            let span = Span::new(seconds(60), seconds(5));
+            old.state.write().answered(page::read(page, &metrics).unwrap(), start, &span, ROOM);
             set.set_at(&[], start);
             set.set_at(&[target("http://127.0.0.3:1/metrics")], start + waited);
             let new = set.current().all().next().cloned().unwrap();
@@ -197,7 +211,7 @@ mod tests {
         let metrics = Arc::new(Metrics::new(&[]));
         let seconds = Duration::from_secs;
         let scraper = Scraper::new(Arc::clone(&metrics), SelfMetrics::default(), seconds(5), seconds(60));
-        let set = ExporterSet::new(Arc::new(scraper));
+        let set = ExporterSet::new(Arc::new(scraper), Budget::new(1000));
         let count = |at| {
             let published = set.current();
             let of_node: Vec<_> = published.of_node("gpu-7", at, seconds(30)).cloned().collect();
@@ -207,8 +221,8 @@ mod tests {
         set.set(&[target("http://127.0.0.1:1/metrics")]);
         let [old] = &count(Instant::now())[..] else { panic!() };
         let page = "podgauge_gpu_allocation{UUID=\"a\",namespace=\"n\",pod=\"p\",pod_uid=\"u\"} 1\n";
-        let span = crate::source::history::Span { window: seconds(60), longest_step: seconds(10) };
-        old.state.write().answered(page::read(page, &metrics).unwrap(), Instant::now(), &span);
+        let span = Span::new(seconds(60), seconds(5));
+        old.state.write().answered(page::read(page, &metrics).unwrap(), Instant::now(), &span, ROOM);
         set.set(&[]);
         assert_eq!(count(Instant::now()).len(), 1, "its last values stand");
         assert_eq!(count(Instant::now() + seconds(31)).len(), 0);

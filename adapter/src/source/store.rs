@@ -1,28 +1,24 @@
 //! Owns what one exporter has told: its state, its devices, and the histories of the pods on them.
 //! Written by the exporter's own scraper, read by evaluation.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 
 use super::Target;
+use super::budget::Share;
 use super::history::{History, Reading, Span};
 use super::joined::Joined;
 use super::labels::{Labels, MODEL_NAME, selectable};
-use super::page::{self, Page};
+use super::page::{self, Cut, Limit, Page, Room};
+use super::recent::{Latest, Recent};
 use crate::cluster::Selector;
 use crate::metric::FamilyId;
 
 /// Observed time that a pod's first answer needs, seconds.
 pub const FIRST_ANSWER_SECONDS: f64 = 15.0;
-/// How long a pod is remembered that the exporter no longer speaks of: the exporter itself
-/// remembers as long.
-pub const RETENTION: Duration = Duration::from_secs(600);
-/// Most holdings and devices kept of one exporter, of all its pages: twice what one page may have.
-/// The longest unseen give way.
-const MAX_KEPT: usize = 16_384;
 /// How long an exporter without UIDs may speak of a pod that is gone: a holding that was last seen
 /// sooner after a pod's start may be its predecessor's.
 const ALLOCATION_LAG: Duration = Duration::from_secs(60);
@@ -32,6 +28,8 @@ const ALLOCATION_LAG: Duration = Duration::from_secs(60);
 pub struct Exporter {
     pub target: Target,
     pub state: RwLock<ExporterState>,
+    /// Its share of what may be kept of all exporters.
+    pub share: Share,
 }
 
 /// What is known from it.
@@ -47,14 +45,18 @@ pub struct ExporterState {
     pub failure: Option<String>,
     /// It has podgauge's counters and allocations. An empty page changes nothing of it.
     pub native: bool,
-    devices: HashMap<Arc<str>, DeviceState>,
-    namespaces: HashMap<Box<str>, HashMap<Box<str>, PodSeries>>,
+    /// What a limit kept out of the newest page.
+    pub cut: Option<Cut>,
+    /// How much is kept.
+    pub used: Room,
+    pub(super) devices: HashMap<Arc<str>, DeviceState>,
+    pub(super) namespaces: HashMap<Box<str>, HashMap<Box<str>, PodSeries>>,
 }
 
 /// A device by the newest page.
 #[derive(Debug)]
 pub struct DeviceState {
-    labels: Labels,
+    pub(super) labels: Labels,
     /// Pods that have a part of it.
     pub pods: usize,
     /// How many own it, as the exporter counts them: containers, and processes outside every pod as
@@ -64,23 +66,31 @@ pub struct DeviceState {
     pub memory_total: Option<f64>,
     /// Why its use cannot be attributed.
     pub unavailable: Option<Box<str>>,
+    /// A limit kept something of it out.
+    pub incomplete: bool,
     pub seen: Instant,
-    /// Of the whole device, where no single holding stands for it.
-    series: Vec<(FamilyId, History)>,
+    /// How much anybody used it lately.
+    pub recent: Option<Latest>,
+    /// Its active and observed seconds, as last read.
+    counted: (Option<f64>, Option<f64>),
+    /// Of the whole device, where no single holding has them.
+    pub(super) series: Vec<(FamilyId, History)>,
 }
 
 /// What pods of one name have on the exporter's node, by device and container. Mostly one.
 #[derive(Debug, Default)]
 pub struct PodSeries {
     /// Sorted.
-    holdings: Vec<Placed>,
+    pub(super) holdings: Vec<Placed>,
     /// For each device with several containers: what they have together.
-    joined: Vec<Joined>,
+    pub(super) joined: Vec<Joined>,
+    /// Some were given up for lack of room.
+    pub(super) incomplete: bool,
 }
 
 /// Device and container.
 type Place = (Arc<str>, Box<str>);
-type Placed = (Place, Holding);
+pub(super) type Placed = (Place, Holding);
 
 /// A container's part of a device, with its histories.
 #[derive(Debug)]
@@ -90,12 +100,12 @@ pub struct Holding {
     /// The last size of the part that was reported for the pod with this UID.
     last_part: Option<f64>,
     /// It was allocated, so that it stays the pod's as long as the pod lives.
-    allocated: bool,
+    pub(super) allocated: bool,
     /// The newest answer speaks of it.
     pub present: bool,
     pub seen: Instant,
     /// The last pod that the exporter named for it.
-    uid: Option<Box<str>>,
+    pub(super) uid: Option<Box<str>>,
     /// The newest page named it.
     named: bool,
     /// Some of what is kept came without a UID: whose that is is told by time alone.
@@ -106,7 +116,9 @@ pub struct Holding {
     total: f64,
     /// … of which under another pod.
     total_before: f64,
-    series: Vec<(FamilyId, History)>,
+    /// How much it used the device lately.
+    pub recent: Option<Latest>,
+    pub(super) series: Vec<(FamilyId, History)>,
     /// Since when it is the only one of its device; what it says is then said of the device.
     only_since: Option<Instant>,
 }
@@ -136,9 +148,9 @@ pub enum Owner {
 // === impl Exporter ===
 
 impl Exporter {
-    pub fn new(target: Target) -> Self {
+    pub fn new(target: Target, share: Share) -> Self {
         let state = ExporterState { name: target.to_string(), ..ExporterState::default() };
-        Self { target, state: RwLock::new(state) }
+        Self { target, state: RwLock::new(state), share }
     }
 }
 
@@ -151,13 +163,14 @@ impl ExporterState {
         self.failure = Some(reason);
     }
 
-    /// A scrape was answered with `page`, received at `at`.
-    pub fn answered(&mut self, page: Page, at: Instant, span: &Span) {
+    /// A scrape was answered with `page`, received at `at`. At most `room` is kept of all pages.
+    pub fn answered(&mut self, page: Page, at: Instant, span: &Span, room: Room) {
         self.scrapes += 1;
         self.answers += 1;
         self.last_answer = Some(at);
         self.failure = None;
         self.native = page.native.unwrap_or(self.native);
+        self.cut = page.cut;
         for pod in self.namespaces.values_mut().flat_map(HashMap::values_mut) {
             pod.holdings.iter_mut().for_each(|(_, holding)| holding.present = false);
         }
@@ -165,7 +178,7 @@ impl ExporterState {
         for device in page.devices {
             self.device(device, &round);
         }
-        self.forget(at);
+        self.forget(at, room);
     }
 
     /// Another exporter takes over what this one knew: every series begins a new piece.
@@ -198,6 +211,12 @@ impl ExporterState {
         pods.flatten().map(|((device, _), holding)| (&**device, holding))
     }
 
+    /// The limit for which something of that pod may be missing.
+    pub fn limit_on(&self, namespace: &str, name: &str) -> Option<Limit> {
+        let cut = self.cut.as_ref().filter(|cut| cut.concerns(namespace, name)).map(|cut| cut.limit);
+        cut.or_else(|| self.pod(namespace, name)?.incomplete.then_some(Limit::Series))
+    }
+
     /// Number of series kept.
     pub fn series(&self) -> usize {
         let pods = self.namespaces.values().flat_map(HashMap::values);
@@ -216,23 +235,6 @@ impl ExporterState {
         pods.sort_unstable();
         pods.dedup();
         let pods = pods.len();
-        let memory_total = device.memory_total();
-        let known = self.devices.entry(Arc::clone(&key)).or_insert_with(|| DeviceState::new(round.at));
-        known.pods = pods;
-        known.owners = device.owners;
-        known.memory_total = memory_total;
-        known.seen = round.at;
-        push_all(&mut known.series, device.readings, round);
-        // What a holding says from now on is not needed twice.
-        let grew = |at: Instant| round.at.saturating_duration_since(at) <= round.span.window;
-        known.series.retain(|(_, history)| history.updated().is_some_and(grew));
-        // What stays the same keeps its place in memory.
-        if known.labels != device.labels {
-            known.labels = device.labels;
-        }
-        if known.unavailable.as_deref() != device.unavailable.as_deref() {
-            known.unavailable = device.unavailable.map(Into::into);
-        }
         let only = device.holdings.len() == 1;
         let mut holdings = device.holdings;
         holdings.sort_unstable_by(|a, b| {
@@ -242,56 +244,36 @@ impl ExporterState {
             let pods = entry(&mut self.namespaces, &containers[0].namespace);
             entry(pods, &containers[0].pod).join(&key, containers, round);
         }
+        let mut grew = false;
         for holding in holdings {
             let pods = entry(&mut self.namespaces, &holding.namespace);
             let pod = entry(pods, &holding.pod);
             let kept = pod.holding(&key, &holding.container, round.at);
             kept.only_since = only.then(|| kept.only_since.unwrap_or(round.at));
-            kept.update(holding, round);
+            grew |= kept.update(holding, round);
         }
-    }
-
-    fn forget(&mut self, now: Instant) {
-        let recent = |seen: Instant| now.saturating_duration_since(seen) < RETENTION;
-        let mut kept = 0;
-        self.namespaces.retain(|_, pods| {
-            pods.retain(|_, pod| {
-                pod.forget(recent);
-                kept += pod.holdings.len();
-                !pod.holdings.is_empty()
-            });
-            !pods.is_empty()
-        });
-        if self.devices.values().any(|device| !recent(device.seen)) {
-            let pods = self.namespaces.values().flat_map(HashMap::values);
-            let referred: HashSet<&Arc<str>> = pods.flatten().map(|((device, _), _)| device).collect();
-            self.devices.retain(|key, device| recent(device.seen) || referred.contains(key));
+        let known = self.devices.entry(key).or_insert_with(|| DeviceState::new(round.at));
+        known.pods = pods;
+        known.owners = device.owners;
+        known.memory_total = device.memory_total;
+        known.incomplete = device.incomplete;
+        known.seen = round.at;
+        let counted = (device.active, device.observed);
+        if grew || known.counted != counted {
+            known.recent = latest(device.recent, round);
         }
-        if kept > MAX_KEPT {
-            self.evict(kept - MAX_KEPT);
+        known.counted = counted;
+        push_all(&mut known.series, device.readings, round);
+        // What a holding says from now on is not needed twice.
+        let recent = |at: Instant| round.at.saturating_duration_since(at) <= round.span.window;
+        known.series.retain(|(_, history)| history.updated().is_some_and(recent));
+        // What stays the same keeps its place in memory.
+        if known.labels != device.labels {
+            known.labels = device.labels;
         }
-        if self.devices.len() > MAX_KEPT {
-            let mut seen: Vec<Instant> = self.devices.values().map(|device| device.seen).collect();
-            seen.sort_unstable();
-            let last = seen[self.devices.len() - MAX_KEPT - 1];
-            self.devices.retain(|_, device| device.seen > last || device.seen == now);
+        if known.unavailable.as_deref() != device.unavailable.as_deref() {
+            known.unavailable = device.unavailable.map(Into::into);
         }
-    }
-
-    /// Drops at least so many of the holdings that the newest page lacks, the longest unseen first.
-    fn evict(&mut self, count: usize) {
-        let pods = self.namespaces.values().flat_map(HashMap::values);
-        let holdings = pods.flatten().map(|(_, holding)| holding);
-        let mut unseen: Vec<Instant> = holdings.filter(|h| !h.present).map(|h| h.seen).collect();
-        unseen.sort_unstable();
-        let Some(last) = unseen.get(count - 1).or(unseen.last()).copied() else { return };
-        self.namespaces.retain(|_, pods| {
-            pods.retain(|_, pod| {
-                pod.retain(|holding| holding.present || holding.seen > last);
-                !pod.holdings.is_empty()
-            });
-            !pods.is_empty()
-        });
     }
 }
 
@@ -360,23 +342,6 @@ impl PodSeries {
         let at = at.unwrap_or(self.joined.len() - 1);
         self.joined[at].push(containers, round);
     }
-
-    fn retain(&mut self, keep: impl Fn(&Holding) -> bool) {
-        self.holdings.retain(|(_, holding)| keep(holding));
-        let holdings = &self.holdings;
-        let count = |device: &str| holdings.iter().filter(|((known, _), _)| **known == *device).count();
-        self.joined.retain(|joined| count(&joined.device) > 1);
-    }
-
-    /// Keeps what was seen lately, and what was allocated to a pod of which anything was.
-    fn forget(&mut self, recent: impl Fn(Instant) -> bool) {
-        if self.holdings.iter().all(|(_, holding)| recent(holding.seen)) {
-            return;
-        }
-        let alive = self.holdings.iter().filter(|(_, holding)| recent(holding.seen));
-        let alive: HashSet<Option<Box<str>>> = alive.map(|(_, holding)| holding.uid.clone()).collect();
-        self.retain(|holding| recent(holding.seen) || holding.allocated && alive.contains(&holding.uid));
-    }
 }
 
 impl<'a> IntoIterator for &'a PodSeries {
@@ -398,7 +363,10 @@ impl DeviceState {
             owners: None,
             memory_total: None,
             unavailable: None,
+            incomplete: false,
             seen,
+            recent: None,
+            counted: (None, None),
             series: Vec::new(),
         }
     }
@@ -448,6 +416,7 @@ impl Holding {
             observed: None,
             total: 0.0,
             total_before: 0.0,
+            recent: None,
             series: Vec::new(),
             only_since: None,
         }
@@ -507,15 +476,42 @@ impl Holding {
     /// Seconds observed of the pod: by the exporter's counter, or where it counts none, by the
     /// time without gaps for which it told anything. `began` as in [`outlasts`](Self::outlasts).
     pub fn observed(&self, began: Option<Instant>) -> f64 {
-        let told = self.series.iter().map(|(_, history)| history.told()).fold(0.0, f64::max);
-        let seconds = (self.total - self.total_before).max(told);
+        let read = self.series.iter().map(|(_, history)| history.covered()).fold(0.0, f64::max);
+        self.since(began, (self.total - self.total_before).max(read))
+    }
+
+    /// Seconds of this adapter's own readings of a family of the pod.
+    pub fn read(&self, family: FamilyId, began: Option<Instant>) -> f64 {
+        self.since(began, self.history(family).map_or(0.0, History::covered))
+    }
+
+    /// Whether the exporter counts for how long it observed the pod.
+    pub fn counts(&self) -> bool {
+        self.observed.is_some()
+    }
+
+    /// Seconds that the exporter counted of this holding; of other pods of the same name as well,
+    /// unless another one was seen here.
+    pub fn counted(&self) -> f64 {
+        self.total - self.total_before
+    }
+
+    /// Whether another pod of the same name was seen to have it before.
+    pub fn succeeded(&self) -> bool {
+        self.total_before > 0.0
+    }
+
+    /// No more seconds than passed since the pod began.
+    fn since(&self, began: Option<Instant>, seconds: f64) -> f64 {
         match began {
             Some(began) => seconds.min(self.seen.saturating_duration_since(began).as_secs_f64()),
             None => seconds,
         }
     }
 
-    fn update(&mut self, from: page::Holding, round: &Round<'_>) {
+    /// Gives whether its counter brought something new.
+    fn update(&mut self, from: page::Holding, round: &Round<'_>) -> bool {
+        let grew = from.observed.is_some() && from.observed != self.observed;
         if let Some(observed) = from.observed {
             // A counter that fell began anew.
             let before = self.observed.filter(|before| *before <= observed).unwrap_or(0.0);
@@ -529,6 +525,7 @@ impl Holding {
             // One that had no UID yet is the same pod as far as anybody knows.
             if self.uid.replace(uid.into()).is_some() {
                 self.series.clear();
+                self.recent = None;
                 self.total_before = self.total;
                 self.undated = false;
                 self.allocated = false;
@@ -549,8 +546,16 @@ impl Holding {
         }
         self.present = true;
         self.seen = round.at;
+        if grew {
+            self.recent = latest(from.recent, round);
+        }
         push_all(&mut self.series, from.readings, round);
+        grew
     }
+}
+
+fn latest(recent: Option<Recent>, round: &Round<'_>) -> Option<Latest> {
+    recent.map(|recent| Latest { recent, at: round.at })
 }
 
 /// Adds a page's readings to the histories of their families.

@@ -98,9 +98,9 @@ fn sample(line: &str, max_labels: usize) -> Result<Sample<'_>, String> {
         rest = read_labels(inside, &mut labels, max_labels)?;
     }
     let mut words = rest.split([' ', '\t']).filter(|word| !word.is_empty());
-    let value = words.next().ok_or_else(|| format!("sample of {name} has no value"))?;
-    let value = parse_value(value)
-        .ok_or_else(|| format!("sample of {name}: {:?} is not a number", excerpt(value)))?;
+    let word = words.next().ok_or_else(|| format!("sample of {name} has no value"))?;
+    let value =
+        value(word).ok_or_else(|| format!("sample of {name}: {:?} is not a number", excerpt(word)))?;
     let timestamp_ms = match words.next() {
         None => None,
         Some(word) => Some(
@@ -115,53 +115,96 @@ fn sample(line: &str, max_labels: usize) -> Result<Sample<'_>, String> {
 
 /// Reads `name="value",…}` and returns what follows the brace.
 fn read_labels<'a>(
-    mut rest: &'a str,
+    inside: &'a str,
     labels: &mut Vec<(&'a str, Cow<'a, str>)>,
     max_labels: usize,
 ) -> Result<&'a str, String> {
-    loop {
-        rest = rest.trim_start_matches([' ', '\t', ',']);
-        if let Some(after) = rest.strip_prefix('}') {
-            return Ok(after);
-        }
+    let mut rest = Labels { rest: inside };
+    while let Some(label) = rest.next() {
         if labels.len() == max_labels {
             return Err(format!("more than {max_labels} labels"));
         }
-        let (name, after) =
-            rest.split_once('=').ok_or_else(|| format!("{:?}: a label without =", excerpt(rest)))?;
-        let name = name.trim_end_matches([' ', '\t']);
-        if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
-            return Err(format!("{:?} is not a label name", excerpt(name)));
-        }
-        let after = after
-            .trim_start_matches([' ', '\t'])
-            .strip_prefix('"')
-            .ok_or_else(|| format!("label {name}: its value is not quoted"))?;
-        let (value, after) = quoted(after).ok_or_else(|| format!("label {name}: its value has no end"))?;
-        labels.push((name, value));
-        rest = after;
+        labels.push(label?);
     }
+    Ok(rest.rest.strip_prefix('}').unwrap_or_default())
+}
+
+/// Iterates over `name="value",…` up to a closing brace or the end. After an error it ends.
+#[derive(Debug, Clone)]
+pub struct Labels<'a> {
+    rest: &'a str,
+}
+
+/// The labels of a text as it is between the braces of a sample that was read before.
+pub fn labels(text: &str) -> Labels<'_> {
+    Labels { rest: text }
+}
+
+impl Labels<'_> {
+    /// Whether nothing is left.
+    pub fn is_at_end(&self) -> bool {
+        self.rest.is_empty()
+    }
+}
+
+impl<'a> Iterator for Labels<'a> {
+    type Item = Result<(&'a str, Cow<'a, str>), String>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.rest = self.rest.trim_start_matches([' ', '\t', ',']);
+        if self.rest.is_empty() || self.rest.starts_with('}') {
+            return None;
+        }
+        let label = label(self.rest);
+        let (label, after) = match label {
+            Ok((label, after)) => (Ok(label), after),
+            Err(error) => (Err(error), ""),
+        };
+        self.rest = after;
+        Some(label)
+    }
+}
+
+/// A label, and what follows it.
+fn label(text: &str) -> Result<((&str, Cow<'_, str>), &str), String> {
+    let end = text.bytes().position(|byte| !(byte.is_ascii_alphanumeric() || byte == b'_'));
+    let (name, after) = text.split_at(end.unwrap_or(text.len()));
+    let after = after.trim_start_matches([' ', '\t']);
+    let Some(after) = after.strip_prefix('=') else {
+        return Err(match text.split_once('=') {
+            None => format!("{:?}: a label without =", excerpt(text)),
+            Some((name, _)) => {
+                format!("{:?} is not a label name", excerpt(name.trim_end_matches([' ', '\t'])))
+            }
+        });
+    };
+    if name.is_empty() {
+        return Err(format!("{:?} is not a label name", excerpt(name)));
+    }
+    let after = after
+        .trim_start_matches([' ', '\t'])
+        .strip_prefix('"')
+        .ok_or_else(|| format!("label {name}: its value is not quoted"))?;
+    let (value, after) = quoted(after).ok_or_else(|| format!("label {name}: its value has no end"))?;
+    Ok(((name, value), after))
 }
 
 /// Reads up to the closing quote; allocates only if something is escaped.
 fn quoted(text: &str) -> Option<(Cow<'_, str>, &str)> {
+    let (plain, after) = text.split_once('"')?;
+    if !plain.contains('\\') {
+        return Some((Cow::Borrowed(plain), after));
+    }
     let bytes = text.as_bytes();
     let mut at = 0;
-    let mut escaped = false;
     loop {
         match bytes.get(at)? {
             b'"' => break,
-            b'\\' => {
-                escaped = true;
-                at += 2;
-            }
+            b'\\' => at += 2,
             _ => at += 1,
         }
     }
     let (raw, after) = (text.get(..at)?, &text[at + 1..]);
-    if !escaped {
-        return Some((Cow::Borrowed(raw), after));
-    }
     let mut value = String::with_capacity(raw.len());
     let mut characters = raw.chars();
     while let Some(character) = characters.next() {
@@ -179,7 +222,8 @@ fn quoted(text: &str) -> Option<(Cow<'_, str>, &str)> {
     Some((Cow::Owned(value), after))
 }
 
-fn parse_value(word: &str) -> Option<f64> {
+/// The number that a sample's value is written as.
+pub fn value(word: &str) -> Option<f64> {
     match word {
         "NaN" => Some(f64::NAN),
         "+Inf" | "Inf" => Some(f64::INFINITY),

@@ -73,6 +73,9 @@ impl fmt::Display for Omission {
             Self::Collecting { .. } => {
                 f.write_str("observed for less than the 15s that a first answer needs")
             }
+            Self::Reading { needed } => {
+                write!(f, "this adapter has read it for less than {needed}s, which a first answer needs")
+            }
             Self::TooFewScrapes => f.write_str("not seen in two scrapes in a row yet"),
             Self::DeviceStale { seconds } if exact => {
                 write!(f, "the newest reading of its device is {seconds}s old")
@@ -92,6 +95,9 @@ impl fmt::Display for Omission {
                 write!(f, "the use of its device cannot be attributed: {reason}")
             }
             Self::OfWholeGpu => f.write_str("its device is a MIG instance and this value is the whole GPU's"),
+            Self::PageLimit { exporter, limit } => {
+                write!(f, "{exporter} has {limit}: something of it may be missing")
+            }
             Self::OutOfRange => f.write_str("its value is larger than a quantity can be"),
             Self::Devices { without, of, reason } => {
                 let verb = if *without == 1 { "has" } else { "have" };

@@ -3,6 +3,8 @@
 use super::super::Omission;
 use super::Scene;
 
+/// Seconds after which a pod has a value: two scrapes, 15 s apart.
+const SETTLED: u32 = 15;
 const DEVICE: &str = "gpu=\"0\",UUID=\"GPU-0\"";
 
 fn owner(container: &str) -> String {
@@ -28,7 +30,7 @@ fn play(scene: &mut Scene, seconds: std::ops::Range<u32>, truth: f64, page: impl
         scene.seconds = second.into();
         let page = page(scene.seconds);
         scene.page(&page);
-        if second >= 2 {
+        if second >= SETTLED {
             let value = scene.utilization();
             assert!(
                 value.as_ref().is_ok_and(|value| (value - truth).abs() < 1e-6),
@@ -95,7 +97,7 @@ fn a_label_that_comes_back_brings_no_old_use() {
         let back = if scrape < 10 { String::new() } else { used("x", 2.0, 100.0 + t) };
         let page = allocated("x", 1.0) + &used("", 0.3 * t, 500.0 + t) + &back;
         scene.page(&page);
-        if scrape > 0 {
+        if scrape > 3 {
             let value = scene.utilization().unwrap();
             assert!((value - 30.0).abs() < 1e-6, "{value} at {t} s");
         }
@@ -135,7 +137,7 @@ fn a_container_without_the_family_leaves_no_gap() {
             + &format!("DCGM_FI_DEV_POWER_USAGE{{{}}} 300\n", owner("x"))
             + &format!("DCGM_FI_PROF_SM_ACTIVE{{{}}} 0.5\n", owner("x"));
         scene.page(&page);
-        if second >= 2 {
+        if second >= SETTLED {
             assert_eq!(scene.ask("gpu_power_watts"), Ok(300.0), "at {second} s");
             assert_eq!(scene.ask("gpu_sm_active"), Ok(50.0), "at {second} s");
         }
@@ -161,7 +163,7 @@ fn memory_is_joined_by_itself() {
             + &used("y", 0.4 * t, 500.0 + t)
             + &memory;
         scene.page(&page);
-        if second >= 2 {
+        if second >= SETTLED {
             assert_eq!(scene.ask("gpu_memory_used_bytes"), Ok(3000.0 * 1024.0 * 1024.0), "at {second} s");
         }
     }

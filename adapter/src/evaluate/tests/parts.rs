@@ -40,10 +40,10 @@ fn pages(scene: &mut Scene, seconds: std::ops::Range<u32>, page: impl Fn(f64) ->
     }
 }
 
-/// A scene that has seen 5 s of such pages.
+/// A scene that has seen 20 s of such pages.
 fn scene(page: impl Fn(f64) -> String) -> Scene {
     let mut scene = Scene::new();
-    pages(&mut scene, 0..5, page);
+    pages(&mut scene, 0..20, page);
     scene
 }
 
@@ -79,7 +79,7 @@ fn an_unknown_part_is_not_the_whole_device() {
 fn a_part_that_was_known_of_the_same_pod_is_kept() {
     let mut scene = scene(|t| used("c", t) + &size("c", 0.25));
     near(scene.utilization(), 80.0);
-    pages(&mut scene, 5..60, |t| used("c", t) + &unknown("c"));
+    pages(&mut scene, 20..60, |t| used("c", t) + &unknown("c"));
     near(scene.utilization(), 80.0);
     // A new size is the size.
     pages(&mut scene, 60..70, |t| used("c", t) + &size("c", 0.5));
@@ -93,7 +93,7 @@ fn a_part_that_was_known_of_the_same_pod_is_kept() {
 #[test]
 fn an_allocation_that_leaves_the_page_keeps_its_size_for_the_same_pod() {
     let mut scene = scene(|t| used("c", t) + &size("c", 0.25));
-    pages(&mut scene, 5..30, |t| used("c", t));
+    pages(&mut scene, 20..45, |t| used("c", t));
     near(scene.utilization(), 80.0);
 }
 
@@ -103,8 +103,8 @@ fn a_part_of_another_pod_is_not_kept() {
     let mut scene = scene(|t| used("c", t) + &size("c", 0.25));
     scene.pod["metadata"]["uid"] = json!("u2");
     scene.pod["status"]["containerStatuses"][0]["state"]["running"]["startedAt"] =
-        json!("2026-11-21T16:00:05Z");
-    pages(&mut scene, 5..40, |t| used("c", t));
+        json!("2026-11-21T16:00:20Z");
+    pages(&mut scene, 20..60, |t| used("c", t));
     near(scene.utilization(), 20.0);
 }
 
@@ -272,14 +272,14 @@ fn a_card_without_an_owner_is_unused_if_it_is_idle() {
 fn an_idle_pod_needs_15_seconds_too_and_a_fresh_page() {
     let mut scene = annotated(&on_gpu_1(), |t| elsewhere(t, OWNERS));
     scene.pod["status"]["containerStatuses"][0]["state"]["running"]["startedAt"] =
-        json!("2026-11-21T15:59:50Z");
+        json!("2026-11-21T16:00:05Z");
     assert_eq!(scene.utilization(), Err(Omission::Collecting { observed: 14 }));
-    pages(&mut scene, 5..6, |t| elsewhere(t, OWNERS));
+    pages(&mut scene, 20..21, |t| elsewhere(t, OWNERS));
     assert_eq!(scene.utilization(), Ok(0.0));
     // The device's use is not read any more.
-    pages(&mut scene, 6..60, |_| elsewhere(5.0, OWNERS));
+    pages(&mut scene, 21..75, |_| elsewhere(20.0, OWNERS));
     assert_eq!(scene.utilization(), Err(Omission::DeviceStale { seconds: 54 }));
-    scene.seconds = 100.0;
+    scene.seconds = 120.0;
     assert_eq!(scene.utilization().unwrap_err().reason(), Reason::ExporterSilent);
 }
 

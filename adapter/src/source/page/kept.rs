@@ -1,281 +1,338 @@
-//! Owns what is kept of a page while it is read, within its limits.
+//! Keeps what is of use of a page while it is read, within its limits.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
+use std::time::Duration;
 
-use podgauge_common::exposition::parse::Sample;
+use super::cut::{Cut, DEVICE_TEXT, HOLDING_SERIES, Limit, Room};
+use super::label_sets::{LabelSets, Meaning, Place};
+use super::said::Said;
+use super::sample::Repeated;
+use super::{Device, Holding, MAX_DEVICES, MAX_HOLDINGS, Page};
+use crate::metric::{Family, FamilyId, GpuFamily, MEMORY_USED};
 
-use super::lines::Types;
-use super::sample::{COPY_LABELS, Own, device_key, own, plausible};
-use super::{Device, Holding, MAX_DEVICES, MAX_HOLDINGS, MAX_LABEL_BYTES, MAX_TEXT_BYTES, Page};
-use crate::metric::{DEVICE_USE, FamilyId, GPU_UTIL, MEMORY_USED, Metrics, USE};
-use crate::source::history::Reading;
-use crate::source::labels::Labels;
-
-/// The samples of a device's memory use, MiB.
-#[derive(Debug, Default, Clone, Copy)]
-pub(super) struct MemoryUsed {
-    /// Of those that are no replica's copy.
-    pub(super) sum: Option<f64>,
-    pub(super) most: Option<f64>,
-}
-
-/// The samples of one family and holding; mostly one.
-#[derive(Debug)]
-pub(super) struct Repeated {
-    pub(super) family: FamilyId,
-    first: f64,
-    sum: f64,
-    pub(super) count: u64,
-    /// Told apart by nothing but labels that make copies; see [`COPY_LABELS`].
-    copies: bool,
-    equal: bool,
-}
-
-// === impl Kept ===
-
-/// A limit on devices, owners or text bites.
-struct Full;
-
-/// Owners of a device that are looked for one by one.
+/// Holdings of a device that are looked for one by one.
 const FEW: usize = 8;
 
 /// What is kept of a page so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Kept {
-    page: Page,
-    devices: HashMap<String, usize>,
-    /// Owners of all devices.
-    owners: usize,
-    /// The owners of a device after the first [`FEW`]: device, namespace, pod, container.
-    further: HashMap<(usize, String, String, String), usize>,
-    /// Bytes of names and labels.
-    text: usize,
+    pub(super) page: Page,
+    pub(super) scratch: Box<Scratch>,
+    /// Containers of all devices.
+    pub(super) holdings: usize,
+    used: Room,
+    room: Room,
+    /// A label `vgpu` was seen.
+    pub(super) vgpu: bool,
+}
+
+/// What reading a page needs, and the next page may use again.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    sets: LabelSets,
+    /// By the hash of their keys.
+    devices: HashMap<u64, usize>,
+    /// The holdings of a device after the first [`FEW`], by the hash of their names.
+    further: HashMap<u64, usize>,
+    hasher: RandomState,
+    /// The beginning of the line that the last piece ended in.
+    pub(super) begun: Vec<u8>,
+    /// The name in the line before.
+    pub(super) name: String,
+}
+
+/// Most holdings of a device that a scratch is kept after. It takes no more memory than that.
+const USUAL: usize = 1024;
+
+impl Scratch {
+    /// Forgets the page, and what only a large one needs.
+    fn clear(&mut self) {
+        self.sets.clear();
+        self.devices.clear();
+        self.further.clear();
+        self.devices.shrink_to(USUAL);
+        self.further.shrink_to(USUAL);
+        self.begun.clear();
+        self.name.clear();
+    }
 }
 
 impl Kept {
-    /// Keeps what is of use.
-    pub(super) fn sample(&mut self, sample: &Sample<'_>, metrics: &Metrics) {
-        let (own, family) = (own(sample.name), metrics.family(sample.name));
-        if own.is_none() && family.is_none() {
-            return;
+    pub(super) fn new(room: Room, mut scratch: Box<Scratch>) -> Self {
+        scratch.clear();
+        let (page, used) = (Page::default(), Room::default());
+        Self { page, scratch, holdings: 0, used, room, vgpu: false }
+    }
+
+    pub(super) fn used(&self) -> Room {
+        self.used
+    }
+
+    pub(super) fn limit(&mut self, room: Room) {
+        self.room = room;
+    }
+
+    /// Keeps a sample whose labels came before; false if they did not.
+    pub(super) fn again(&mut self, labels: &str, family: &Family, value: f64) -> bool {
+        // The reason is in a label.
+        if family.says == Some(GpuFamily::Unavailable) {
+            return false;
         }
-        if !plausible(own, family, sample)
-            || sample.labels.iter().any(|(_, value)| value.len() > MAX_LABEL_BYTES)
+        let Some(meaning) = self.scratch.sets.find(labels) else { return false };
+        match family.measured(value) {
+            Some(value) => self.keep(meaning, family, value),
+            None => self.page.dropped += 1,
+        }
+        true
+    }
+
+    /// Keeps a sample with new labels, and gives what they mean; `None` if that is not known yet.
+    pub(super) fn sample(&mut self, said: &Said<'_>, family: &Family, value: f64) -> Option<Meaning> {
+        // A device or container begins with a value.
+        let Some(value) = family.measured(value) else {
+            self.page.dropped += 1;
+            return None;
+        };
+        let meaning = Meaning {
+            place: self.place(said),
+            copy: said.is_copy(),
+            vgpu: said.is_replica(),
+            window: said.window(),
+        };
+        self.keep(meaning, family, value);
+        if let (Some(GpuFamily::Unavailable), Place::Of(device, _)) = (family.says, meaning.place)
+            && value > 0.0
         {
-            self.page.dropped += 1;
-            return;
+            let reason = said.reason().unwrap_or("no reason given");
+            self.page.devices[device].unavailable = Some(reason.to_owned());
         }
-        let kept = own.map_or(Ok(()), |own| self.own(own, sample));
-        let kept = kept.and_then(|()| family.map_or(Ok(()), |family| self.family(family, sample)));
-        if let Err(Full) = kept {
-            self.page.dropped += 1;
+        Some(meaning)
+    }
+
+    /// The text of labels that may come again.
+    pub(super) fn remember(&mut self, labels: &str, meaning: Option<Meaning>) {
+        if let Some(meaning) = meaning {
+            self.scratch.sets.remember(labels, meaning);
         }
     }
 
-    /// Samples without a device are of no use and no loss.
-    fn own(&mut self, own: Own, sample: &Sample<'_>) -> Result<(), Full> {
-        let Some(key) = device_key(sample) else { return Ok(()) };
-        let device = self.device(key, sample)?;
-        let value = sample.value;
-        let Some(place) = (match own {
-            Own::DeviceActive => Some(&mut self.page.devices[device].active),
-            Own::DeviceUtilization => Some(&mut self.page.devices[device].utilization),
-            Own::Owners => Some(&mut self.page.devices[device].owners),
-            Own::MemoryFree => Some(&mut self.page.devices[device].memory_free),
-            Own::MemoryReserved => Some(&mut self.page.devices[device].memory_reserved),
-            Own::Unavailable => {
-                let reason = sample.label("reason").unwrap_or("no reason given");
-                if value > 0.0 {
-                    self.page.devices[device].unavailable = Some(reason.to_owned());
-                }
-                None
+    fn keep(&mut self, meaning: Meaning, family: &Family, value: f64) {
+        self.vgpu |= meaning.vgpu;
+        let (device, holding) = match meaning.place {
+            Place::Nowhere => return,
+            Place::Dropped => {
+                self.page.dropped += 1;
+                return;
             }
-            Own::PartUnknown => {
-                if let Some(at) = self.place_of(device, sample)?.filter(|_| value > 0.0) {
-                    self.page.devices[device].holdings[at].part_unknown = true;
-                }
-                None
-            }
-            Own::Active => {
-                self.place_of(device, sample)?.map(|at| &mut self.page.devices[device].holdings[at].active)
-            }
-            Own::Allocation => self
-                .place_of(device, sample)?
-                .map(|at| &mut self.page.devices[device].holdings[at].allocation),
-            Own::Observed => match self.place_of(device, sample)? {
-                Some(at) => Some(&mut self.page.devices[device].holdings[at].observed),
-                None => Some(&mut self.page.devices[device].observed),
-            },
-        }) else {
-            return Ok(());
+            Place::Of(device, holding) => (device, holding),
         };
-        // NaN stands for two that differ: no page has it, because it is no plausible value.
+        if let Some(at) = holding {
+            self.page.devices[device].holdings[at].replica |= meaning.vgpu;
+        }
+        if let Some(says) = family.says {
+            self.say(says, family.newer, (device, holding), meaning.window, value);
+        }
+        if let Some(kept) = family.kept {
+            self.series(kept, family.newer, (device, holding), meaning.copy, value);
+        }
+    }
+
+    fn say(
+        &mut self,
+        says: GpuFamily,
+        newer: bool,
+        (device, holding): (usize, Option<usize>),
+        window: Option<Duration>,
+        value: f64,
+    ) {
+        let device = &mut self.page.devices[device];
+        let place = match holding {
+            Some(at) => {
+                let holding = &mut device.holdings[at];
+                holding.part_unknown |= says == GpuFamily::PartUnknown && value > 0.0;
+                match holding.place(says, window) {
+                    Some(place) => Some(place),
+                    None => device.place(says, newer, window),
+                }
+            }
+            None if says == GpuFamily::Observed => Some(&mut device.observed),
+            None => device.place(says, newer, window),
+        };
+        let Some(place) = place else { return };
+        // NaN stands for two that differ: no page has it, because it is no measurement.
         let differs = |known: f64| known.to_bits() != value.to_bits();
         *place = Some(if place.is_some_and(differs) { f64::NAN } else { value });
-        Ok(())
     }
 
-    fn family(&mut self, family: FamilyId, sample: &Sample<'_>) -> Result<(), Full> {
-        let Some(key) = device_key(sample) else { return Ok(()) };
-        let device = self.device(key, sample)?;
+    fn series(
+        &mut self,
+        family: FamilyId,
+        newer: bool,
+        (device, holding): (usize, Option<usize>),
+        copy: bool,
+        value: f64,
+    ) {
         if family == MEMORY_USED {
-            let used = &mut self.page.devices[device].memory_samples;
-            used.most = Some(used.most.map_or(sample.value, |most| most.max(sample.value)));
-            if sample.label("vgpu").is_none() {
-                *used.sum.get_or_insert(0.0) += sample.value;
-            }
+            self.page.devices[device].memory[usize::from(newer)].add_used(value, holding.is_some());
         }
-        let value = if sample.name == GPU_UTIL { sample.value / 100.0 } else { sample.value };
-        let copy = COPY_LABELS.iter().any(|label| sample.label(label).is_some());
-        let samples = match self.place_of(device, sample)? {
+        let samples = match holding {
             Some(at) => &mut self.page.devices[device].holdings[at].samples,
             None => &mut self.page.devices[device].samples,
         };
-        match samples.iter_mut().find(|known| known.family == family) {
-            None => samples.push(Repeated {
-                family,
-                first: value,
-                sum: value,
-                count: 1,
-                copies: copy,
-                equal: true,
-            }),
-            Some(known) => {
-                known.sum += value;
-                known.count += 1;
-                known.copies &= copy;
-                known.equal &= value.to_bits() == known.first.to_bits();
+        if let Some(known) = samples.iter_mut().find(|known| known.family == family && known.newer == newer) {
+            return known.add(value, copy);
+        }
+        // A holding has paid for its first ones.
+        let further = usize::from(holding.is_some() && samples.len() >= HOLDING_SERIES);
+        if self.used.series + further <= self.room.series {
+            self.used.series += further;
+            samples.push(Repeated::new(family, newer, value, copy));
+            return;
+        }
+        self.page.dropped += 1;
+        if let Some(at) = holding {
+            let Holding { namespace, pod, .. } = &self.page.devices[device].holdings[at];
+            let cut = self.page.cut.get_or_insert_with(|| Cut::new(Limit::Series));
+            cut.pod(namespace, pod);
+        }
+    }
+
+    /// Of which device and container the sample is. Both are kept from their first sample on.
+    fn place(&mut self, said: &Said<'_>) -> Place {
+        let Some(key) = said.device_key() else { return Place::Nowhere };
+        if said.too_long {
+            return Place::Dropped;
+        }
+        let owner = said.owner();
+        let device = match self.device(&key, said) {
+            Ok(device) => device,
+            Err(limit) => {
+                let cut = self.refuse(limit);
+                cut.devices = true;
+                if let Some((namespace, pod, _)) = owner {
+                    cut.pod(namespace, pod);
+                }
+                return Place::Dropped;
+            }
+        };
+        let Some(owner) = owner else { return Place::Of(device, None) };
+        match self.holding(device, owner, said.pod_uid()) {
+            Ok(holding) => Place::Of(device, Some(holding)),
+            Err(limit) => {
+                self.page.devices[device].incomplete = true;
+                self.refuse(limit).pod(owner.0, owner.1);
+                Place::Dropped
             }
         }
-        Ok(())
     }
 
-    fn device(&mut self, key: Cow<'_, str>, sample: &Sample<'_>) -> Result<usize, Full> {
-        if let Some(at) = self.devices.get(&*key) {
-            return Ok(*at);
+    fn device(&mut self, key: &str, said: &Said<'_>) -> Result<usize, Limit> {
+        let hash = self.scratch.hasher.hash_one(key);
+        let same = |at: &usize| self.page.devices[*at].key == key;
+        if let Some(at) = self.scratch.devices.get(&hash).copied().filter(same) {
+            return Ok(at);
         }
         if self.page.devices.len() >= MAX_DEVICES {
-            return Err(Full);
+            return Err(Limit::Devices);
         }
-        let labels = Labels::of(sample);
-        self.room_for(key.len() + labels.bytes())?;
-        let device = Device { key: key.clone().into_owned(), labels, ..Device::default() };
-        self.devices.insert(key.into_owned(), self.page.devices.len());
-        self.page.devices.push(device);
-        Ok(self.page.devices.len() - 1)
+        let labels = said.device_labels();
+        self.room_for(key.len() + labels.bytes() + DEVICE_TEXT)?;
+        let at = self.page.devices.len();
+        self.scratch.devices.insert(hash, at);
+        self.page.devices.push(Device { key: key.to_owned(), labels, ..Device::default() });
+        Ok(at)
     }
 
-    fn find(&self, device: usize, namespace: &str, pod: &str, container: &str) -> Option<usize> {
-        let few = self.page.devices[device].holdings.iter().take(FEW);
-        let found = few.enumerate().find(|(_, known)| {
-            known.pod == pod && known.container == container && known.namespace == namespace
-        });
-        if found.is_some() || self.page.devices[device].holdings.len() <= FEW {
-            return found.map(|(at, _)| at);
-        }
-        let key = (device, namespace.to_owned(), pod.to_owned(), container.to_owned());
-        self.further.get(&key).copied()
-    }
-
-    fn room_for(&mut self, text: usize) -> Result<(), Full> {
-        if self.text + text > MAX_TEXT_BYTES {
-            return Err(Full);
-        }
-        self.text += text;
-        Ok(())
-    }
-
-    /// The place of the holding that a sample speaks of; `None` for a sample without a pod.
-    fn place_of(&mut self, device: usize, sample: &Sample<'_>) -> Result<Option<usize>, Full> {
-        let label = |names: [&str; 2]| names.iter().find_map(|name| sample.label(name));
-        let pod = label(["pod", "pod_name"]);
-        let namespace = label(["namespace", "pod_namespace"]);
-        let (Some(pod), Some(namespace)) = (pod, namespace) else { return Ok(None) };
-        let container = label(["container", "container_name"]).unwrap_or_default();
-        let at = match self.find(device, namespace, pod, container) {
+    fn holding(
+        &mut self,
+        device: usize,
+        owner @ (namespace, pod, container): (&str, &str, &str),
+        uid: Option<&str>,
+    ) -> Result<usize, Limit> {
+        let hash = self.scratch.hasher.hash_one((device, owner));
+        let at = match self.find(device, owner, hash) {
             Some(at) => at,
-            None if self.owners >= MAX_HOLDINGS => return Err(Full),
+            None if self.holdings >= MAX_HOLDINGS => return Err(Limit::Holdings),
+            None if self.used.series + HOLDING_SERIES > self.room.series => return Err(Limit::Series),
             None => {
                 self.room_for(namespace.len() + pod.len() + container.len())?;
+                self.used.series += HOLDING_SERIES;
+                self.holdings += 1;
                 let [namespace, pod, container] = [namespace, pod, container].map(str::to_owned);
                 let holdings = &mut self.page.devices[device].holdings;
                 let at = holdings.len();
                 if at >= FEW {
-                    let key = (device, namespace.clone(), pod.clone(), container.clone());
-                    self.further.insert(key, at);
+                    self.scratch.further.insert(hash, at);
                 }
                 holdings.push(Holding { namespace, pod, container, ..Holding::default() });
-                self.owners += 1;
                 at
             }
         };
-        let holding = &mut self.page.devices[device].holdings[at];
-        holding.replica |= sample.label("vgpu").is_some();
-        if let Some(uid) = sample.label("pod_uid") {
-            holding.two_pods |= holding.pod_uid.as_deref().is_some_and(|known| known != uid);
-            holding.pod_uid = Some(uid.to_owned());
+        if let Some(uid) = uid {
+            let known = self.page.devices[device].holdings[at].pod_uid.as_deref();
+            let other = known.is_some_and(|known| known != uid);
+            if known.is_none() {
+                self.room_for(uid.len())?;
+            }
+            let holding = &mut self.page.devices[device].holdings[at];
+            holding.two_pods |= other;
+            holding.pod_uid.get_or_insert_with(|| uid.to_owned());
         }
-        Ok(Some(at))
+        Ok(at)
     }
 
-    /// Puts the use of devices and owners into readings, now that all of the page is known.
-    pub(super) fn finish(mut self, types: &Types) -> Page {
-        let says_native = types.native;
-        let speaks_of_pods = self.owners > 0;
-        self.page.native = (says_native || speaks_of_pods).then_some(says_native);
-        for device in &mut self.page.devices {
-            self.page.dropped += device.drop_contradictions();
-            let used = device.memory_samples;
-            device.use_memory(&used, says_native);
-            let single = device.owners.is_none_or(|owners| owners <= 1.0);
-            for holding in &mut device.holdings {
-                holding.part_unknown |= holding.replica && !says_native;
-                if holding.two_pods {
-                    self.page.dropped += 1;
-                    holding.pod_uid = None;
-                    continue;
-                }
-                for samples in std::mem::take(&mut holding.samples) {
-                    match samples.reading(says_native, types.counters.contains(&samples.family)) {
-                        Some(reading) => holding.readings.push((samples.family, reading)),
-                        None => self.page.dropped += samples.count,
-                    }
-                }
-                let gauge = holding.readings.iter().find(|(family, _)| *family == USE).copied();
-                if says_native {
-                    holding.readings.retain(|(family, _)| *family != USE);
-                }
-                let share = |sum| Some(Reading::Share { sum, weight: holding.observed? });
-                let device_use = match device.active {
-                    // An owner of a shared device has fewer observed seconds than the device.
-                    Some(active) if single => share(active),
-                    _ => device.utilization.map(|percent| Reading::Gauge(percent / 100.0)),
-                };
-                let device_use = if says_native { device_use } else { gauge.map(|(_, reading)| reading) };
-                let use_ = holding.active.and_then(share).filter(|_| says_native);
-                holding.readings.extend(use_.map(|reading| (USE, reading)));
-                holding.readings.extend(device_use.map(|reading| (DEVICE_USE, reading)));
-            }
-            device.readings = device.whole(says_native, single, types);
+    fn find(&self, device: usize, owner: (&str, &str, &str), hash: u64) -> Option<usize> {
+        let holdings = &self.page.devices[device].holdings;
+        let same = |known: &Holding| {
+            (known.namespace.as_str(), known.pod.as_str(), known.container.as_str()) == owner
+        };
+        let found = holdings.iter().take(FEW).position(same);
+        found.or_else(|| self.scratch.further.get(&hash).copied().filter(|at| same(&holdings[*at])))
+    }
+
+    fn room_for(&mut self, text: usize) -> Result<(), Limit> {
+        if self.used.text + text > self.room.text {
+            return Err(Limit::Text);
         }
-        self.page
+        self.used.text += text;
+        Ok(())
+    }
+
+    /// Notes that a limit keeps something out.
+    fn refuse(&mut self, limit: Limit) -> &mut Cut {
+        self.page.cut.get_or_insert_with(|| Cut::new(limit))
     }
 }
 
-// === impl Repeated ===
+// === impl Device ===
 
-impl Repeated {
-    /// What all of them say together; `None` if that cannot be told.
-    pub(super) fn reading(&self, native: bool, counter: bool) -> Option<Reading> {
-        let value = match self.count {
-            1 => self.first,
-            _ if !self.copies => return None,
-            // Ours splits a pod's memory over its replicas, others repeat the device's.
-            _ if native && self.family == MEMORY_USED => self.sum,
-            _ if self.equal => self.first,
-            _ => return None,
-        };
-        Some(if counter { Reading::Rate(value) } else { Reading::Gauge(value) })
+impl Device {
+    /// Where what a family says of the device is kept; `None` for other families.
+    fn place(&mut self, says: GpuFamily, newer: bool, window: Option<Duration>) -> Option<&mut Option<f64>> {
+        match says {
+            GpuFamily::DeviceActive => Some(&mut self.active),
+            GpuFamily::DeviceUtilization => Some(&mut self.utilization),
+            GpuFamily::Owners => Some(&mut self.owners),
+            GpuFamily::RecentDeviceActive => Some(&mut self.recent_sums.of(window?)?.active),
+            GpuFamily::RecentDeviceObserved => Some(&mut self.recent_sums.of(window?)?.observed),
+            _ => self.memory[usize::from(newer)].place(says),
+        }
+    }
+}
+
+// === impl Holding ===
+
+impl Holding {
+    /// Where what a family says of the container is kept; `None` for other families.
+    fn place(&mut self, says: GpuFamily, window: Option<Duration>) -> Option<&mut Option<f64>> {
+        match says {
+            GpuFamily::Active => Some(&mut self.active),
+            GpuFamily::Observed => Some(&mut self.observed),
+            GpuFamily::Allocation => Some(&mut self.allocation),
+            GpuFamily::RecentActive => Some(&mut self.recent_sums.of(window?)?.active),
+            GpuFamily::RecentObserved => Some(&mut self.recent_sums.of(window?)?.observed),
+            _ => None,
+        }
     }
 }

@@ -1,80 +1,85 @@
-//! Owns what a single sample speaks of, and whether its value can be true.
+//! Joins the samples of one family that have the same device and container.
 
-use std::borrow::Cow;
+use std::time::Duration;
 
-use podgauge_common::exposition::parse::Sample;
+use crate::metric::{FamilyId, MEMORY_USED};
+use crate::source::history::Reading;
+use crate::source::recent::Recent;
 
-use crate::metric::{FamilyId, MEMORY_USED, USE, is_ratio};
-
-/// Labels that repeat a sample: once per replica of a device, once per batch job. Samples told apart
-/// by any other label, like a link's or an error's number, are no value of the device.
-pub(super) const COPY_LABELS: [&str; 2] = ["vgpu", "hpc_job"];
-
-/// The families of podgauge's own that are read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Own {
-    Active,
-    Observed,
-    DeviceActive,
-    DeviceUtilization,
-    Owners,
-    Allocation,
-    PartUnknown,
-    Unavailable,
-    MemoryFree,
-    MemoryReserved,
+/// The samples of one family and holding; mostly one.
+#[derive(Debug)]
+pub(super) struct Repeated {
+    pub(super) family: FamilyId,
+    /// Under its name of 4.9.
+    pub(super) newer: bool,
+    first: f64,
+    sum: f64,
+    pub(super) count: u64,
+    /// They differ in nothing but labels that make copies.
+    copies: bool,
+    equal: bool,
 }
 
-pub(super) fn own(name: &str) -> Option<Own> {
-    Some(match name {
-        "podgauge_gpu_active_seconds_total" => Own::Active,
-        "podgauge_gpu_observed_seconds_total" => Own::Observed,
-        "podgauge_gpu_device_active_seconds_total" => Own::DeviceActive,
-        "podgauge_gpu_utilization" => Own::DeviceUtilization,
-        "podgauge_gpu_owners" => Own::Owners,
-        "podgauge_gpu_allocation" => Own::Allocation,
-        "podgauge_gpu_part_unknown" => Own::PartUnknown,
-        "podgauge_attribution_unavailable" => Own::Unavailable,
-        "DCGM_FI_DEV_FB_FREE" => Own::MemoryFree,
-        "DCGM_FI_DEV_FB_RESERVED" => Own::MemoryReserved,
-        _ => return None,
-    })
+/// The two sums of the last seconds, as they are read.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct RecentSums {
+    window: Duration,
+    pub(super) active: Option<f64>,
+    pub(super) observed: Option<f64>,
 }
 
-/// Whether a value can be true. What DCGM prints for "not read" cannot.
-pub(super) fn plausible(own: Option<Own>, family: Option<FamilyId>, sample: &Sample<'_>) -> bool {
-    let value = sample.value;
-    let blank = BLANKS.iter().any(|blanks| blanks.contains(&value));
-    let percent = 0.0..=100.0;
-    value.is_finite()
-        && !blank
-        && match own {
-            Some(Own::DeviceUtilization) => percent.contains(&value),
-            // A hair for what is lost in printing.
-            Some(Own::Allocation) => value > 0.0 && value <= 1.0 + 1e-6,
-            Some(_) => value >= 0.0,
-            None => true,
+// === impl Repeated ===
+
+impl Repeated {
+    pub(super) fn new(family: FamilyId, newer: bool, value: f64, copy: bool) -> Self {
+        Self { family, newer, first: value, sum: value, count: 1, copies: copy, equal: true }
+    }
+
+    pub(super) fn add(&mut self, value: f64, copy: bool) {
+        self.sum += value;
+        self.count += 1;
+        self.copies &= copy;
+        self.equal &= value.to_bits() == self.first.to_bits();
+    }
+
+    /// What all of them say together; `None` if they contradict each other.
+    pub(super) fn reading(&self, native: bool, counter: bool) -> Option<Reading> {
+        let value = match self.count {
+            1 => self.first,
+            _ if !self.copies => return None,
+            // Ours splits a pod's memory over its replicas, others repeat the device's.
+            _ if native && self.family == MEMORY_USED => self.sum,
+            _ if self.equal => self.first,
+            _ => return None,
+        };
+        Some(if counter { Reading::Rate(value) } else { Reading::Gauge(value) })
+    }
+
+    /// Leaves out families under their names of 4.9 that are there under the classic ones as well.
+    pub(super) fn by_one_name(samples: &mut Vec<Self>) {
+        if samples.iter().any(|samples| samples.newer) {
+            let classic: Vec<FamilyId> =
+                samples.iter().filter(|samples| !samples.newer).map(|samples| samples.family).collect();
+            samples.retain(|samples| !samples.newer || !classic.contains(&samples.family));
         }
-        && match family {
-            Some(USE) => percent.contains(&value),
-            Some(family) if is_ratio(family) => (0.0..=1.0 + 1e-6).contains(&value),
-            Some(MEMORY_USED | crate::metric::POWER) => value >= 0.0,
-            _ => true,
-        }
+    }
 }
 
-/// What DCGM calls a blank: a number beyond what is measured, and the reasons right after it, in 32
-/// and 64 bits and as a float.
-const BLANKS: [std::ops::RangeInclusive<f64>; 3] = [
-    2_147_483_632.0..=2_147_483_635.0,
-    9_223_372_036_854_775_000.0..=9_223_372_036_854_776_000.0,
-    140_737_488_355_328.0..=140_737_488_355_331.0,
-];
+// === impl RecentSums ===
 
-pub(super) fn device_key<'s>(sample: &'s Sample<'_>) -> Option<Cow<'s, str>> {
-    let uuid = sample.label("UUID").or_else(|| sample.label("uuid")).or_else(|| sample.label("gpu"))?;
-    Some(match sample.label("GPU_I_ID") {
-        Some(instance) => format!("{uuid}/{instance}").into(),
-        None => uuid.into(),
-    })
+impl RecentSums {
+    /// The sums of that window, if no longer one was read.
+    pub(super) fn of(&mut self, window: Duration) -> Option<&mut Self> {
+        if window > self.window {
+            *self = Self { window, ..Self::default() };
+        }
+        (window == self.window).then_some(self)
+    }
+
+    /// Both together, and how many were dropped because they cannot be true.
+    pub(super) fn recent(self) -> (Option<Recent>, u64) {
+        let (Some(active), Some(observed)) = (self.active, self.observed) else { return (None, 0) };
+        let recent = Recent::new(self.window, active, observed);
+        (recent, if recent.is_none() && observed > 0.0 { 2 } else { 0 })
+    }
 }

@@ -1,0 +1,241 @@
+//! What an exporter's own sums of the last seconds are good for, and when they are not believed.
+
+use jiff::SignedDuration;
+use serde_json::json;
+
+use super::super::{Omission, Value};
+use super::{Scene, native, sums};
+use crate::metric::{MetricFlag, Metrics};
+
+/// A page of a pod on GPU 0 that used `busy` of it for `observed` seconds, 60 s of them summed up.
+fn page(uid: &str, busy: f64, observed: f64) -> String {
+    let recent = observed.min(60.0);
+    native(uid, &[(0, busy * observed, observed)]) + &sums(0, busy * recent, recent)
+}
+
+fn value(scene: &Scene, metric: &str) -> Result<Value, Omission> {
+    scene.value_by(metric, &[&scene.exporter], "")
+}
+
+#[track_caller]
+fn near(value: Result<Value, Omission>, percent: f64, covered: f64) {
+    let value = value.unwrap();
+    let close = (value.value - percent).abs() < 1e-6 && (value.covered - covered).abs() < 1e-6;
+    assert!(close, "{value:?}, not {percent} of {covered} s");
+}
+
+/// The pod began so many seconds before now.
+fn began(scene: &mut Scene, ago: f64) {
+    let started = scene.began_wall + SignedDuration::from_secs_f64(scene.seconds - ago);
+    scene.pod["status"]["startTime"] = json!(started.to_string());
+}
+
+#[test]
+fn the_first_page_answers_for_the_whole_window() {
+    let mut scene = Scene::new();
+    scene.page(&page("u1", 0.4, 500.0));
+    for metric in ["gpu_utilization", "gpu_utilization_share", "gpu_device_utilization"] {
+        near(value(&scene, metric), 40.0, 60.0);
+    }
+    assert!((scene.node("gpu_utilization").unwrap() - 40.0).abs() < 1e-6);
+    // Sums that cannot be true, or of another window, are as good as none.
+    for (active, observed, window) in [(61.0, 60.0, "60s"), (30.0, 90.0, "60s"), (24.0, 60.0, "61s")] {
+        let mut scene = Scene::new();
+        let sums = sums(0, active, observed).replace("60s", window);
+        scene.page(&(native("u1", &[(0, 200.0, 500.0)]) + &sums));
+        assert_eq!(scene.utilization(), Err(Omission::TooFewScrapes), "{active} {observed} {window}");
+    }
+}
+
+#[test]
+fn a_metric_with_another_window_is_made_of_readings() {
+    let mut scene = Scene::new();
+    scene.metrics = Metrics::new(&[MetricFlag::parse("gpu_utilization_share,window=30s").unwrap()]);
+    for scrape in 0..8 {
+        scene.seconds = 5.0 * f64::from(scrape);
+        let busy = 0.8 * (scene.seconds - 20.0).max(0.0);
+        scene.page(&(native("u1", &[(0, busy, 500.0 + scene.seconds)]) + &sums(0, 30.0, 60.0)));
+        assert_eq!(value(&scene, "gpu_utilization_share").is_ok(), scene.seconds >= 15.0);
+        near(value(&scene, "gpu_utilization"), 50.0, 60.0);
+    }
+    near(value(&scene, "gpu_utilization_share"), 0.8 * 15.0 / 30.0 * 100.0, 30.0);
+}
+
+#[test]
+fn a_pod_needs_15_seconds_of_its_own_all_the_same() {
+    let mut scene = Scene::new();
+    scene.seconds = 12.0;
+    began(&mut scene, 12.0);
+    scene.page(&page("u1", 0.4, 12.0));
+    assert_eq!(scene.utilization(), Err(Omission::Collecting { observed: 12 }));
+    scene.seconds = 16.0;
+    began(&mut scene, 16.0);
+    scene.page(&page("u1", 0.4, 16.0));
+    near(value(&scene, "gpu_utilization"), 40.0, 16.0);
+}
+
+#[test]
+fn a_restarted_exporter_costs_nothing() {
+    let mut scene = Scene::new();
+    for scrape in 0..50 {
+        scene.seconds = 2.0 * f64::from(scrape);
+        let active = 300.0 + 0.4 * scene.seconds;
+        scene.page(&(native("u1", &[(0, active, 500.0 + scene.seconds)]) + &sums(0, 24.0, 60.0)));
+    }
+    near(value(&scene, "gpu_utilization"), 40.0, 60.0);
+    // It begins again with a load of 100 %, and knows no more than that.
+    let end = scene.seconds;
+    for after in 1..40 {
+        let seconds = 2.0 * f64::from(after);
+        scene.seconds = end + seconds;
+        scene.page(&page("u1", 1.0, seconds));
+        let busy = 0.4 * (60.0 - seconds).max(0.0) + seconds.min(60.0);
+        let found = value(&scene, "gpu_utilization").unwrap();
+        let percent = 100.0 * busy / 60.0;
+        // Unknown are the 2 s between the last page before and the first one after.
+        assert!((found.value - percent).abs() < 3.1, "after {seconds} s: {found:?}, not {percent}");
+        assert!(found.covered >= 57.9, "after {seconds} s: {found:?}");
+    }
+}
+
+#[test]
+fn while_nothing_new_arrives_the_sums_stay_until_they_are_stale() {
+    let mut scene = Scene::new();
+    scene.page(&page("u1", 0.4, 500.0));
+    // The sampler stands still: the window moves on, and what is in it becomes less.
+    for scrape in 1..7 {
+        scene.seconds = 5.0 * f64::from(scrape);
+        scene.page(&(native("u1", &[(0, 200.0, 500.0)]) + &sums(0, 1.0, 60.0 - scene.seconds)));
+        near(value(&scene, "gpu_utilization"), 40.0, 60.0);
+        near(value(&scene, "gpu_device_utilization"), 40.0, 60.0);
+    }
+    scene.seconds = 35.0;
+    assert!(matches!(
+        scene.utilization(),
+        Err(Omission::ExporterSilent { .. } | Omission::DeviceStale { .. })
+    ));
+    assert!(scene.node("gpu_utilization").is_err());
+}
+
+#[test]
+fn a_page_without_sums_ends_those_of_before() {
+    let mut scene = Scene::new();
+    scene.page(&page("u1", 0.4, 500.0));
+    for scrape in 1..5 {
+        scene.seconds = 5.0 * f64::from(scrape);
+        scene.native("u1", &[(0, 200.0 + scene.seconds, 500.0 + scene.seconds)]);
+    }
+    near(value(&scene, "gpu_utilization"), 100.0, 20.0);
+}
+
+/// The exporter sums up by namespace, pod and container: of a pod made again under its name the sums
+/// hold the seconds of the one before.
+#[test]
+fn another_pod_of_that_name_has_no_part_in_the_sums() {
+    // An adapter that saw the one before.
+    let mut scene = Scene::new();
+    scene.page(&page("u0", 1.0, 500.0));
+    scene.pod["metadata"]["uid"] = json!("u1");
+    for scrape in 1..14 {
+        scene.seconds = 5.0 * f64::from(scrape);
+        let busy = (60.0 - scene.seconds).max(0.0);
+        scene.page(&(native("u1", &[(0, 500.0, 500.0 + scene.seconds)]) + &sums(0, busy, 60.0)));
+        if let Ok(value) = scene.utilization() {
+            assert_eq!(value, 0.0, "{} s", scene.seconds);
+        }
+    }
+    assert_eq!(scene.utilization(), Ok(0.0));
+    // One that did not: the pod's start is in its status.
+    let mut scene = Scene::new();
+    scene.seconds = 20.0;
+    began(&mut scene, 20.0);
+    scene.page(&(native("u1", &[(0, 500.0, 520.0)]) + &sums(0, 40.0, 60.0)));
+    assert_eq!(scene.utilization(), Err(Omission::TooFewScrapes));
+    began(&mut scene, 60.0);
+    near(value(&scene, "gpu_utilization"), 40.0 / 60.0 * 100.0, 60.0);
+}
+
+#[test]
+fn without_a_uid_the_whole_window_must_be_the_pods() {
+    let mut scene = Scene::new();
+    scene.seconds = 100.0;
+    let container = |scene: &mut Scene, ago: f64| {
+        let started = scene.began_wall + SignedDuration::from_secs_f64(scene.seconds - ago);
+        scene.pod["status"]["containerStatuses"][0]["state"]["running"]["startedAt"] =
+            json!(started.to_string());
+    };
+    let page = page("u1", 0.4, 500.0).replace(",pod_uid=\"u1\"", "");
+    scene.page(&page);
+    container(&mut scene, 59.0);
+    assert!(scene.utilization().is_err());
+    container(&mut scene, 60.0);
+    near(value(&scene, "gpu_utilization"), 40.0, 60.0);
+}
+
+#[test]
+fn a_shared_device_has_sums_of_its_own() {
+    let mut scene = Scene::new();
+    let device = "gpu=\"0\",UUID=\"GPU-0\",modelName=\"H100\"";
+    let of = |pod: &str, busy: f64| -> String {
+        let page = page("u1", busy, 500.0).replace("pod=\"p\"", &format!("pod=\"{pod}\""));
+        let page = page.replace("pod_uid=\"u1\"} 1", "pod_uid=\"u1\"} 0.5");
+        let of_owner = |line: &&str| !line.contains("_device_") && !line.contains("owners");
+        page.lines().filter(of_owner).map(|line| format!("{line}\n")).collect()
+    };
+    scene.page(&format!(
+        "{}{}podgauge_gpu_owners{{{device}}} 2\npodgauge_gpu_utilization{{{device}}} 70\n\
+         podgauge_gpu_recent_device_active_seconds{{window=\"60s\",{device}}} 36\n\
+         podgauge_gpu_recent_device_observed_seconds{{window=\"60s\",{device}}} 60\n",
+        of("p", 0.2),
+        of("q", 0.4),
+    ));
+    near(value(&scene, "gpu_utilization"), 40.0, 60.0);
+    near(value(&scene, "gpu_utilization_share"), 20.0, 60.0);
+    near(value(&scene, "gpu_device_utilization"), 60.0, 60.0);
+    assert!((scene.node("gpu_utilization").unwrap() - 60.0).abs() < 1e-6);
+}
+
+#[test]
+fn what_podgauge_leaves_out_is_not_taken_from_another_page() {
+    let mut scene = Scene::new();
+    for scrape in 0..5 {
+        scene.seconds = 5.0 * f64::from(scrape);
+        scene.page(
+            "podgauge_gpu_allocation{UUID=\"GPU-0\",namespace=\"demo\",pod=\"p\",container=\"c\",pod_uid=\"u1\"} 0.5\n\
+             podgauge_gpu_allocation{UUID=\"GPU-0\",namespace=\"demo\",pod=\"q\",container=\"c\",pod_uid=\"u9\"} 0.5\n\
+             podgauge_attribution_unavailable{UUID=\"GPU-0\",reason=\"mps_server\"} 1\n",
+        );
+    }
+    let ours = std::mem::replace(&mut scene.exporter, Scene::new().exporter);
+    for scrape in 0..5 {
+        scene.seconds = 5.0 * f64::from(scrape);
+        scene.page(&super::gauge("GPU-0", "p", 85.0));
+    }
+    let theirs = std::mem::take(&mut scene.exporter);
+    for order in [[&ours, &theirs], [&theirs, &ours]] {
+        let refused = scene.ask_by("gpu_utilization", &order, "").unwrap_err();
+        assert!(matches!(refused, Omission::AttributionUnavailable { .. }), "{refused:?}");
+    }
+    // Where ours does not know the pod the other one is asked.
+    let none = Scene::new().exporter;
+    assert!((scene.ask_by("gpu_utilization", &[&none, &theirs], "").unwrap() - 85.0).abs() < 1e-6);
+}
+
+#[test]
+fn what_a_page_repeats_for_each_pod_of_a_device_is_no_pods() {
+    let mut scene = Scene::new();
+    for scrape in 0..5 {
+        scene.seconds = 5.0 * f64::from(scrape);
+        let copy = |pod: &str, replica: u8| {
+            let owner = format!("UUID=\"GPU-0\",namespace=\"demo\",pod=\"{pod}\",container=\"c\"");
+            format!(
+                "DCGM_FI_DEV_POWER_USAGE{{{owner},vgpu=\"{replica}\"}} 300\n\
+                 podgauge_gpu_allocation{{{owner},pod_uid=\"u1\"}} 0.5\n"
+            )
+        };
+        scene.page(&(copy("p", 0) + &copy("q", 1)));
+    }
+    assert_eq!(scene.ask("gpu_power_watts"), Err(Omission::Shared { pods: 2 }));
+    // The node's is there once.
+    assert!((scene.node("gpu_power_watts").unwrap() - 300.0).abs() < 1e-9);
+}
