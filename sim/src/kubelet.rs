@@ -92,6 +92,8 @@ pub struct Calls {
     pub allocatable: u64,
     /// Calls that the rate limit rejected.
     pub rejected: u64,
+    /// Calls that have no answer at this moment, and a client that waits for it.
+    pub pending: u64,
 }
 
 /// The simulated kubelet; see [`Kubelet::start`].

@@ -16,6 +16,8 @@ use podgauge_tests::program::Exporter;
 use podgauge_tests::wait::until;
 use serde_json::{Value, json};
 
+use crate::metric_names::assert_no_warning;
+
 const TEMP: &str = "DCGM_FI_DEV_GPU_TEMP";
 const USED: &str = "DCGM_FI_DEV_FB_USED";
 const ACTIVE: &str = "podgauge_gpu_active_seconds_total";
@@ -179,8 +181,7 @@ async fn c10_a_claimed_gpu_and_a_claimed_mig_device_have_the_claims_labels_on_th
     assert_eq!(page.value("podgauge_gpu_owners", &[("GPU_I_ID", "7")]), Some(1.0));
     let own = page.samples.iter().filter(|sample| sample.name.starts_with("podgauge_"));
     assert_eq!(own.filter(|sample| !claim_labels(sample).is_empty()).count(), 0, "{}", page.text);
-    // GPM's alone.
-    exporter.program.logs("WARN", 1).await;
+    assert_no_warning(&exporter.program.log());
     // Of the whole cluster's slices those of this node and this driver alone were asked for.
     let selectors = until("a list and a watch", || async {
         let selectors = claimed.server.selectors_of("resourceslices");
@@ -394,8 +395,8 @@ async fn c10_no_series_begins_without_the_labels_that_it_is_about_to_have() {
 async fn c10_an_older_cluster_and_missing_rights_are_one_warning_each() {
     let claimed = Claimed::new(&format!("{ONE}{PUBLISHED}")).await;
     let mut exporter = claimed.exporter(|_| {}).await;
-    let line = exporter.program.logged("the API server refuses").await;
-    assert!(line.contains("list and watch resourceslices of resource.k8s.io in a ClusterRole"), "{line}");
+    let refused = "the API server refuses: let this service account list and watch resourceslices of resource.k8s.io in a ClusterRole";
+    exporter.program.logged(refused).await;
     claimed.server.set_group_served("resource.k8s.io", false);
     claimed.permit();
     exporter.program.logged("this cluster does not serve resource.k8s.io/v1").await;
@@ -411,7 +412,7 @@ async fn c10_an_older_cluster_and_missing_rights_are_one_warning_each() {
     claimed.server.set_group_served("resource.k8s.io", true);
     page_with(&exporter, "pod", "a").await;
     exporter.program.logged("the watch works again").await;
-    for once in ["the API server refuses", "does not serve", "works again"] {
+    for once in [refused, "does not serve", "works again"] {
         exporter.program.logs(once, 1).await;
     }
     // One that is away takes no label away.

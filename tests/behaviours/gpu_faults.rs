@@ -1,13 +1,10 @@
 //! One bad GPU, or one bad call, costs what it must and nothing else.
 
-use std::time::Duration;
-
 use podgauge_tests::cluster::Cluster;
 use podgauge_tests::node::Node;
 use podgauge_tests::nvml_library;
 use podgauge_tests::page::Page;
 use podgauge_tests::program::Exporter;
-use podgauge_tests::wait::until_within;
 
 const UTIL: &str = "DCGM_FI_DEV_GPU_UTIL";
 const POWER: &str = "DCGM_FI_DEV_POWER_USAGE";
@@ -57,7 +54,7 @@ async fn a_gpu_that_cannot_be_opened_is_down_with_its_reason_and_comes_back_alon
     assert_eq!(page.all("podgauge_attribution_unavailable", &[])[0].labels["reason"], "gpu_not_opened");
     let ready = exporter.ready(200).await;
     assert!(ready.contains("GPU 1") && ready.contains("nvmlDeviceGetHandleByIndex_v2: UNKNOWN"), "{ready}");
-    assert_eq!(exporter.program.count_logged("GPU 1 cannot be opened"), 1, "{}", exporter.program.log());
+    exporter.program.logs("GPU 1 cannot be opened", 1).await;
 
     node.play(healthy);
     exporter.until("its return", |page| page.want(UTIL, &[("gpu", "1")])).await;
@@ -71,9 +68,9 @@ async fn a_gpu_that_cannot_be_opened_is_down_with_its_reason_and_comes_back_alon
         .await;
     for text in ["no GPU values", "NVML answers for"] {
         let times = usize::from(text.starts_with("NVML"));
-        assert_eq!(exporter.program.count_logged(text), times, "{}", exporter.program.log());
+        exporter.program.logs(text, times).await;
     }
-    assert_eq!(exporter.program.count_logged("GPU 1 cannot be opened"), 1);
+    exporter.program.logs("GPU 1 cannot be opened", 1).await;
 }
 
 #[tokio::test]
@@ -113,10 +110,10 @@ async fn one_call_that_says_that_the_gpu_is_lost_costs_its_value_alone() {
     }
     assert_eq!(page.value("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION", &[("gpu", "2")]), None);
     assert_eq!(exporter.ready(200).await, "OK\n");
+    // Once for each call of each GPU.
+    exporter.program.logs("while other calls on this GPU are answered", 5).await;
     let log = exporter.program.log();
     assert_eq!(log.matches("ERROR").count(), 0, "{log}");
-    // Once for each call of each GPU.
-    assert_eq!(log.matches("while other calls on this GPU are answered").count(), 5, "{log}");
     assert!(log.contains("nvmlDeviceGetPowerUsage answers RESET_REQUIRED"), "{log}");
 }
 
@@ -133,9 +130,8 @@ async fn a_gpu_without_name_and_pci_address_is_served() {
     let labels = &page.all(UTIL, &[])[0].labels;
     assert!(!labels.contains_key("pci_bus_id") && !labels.contains_key("modelName"), "{labels:?}");
     assert_eq!(page.value("podgauge_gpu_owners", &[]), Some(1.0), "nvidia0 is not known to be it");
-    let log = exporter.program.log();
-    assert_eq!(log.matches("ERROR").count(), 0, "{log}");
-    assert_eq!(log.matches("does not report its minor number").count(), 1, "{log}");
+    exporter.program.logs("does not report its minor number", 1).await;
+    exporter.program.logs("ERROR", 0).await;
 }
 
 /// GKE's device plugin names device nodes. NVML's indexes shift when a GPU is gone, device nodes stay.
@@ -222,11 +218,6 @@ async fn a_driver_that_answers_unknown_to_everything_is_reported_as_such_and_end
     }
     let reason = exporter.ready(503).await;
     assert!(reason.contains("no GPU answers") && reason.contains("UNKNOWN"), "{reason}");
-    until_within(Duration::from_secs(100), "the end", || {
-        let over = exporter.program.count_logged("for every GPU for 60 s") > 0;
-        async move { if over { Ok(()) } else { Err("still running") } }
-    })
-    .await;
     assert_eq!(exporter.program.ended().await.code(), Some(1));
     let log = exporter.program.log();
     assert!(log.contains("lost access to /dev/nvidia*"), "{log}");

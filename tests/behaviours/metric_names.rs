@@ -113,8 +113,8 @@ async fn a_counters_file_of_4_9_works_as_it_is() {
     assert_no_warning(&exporter.program.log());
 }
 
-/// Of the counters: the kubelet may have no pods yet when it is asked first.
-fn assert_no_warning(log: &str) {
+/// None but the kubelet's: it may have no pods yet when it is asked first.
+pub(crate) fn assert_no_warning(log: &str) {
     let warnings = log.lines().filter(|line| line.contains("WARN") && !line.contains("::kubelet: "));
     assert_eq!(warnings.collect::<Vec<_>>(), Vec::<&str>::new());
 }

@@ -45,7 +45,7 @@ async fn a_minute_of_scrapes_gives_the_scenarios_means() {
 
     let config = node.path().join("prometheus.yml");
     let text = format!(
-        "global: {{scrape_interval: 5s, scrape_timeout: 4s}}\n\
+        "global: {{scrape_interval: 5s, scrape_timeout: 5s}}\n\
          scrape_configs: [{{job_name: gpus, honor_labels: true, static_configs: [{{targets: ['{}']}}]}}]\n",
         exporter.address
     );

@@ -54,13 +54,7 @@ async fn b4_a_changed_file_is_served_without_an_empty_page_and_a_bad_one_is_not(
     assert!(has_power(&exporter.page().await));
     // Told again: said again, and still served.
     exporter.program.signal(libc::SIGHUP);
-    until("a second line", || async {
-        match exporter.program.count_logged("keeping the last good counters") {
-            2 => Ok(()),
-            count => Err(count),
-        }
-    })
-    .await;
+    exporter.program.logs("keeping the last good counters", 2).await;
     assert!(has_power(&exporter.page().await));
 
     // Emptied, as by an editor that is about to write it.
@@ -72,7 +66,7 @@ async fn b4_a_changed_file_is_served_without_an_empty_page_and_a_bad_one_is_not(
     std::fs::write(&file, TEMPERATURE).unwrap();
     exporter.program.signal(libc::SIGHUP);
     without_a_gap(&exporter, "no power after a signal", |page| !has_power(page)).await;
-    assert_eq!(exporter.program.count_logged("ERROR"), 3, "{}", exporter.program.log());
+    exporter.program.logs("ERROR", 3).await;
 }
 
 /// A ConfigMap volume: the file is a link to a link to a folder, and the folder's link is exchanged.

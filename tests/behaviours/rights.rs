@@ -51,9 +51,13 @@ fn used(server: &ApiServerHandle, user: &str) -> BTreeSet<Right> {
         .map(|asked| {
             assert!(asked.allowed, "{asked:?}");
             let wanted = asked.wanted;
-            // A metric is a subresource, and any resource has them.
-            let (namespace, resource) =
-                if wanted.group == OWN { ("", "*") } else { (&*wanted.namespace, &*wanted.resource) };
+            let (namespace, resource) = match (&*wanted.group, &*wanted.resource) {
+                // A metric is a subresource, and any resource has them.
+                (OWN, _) => ("", "*"),
+                // Read one by one, in whichever namespace a pod of the node holds it.
+                (_, claims @ "resourceclaims") => ("", claims),
+                (_, resource) => (&*wanted.namespace, resource),
+            };
             right([namespace, &wanted.group, resource, &wanted.verb])
         })
         .collect()

@@ -4,6 +4,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use http::HeaderMap;
 use parking_lot::Mutex;
@@ -18,6 +19,8 @@ pub struct Program {
     name: String,
     child: Child,
     log: Arc<Mutex<String>>,
+    /// Reads stderr until its end.
+    reader: JoinHandle<()>,
 }
 
 /// A running podgauge-exporter.
@@ -40,14 +43,14 @@ impl Program {
         let log = Arc::new(Mutex::new(String::new()));
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let writer = Arc::clone(&log);
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
                 let mut log = writer.lock();
                 log.push_str(&line);
                 log.push('\n');
             }
         });
-        Self { name: name.to_owned(), child, log }
+        Self { name: name.to_owned(), child, log, reader }
     }
 
     pub fn log(&self) -> String {
@@ -61,8 +64,8 @@ impl Program {
     /// Waits until the log holds a text, and gives the line from it on.
     pub async fn logged(&mut self, text: &str) -> String {
         until(&format!("{} to log {text:?}", self.name), || {
+            let ended = self.exit_status();
             let log = self.log();
-            let ended = self.child.try_wait().unwrap();
             let found = log.lines().find_map(|line| Some(line[line.find(text)?..].to_owned()));
             if let (None, Some(status)) = (&found, ended) {
                 panic!("{} ended with {status}:\n{log}", self.name);
@@ -96,10 +99,15 @@ impl Program {
         assert_eq!(sent, 0, "kill {pid}");
     }
 
-    /// Waits for its end.
+    /// How it ended, once the log holds its last line.
+    fn exit_status(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap().filter(|_| self.reader.is_finished())
+    }
+
+    /// Waits for its end. From then on the log is complete.
     pub async fn ended(&mut self) -> ExitStatus {
         until(&format!("{} to end", self.name), || {
-            let status = self.child.try_wait().unwrap();
+            let status = self.exit_status();
             let log = self.log();
             async move { status.ok_or(log) }
         })

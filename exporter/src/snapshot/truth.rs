@@ -288,13 +288,18 @@ fn errors(answers: &[(f64, f64)]) -> (f64, f64, usize) {
 
 #[test]
 fn shares_of_a_thousand_nodes_are_unbiased_whatever_samples_are_lacking() {
+    let nodes = 1000usize.div_ceil(TROUBLES.len());
+    let play = |number: usize| {
+        let seeds = (0..nodes).map(move |node| (number * 1000 + node) as u64);
+        seeds.flat_map(|seed| run(TROUBLES[number], seed)).collect::<Vec<_>>()
+    };
+    // Every core takes its part: it is a lot of arithmetic.
+    let played = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..TROUBLES.len()).map(|number| scope.spawn(move || play(number))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+    });
     let mut all = Vec::new();
-    for (number, trouble) in TROUBLES.into_iter().enumerate() {
-        let mut answers = Vec::new();
-        let nodes = 1000usize.div_ceil(TROUBLES.len());
-        for node in 0..nodes {
-            answers.extend(run(trouble, (number * 1000 + node) as u64));
-        }
+    for (trouble, answers) in TROUBLES.into_iter().zip(played) {
         let (mean, largest, count) = errors(&answers);
         println!("{trouble:?}: {count} answers, mean error {mean:.3}, largest {largest:.2}");
         assert!(mean.abs() < 0.5, "{trouble:?}: {mean} points on average");

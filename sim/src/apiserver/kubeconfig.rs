@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use base64::Engine as _;
@@ -19,7 +18,7 @@ pub enum Credentials {
     None,
 }
 
-/// Writes a kubeconfig, readable by its owner alone.
+/// Writes or replaces a kubeconfig, readable by its owner alone.
 ///
 /// # Errors
 /// The file system's.
@@ -58,7 +57,10 @@ users:
   user:{user}
 "
     );
-    let mut file =
-        std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-    io::Write::write_all(&mut file, text.as_bytes())
+    // Put in place at once: a program that starts may be reading the one before. A temporary file is
+    // readable by its owner alone.
+    let mut file = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new(".")))?;
+    io::Write::write_all(&mut file, text.as_bytes())?;
+    file.persist(path)?;
+    Ok(())
 }

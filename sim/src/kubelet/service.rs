@@ -38,7 +38,11 @@ pub(crate) struct Counters {
     list: AtomicU64,
     allocatable: AtomicU64,
     rejected: AtomicU64,
+    pending: AtomicU64,
 }
+
+/// A call without an answer; dropped with it, or when the client waits no longer.
+struct Pending<'a>(&'a AtomicU64);
 
 /// The service as of one start of the kubelet.
 pub(crate) struct Lister {
@@ -82,7 +86,23 @@ impl Counters {
             list: self.list.load(Ordering::Relaxed),
             allocatable: self.allocatable.load(Ordering::Relaxed),
             rejected: self.rejected.load(Ordering::Relaxed),
+            pending: self.pending.load(Ordering::Relaxed),
         }
+    }
+}
+
+// === impl Pending ===
+
+impl<'a> Pending<'a> {
+    fn new(count: &'a AtomicU64) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -102,6 +122,7 @@ impl Lister {
 
     /// Rejects, or waits as long as the switch says.
     async fn admit(&self) -> Result<(), Status> {
+        let _pending = Pending::new(&self.counters.pending);
         let asked = Instant::now();
         if !self.limit.allows(asked) {
             self.counters.rejected.fetch_add(1, Ordering::Relaxed);

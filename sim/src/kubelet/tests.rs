@@ -145,7 +145,7 @@ async fn the_eleventh_call_at_once_is_rejected() {
     }
     let status = list(&mut client).await.unwrap_err();
     assert_eq!((status.code(), status.message()), (tonic::Code::ResourceExhausted, "rejected by rate limit"));
-    assert_eq!(node.kubelet.calls(), Calls { list: 11, allocatable: 0, rejected: 1 });
+    assert_eq!(node.kubelet.calls(), Calls { list: 11, allocatable: 0, rejected: 1, pending: 0 });
 }
 
 #[tokio::test]
