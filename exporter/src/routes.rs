@@ -54,6 +54,11 @@ impl Routes {
         }
     }
 
+    /// Whether a path is asked by kubelets' probes.
+    pub(crate) fn is_probe(path: &str) -> bool {
+        matches!(path, "/health" | "/ready")
+    }
+
     fn metrics(&self, request: &Request) -> Response {
         let page = self.page.load();
         let compressed = gzip::accepted(request.headers());
