@@ -17,6 +17,7 @@ mod adapter_negative;
 mod adapter_replicas;
 mod adapter_truth;
 mod attribution;
+mod availability;
 mod bad_input;
 mod demo;
 mod device_loss;

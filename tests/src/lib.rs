@@ -7,6 +7,7 @@
 pub mod client;
 pub mod cluster;
 pub mod fake_exporter;
+pub mod flood;
 pub mod managed;
 pub mod node;
 pub mod page;

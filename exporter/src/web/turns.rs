@@ -45,18 +45,26 @@ impl Turns {
         loop {
             let mut changed = pin!(self.0.changed.notified());
             changed.as_mut().enable();
-            let next = self.0.queue.lock().next(Instant::now());
-            if next == Some(ticket) {
+            if self.0.is_next(ticket) {
                 return Some(turn);
-            }
-            if next.is_some() {
-                self.0.changed.notify_waiters();
             }
             tokio::select! {
                 () = changed => {}
                 () = tokio::time::sleep(LOOK) => {}
             }
         }
+    }
+}
+
+impl Shared {
+    fn is_next(&self, ticket: Ticket) -> bool {
+        let mut queue = self.queue.lock();
+        let before = queue.current();
+        let next = queue.next(Instant::now());
+        if next != before && next != Some(ticket) {
+            self.changed.notify_waiters();
+        }
+        next == Some(ticket)
     }
 }
 

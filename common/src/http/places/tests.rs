@@ -115,7 +115,7 @@ fn verified_connections_leave_places_to_the_others() {
         open.verify(index, u64::from(n));
     }
     assert_eq!(open.count_open(), 30);
-    let probes: Vec<usize> = (0..10).map(|n| open.enter(100 + n, 100)).collect();
+    let probes: Vec<usize> = (0..10).map(|n| open.enter(100 + n, 100 + u64::from(n))).collect();
     assert!(probes.iter().all(|index| open.is_open(*index)));
     assert_eq!(open.count_open(), 40);
     open.enter(200, 200);
@@ -154,36 +154,58 @@ fn pressure_is_logged_once() {
     assert!(open.entered[later].pressure.is_some(), "again after a quiet while");
 }
 
-#[test]
-fn requests_of_a_client_that_does_not_read_give_way() {
-    let mut open = Open::new(CAPACITY);
-    let (deaf, other) = (open.enter(1, 0), open.enter(2, 0));
-    let (deaf_id, other_id, start) = (open.id(deaf), open.id(other), open.start);
-    for _ in 0..4 {
-        open.table.begin(deaf_id, start).unwrap();
-        open.table.hold(deaf_id, 10, start).unwrap();
+/// Begins requests of a connection, with an answer of 10 bytes each if they are answered.
+fn ask(open: &mut Open, index: usize, requests: usize, answered: bool, millis: u64) -> Result<usize, Refused> {
+    let (id, now) = (open.id(index), open.at(millis));
+    let mut closed = 0;
+    for _ in 0..requests {
+        closed += open.table.begin(id, now)?;
+        if answered {
+            open.table.hold(id, 10, now).unwrap();
+        }
     }
-    assert_eq!(open.table.begin(other_id, open.at(500)), Err(Refused), "it may read yet");
-    assert_eq!(open.table.begin(deaf_id, open.at(2000)), Err(Refused), "nobody has more than it");
-    assert_eq!(open.table.begin(other_id, open.at(2000)), Ok(1));
-    assert!(!open.is_open(deaf));
-    // What ends later of the closed one changes nothing.
-    open.table.end(deaf_id, Some(10), start);
+    Ok(closed)
 }
 
 #[test]
-fn requests_that_are_answered_slowly_by_us_close_nobody() {
-    let mut open = Open::new(CAPACITY);
+fn an_address_has_a_few_requests_whatever_others_have() {
+    let mut open = Open::new(Capacity { requests: 20, ..CAPACITY });
     let (busy, other) = (open.enter(1, 0), open.enter(2, 0));
-    for _ in 0..4 {
-        open.table.begin(open.id(busy), open.start).unwrap();
-    }
-    let (id, now) = (open.id(other), open.at(60_000));
-    assert_eq!(open.table.begin(id, now), Err(Refused));
-    assert!(open.is_open(busy));
+    assert_eq!(ask(&mut open, busy, 20, false, 0), Ok(0));
+    assert_eq!(ask(&mut open, busy, 1, false, 0), Err(Refused));
+    assert_eq!(ask(&mut open, other, 8, false, 0), Ok(0));
+    assert_eq!(ask(&mut open, other, 1, false, 0), Err(Refused), "nothing of the other waits to be read");
     // Those with a verified certificate have as many of their own.
-    open.verify(other, 60_000);
-    assert_eq!(open.table.begin(id, now), Ok(0));
+    open.verify(other, 0);
+    assert_eq!(ask(&mut open, other, 12, false, 0), Ok(0));
+    assert!(open.is_open(busy));
+}
+
+#[test]
+fn requests_of_a_client_that_does_not_read_give_way() {
+    let mut open = Open::new(Capacity { requests: 20, ..CAPACITY });
+    let (deaf, other) = (open.enter(1, 0), open.enter(2, 0));
+    assert_eq!(ask(&mut open, deaf, 20, true, 0), Ok(0));
+    assert_eq!(ask(&mut open, deaf, 1, true, 60_000), Err(Refused), "no address has more than it");
+    assert_eq!(ask(&mut open, other, 9, true, 60_000), Ok(1));
+    assert!(!open.is_open(deaf));
+    // What ends later of the closed one changes nothing.
+    open.table.end(open.entered[deaf].id, Some(10), open.start);
+}
+
+#[test]
+fn a_verified_client_has_a_second_to_read() {
+    let mut open = Open::new(Capacity { requests: 20, ..CAPACITY });
+    let (slow, other) = (open.enter(1, 0), open.enter(2, 0));
+    open.verify(slow, 0);
+    open.verify(other, 0);
+    assert_eq!(ask(&mut open, slow, 20, true, 0), Ok(0));
+    assert_eq!(ask(&mut open, other, 8, true, 0), Ok(0));
+    assert_eq!(ask(&mut open, other, 1, true, 999), Err(Refused));
+    // One answer was read meanwhile: it has another second.
+    open.table.end(open.entered[slow].id, Some(10), open.at(999));
+    assert_eq!(ask(&mut open, other, 1, true, 1500), Err(Refused));
+    assert_eq!(ask(&mut open, other, 1, true, 1999), Ok(1));
 }
 
 #[test]

@@ -7,16 +7,20 @@ use std::time::{Duration, Instant};
 
 use super::table::{Connection, Table};
 
-/// A client that has read nothing for this long makes room for others.
-const UNREAD: Duration = Duration::from_secs(1);
+/// Requests under way that every address may have, whatever others have.
+const ALWAYS: usize = 8;
+/// Time that a client with a verified certificate may read nothing before it makes room for others.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// There is no room, and no connection that could make some.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Refused;
 
 impl Connection {
-    fn reads_nothing(&self, now: Instant) -> bool {
-        self.answers > 0 && now.saturating_duration_since(self.moved) >= UNREAD
+    /// Whether it has answers that are not read, and is closed if others need the room.
+    fn gives_way(&self, now: Instant) -> bool {
+        self.answers > 0
+            && (!self.is_verified() || now.saturating_duration_since(self.moved) >= GRACE)
     }
 }
 
@@ -30,7 +34,10 @@ impl Table {
         let mut closed = 0;
         while self.sum(|c| c.is_verified() == verified, |c| c.requests) >= self.capacity.requests {
             let own = self.sum(|c| c.network == network, |c| c.requests);
-            let unread = |c: &Connection| c.is_verified() == verified && c.reads_nothing(now);
+            if own < ALWAYS {
+                break;
+            }
+            let unread = |c: &Connection| c.is_verified() == verified && c.gives_way(now);
             self.close_unread(unread, |c| c.requests, own)?;
             closed += 1;
         }
@@ -47,11 +54,11 @@ impl Table {
             if bytes > self.capacity.unsent {
                 return Err(Refused);
             }
-            let lesser = |c: &Connection| !c.is_kept() && c.reads_nothing(now);
+            let lesser = |c: &Connection| !c.is_kept() && c.gives_way(now);
             let own = self.sum(|c| c.network == network, |c| c.unsent);
             let made = if kept { self.close_unread(lesser, |c| c.unsent, 0) } else { Err(Refused) };
             made.or_else(|_| {
-                let unread = |c: &Connection| c.is_kept() <= kept && c.reads_nothing(now);
+                let unread = |c: &Connection| c.gives_way(now);
                 self.close_unread(unread, |c| c.unsent, own)
             })?;
             closed += 1;
@@ -81,7 +88,8 @@ impl Table {
     }
 
     /// Closes one of these connections: of the address that has the most, the one that has read
-    /// nothing for longest. The address must have more than `own`.
+    /// nothing for longest. The address must have more than `own`, which no address reaches by making
+    /// room for itself.
     fn close_unread(
         &mut self,
         of: impl Fn(&Connection) -> bool,
