@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
@@ -112,7 +112,10 @@ async fn speak(mut stream: impl AsyncRead + AsyncWrite + Unpin, kind: Kind) -> s
         Kind::Idle(path) => {
             stream.write_all(&[raw::OPENING, &raw::get_frame(1, path)].concat()).await?;
             stream.flush().await?;
-            return answer_pings(&mut stream).await;
+            // Pings are answered on the way.
+            loop {
+                raw::read_frame(&mut stream).await?;
+            }
         }
         Kind::Unread(path) => {
             let mut requests = raw::OPENING.to_vec();
@@ -122,25 +125,10 @@ async fn speak(mut stream: impl AsyncRead + AsyncWrite + Unpin, kind: Kind) -> s
             // Nothing is read, so the end is seen by writing.
             loop {
                 tokio::time::sleep(Duration::from_millis(500)).await;
-                stream.write_all(&raw::frame(0x06, 0, 0, &[0; 8])).await?;
+                stream.write_all(&raw::frame(raw::PING, 0, 0, &[0; 8])).await?;
                 stream.flush().await?;
             }
         }
     }
     tokio::io::copy(&mut stream, &mut tokio::io::sink()).await.map(drop)
-}
-
-/// Reads frames to the end, and answers those that are pings.
-async fn answer_pings(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> std::io::Result<()> {
-    loop {
-        let mut head = [0; 9];
-        stream.read_exact(&mut head).await?;
-        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-        let mut payload = vec![0; usize::try_from(length).unwrap()];
-        stream.read_exact(&mut payload).await?;
-        if (head[3], head[4]) == (0x06, 0) {
-            stream.write_all(&raw::frame(0x06, 1, 0, &payload)).await?;
-            stream.flush().await?;
-        }
-    }
 }
