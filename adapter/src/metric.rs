@@ -2,6 +2,7 @@
 //! the exporters' pages that needs. Discovery, evaluation and the page reader use it.
 
 pub mod flag;
+mod unit;
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Namespace, Node};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
 use parking_lot::Mutex;
+use podgauge_common::cluster::outages::{Watched, Watches};
 use podgauge_common::http::limited::Limited;
 use podgauge_common::http::listen::listen;
 use podgauge_common::http::serve::{Limits, Tls, serve};
@@ -28,6 +30,7 @@ use crate::auth::trust::{self, Trust, follow_trust};
 use crate::certificates;
 use crate::cluster::client::{ClientError, connect};
 use crate::cluster::endpoints::{self, ServiceTargets};
+use crate::cluster::watch::ClusterWatches;
 use crate::cluster::{ObjectIndex, PodIndex, watch as cluster_watch};
 use crate::evaluate::Rules;
 use crate::metric::Metrics;
@@ -91,7 +94,11 @@ impl Adapter {
         sources.check()?;
         let readiness = Readiness::default();
         let self_metrics = SelfMetrics::default();
-        let tls = certificates::start(serving.settings(), client, &readiness, self_metrics.clone())?;
+        let watches = Watches::default();
+        let settings = serving.settings();
+        let namespace = settings.service.namespace.clone();
+        let (ends, ended) = watch::channel(false);
+        let tls = certificates::start(settings, client, &watches, ended, &readiness, self_metrics.clone())?;
         let reach = Arc::new(Access::load(args.exporter_access.clone())?);
         let address = match args.bind_address {
             Some(ip) => SocketAddr::new(ip, args.secure_port).to_string(),
@@ -117,23 +124,32 @@ impl Adapter {
         self_metrics.watch(pods.clone(), Arc::clone(&exporters));
 
         let trust = Trust::default();
-        tokio::spawn(follow_trust(tokens.clone(), sources, Arc::clone(&trust)));
+        tokio::spawn(follow_trust(tokens.clone(), watches.clone(), sources, Arc::clone(&trust)));
+        let watches = ClusterWatches::new(&watches, args.exporter_service.iter().map(ToString::to_string));
         let startup = Startup {
             pods: pods.clone(),
             pods_missing: Arc::default(),
             exporters: Arc::clone(&exporters),
             pods_told: Arc::default(),
             scraper,
-            services: watch_services(&lister, &args, &exporters),
+            services: watch_services(&lister, &watches, &args, &exporters),
             conditions: [
                 readiness.condition("pods", "not listed yet"),
                 readiness.condition("exporters", "not asked yet"),
             ],
+            readiness: readiness.clone(),
         };
-        startup.watch_pods(lister.clone(), &background);
+        startup.watch_pods(lister.clone(), watches.pods.clone(), &background);
         let (nodes, namespaces) = (ObjectIndex::default(), ObjectIndex::default());
-        tokio::spawn(cluster_watch::objects::<Node>(lister.clone(), nodes.clone(), "nodes"));
-        tokio::spawn(cluster_watch::objects::<Namespace>(lister, namespaces.clone(), "namespaces"));
+        let watched = watches.nodes.clone();
+        tokio::spawn(cluster_watch::objects::<Node>(lister.clone(), watched, nodes.clone(), |_| {}));
+        let watched = watches.namespaces.clone();
+        let ours = move |object: &ObjectMeta| {
+            if object.name.as_ref() == Some(&namespace) && object.deletion_timestamp.is_some() {
+                ends.send_replace(true);
+            }
+        };
+        tokio::spawn(cluster_watch::objects::<Namespace>(lister, watched, namespaces.clone(), ours));
         tokio::spawn(startup.finish());
 
         let server = Arc::new(ApiServer {
@@ -143,6 +159,7 @@ impl Adapter {
                 pods,
                 nodes,
                 namespaces,
+                watches,
                 exporters,
                 metrics,
                 rules: Rules { window: args.window, staleness: args.staleness },
@@ -195,7 +212,12 @@ fn background() -> std::io::Result<Handle> {
 
 /// Watches the Services named on the command line, and scrapes what they and `--exporter-url` name.
 /// Gives whether all of them are known and their exporters are in the set.
-fn watch_services(client: &Client, args: &Args, exporters: &Arc<ExporterSet>) -> watch::Receiver<bool> {
+fn watch_services(
+    client: &Client,
+    watches: &ClusterWatches,
+    args: &Args,
+    exporters: &Arc<ExporterSet>,
+) -> watch::Receiver<bool> {
     let fixed: Vec<Target> = args
         .exporter_url
         .iter()
@@ -205,10 +227,11 @@ fn watch_services(client: &Client, args: &Args, exporters: &Arc<ExporterSet>) ->
     let (all_known, known) = watch::channel(none.is_empty());
     let (sender, mut services) = watch::channel(none);
     let sender = Arc::new(sender);
-    for (at, service) in args.exporter_service.iter().enumerate() {
+    for (at, (service, watched)) in args.exporter_service.iter().zip(&watches.exporters).enumerate() {
         let scheme = args.exporter_access.exporter_scheme;
         tokio::spawn(endpoints::watch_service(
             client.clone(),
+            watched.clone(),
             service.clone(),
             scheme,
             at,
@@ -241,12 +264,13 @@ struct Startup {
     services: watch::Receiver<bool>,
     /// Pods and exporters.
     conditions: [Condition; 2],
+    readiness: Readiness,
 }
 
 impl Startup {
-    fn watch_pods(&self, client: Client, background: &Handle) {
+    fn watch_pods(&self, client: Client, watched: Watched, background: &Handle) {
         let (missing, told) = (Arc::clone(&self.pods_missing), Arc::clone(&self.pods_told));
-        background.spawn(cluster_watch::pods(client, self.pods.clone(), move |result| {
+        background.spawn(cluster_watch::pods(client, watched, self.pods.clone(), move |result| {
             if let Err(reason) = result {
                 *missing.lock() = format!("cannot be listed: {reason}");
             }
@@ -254,7 +278,8 @@ impl Startup {
         }));
     }
 
-    /// Meets the conditions as they come true, all of them after [`READY_AT_THE_LATEST`].
+    /// Meets the conditions as they come true, all of them after [`READY_AT_THE_LATEST`], and says
+    /// when the adapter is ready.
     async fn finish(mut self) {
         let deadline = tokio::time::sleep(READY_AT_THE_LATEST);
         tokio::pin!(deadline);
@@ -274,25 +299,34 @@ impl Startup {
                 }
             }
             if missing.iter().all(Option::is_none) {
-                info!(
-                    "ready: {} pods, {} exporters",
-                    self.pods.len(),
-                    self.exporters.current().all().count()
-                );
-                return;
+                break;
             }
             tokio::select! {
                 () = &mut deadline => {
-                    let missing: Vec<String> = missing.into_iter().flatten().collect();
-                    warn!("ready after {READY_AT_THE_LATEST:?} although: {}", missing.join("; "));
                     self.conditions.iter().for_each(Condition::met);
-                    return;
+                    let missing: Vec<String> = missing.into_iter().flatten().collect();
+                    let missing = missing.join("; ");
+                    match self.readiness.check() {
+                        Ok(()) => {
+                            warn!("ready after {READY_AT_THE_LATEST:?} although: {missing}");
+                            return;
+                        }
+                        Err(reason) => warn!(
+                            "not ready: {}; after {READY_AT_THE_LATEST:?} it no longer waits for: {missing}",
+                            reason.replace('\n', "; ")
+                        ),
+                    }
+                    break;
                 }
                 () = progress => {}
                 () = told => {}
                 Ok(()) = self.services.changed() => {}
             }
         }
+        // The certificate may take longer.
+        self.readiness.ready().await;
+        let exporters = self.exporters.current().all().count();
+        info!("ready: {} pods, {exporters} exporters", self.pods.len());
     }
 
     fn pods_missing(&self) -> Option<String> {

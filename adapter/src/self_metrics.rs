@@ -173,7 +173,7 @@ impl SelfMetrics {
     }
 
     pub fn omitted(&self, omission: &Omission) {
-        self.omissions.get_or_create(&ReasonLabels { reason: omission.label() }).inc();
+        self.omissions.get_or_create(&ReasonLabels { reason: omission.reason().as_str() }).inc();
     }
 
     /// `certificate`: `serving` or `ca`.

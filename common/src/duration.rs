@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 /// Parses Go's duration form: `500ms`, `5s`, `1m30s`, `1.5h`. Units: ns, us, µs, ms, s, m, h.
-/// A bare `0` is allowed; any other bare number is refused, as Go does.
+/// A bare `0` is allowed; any other bare number is refused, as Go does. Variables that come from
+/// files end in a line end.
 pub fn parse_go_duration(text: &str) -> Result<Duration, String> {
+    let text = text.trim();
     let wrong = || format!("{text:?} is not a duration: write it like 500ms, 5s or 1m30s");
     if text == "0" {
         return Ok(Duration::ZERO);
@@ -36,7 +38,7 @@ pub fn parse_go_duration(text: &str) -> Result<Duration, String> {
 
 /// Parses Go's booleans: 1, t, T, TRUE, true, True and their opposites.
 pub fn parse_go_bool(text: &str) -> Result<bool, String> {
-    match text {
+    match text.trim() {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
         _ => Err(format!("{text:?} is not a boolean: write true or false")),
@@ -53,6 +55,7 @@ mod tests {
         assert_eq!(parse_go_duration("1m30s"), Ok(Duration::from_secs(90)));
         assert_eq!(parse_go_duration("1.5h"), Ok(Duration::from_secs(5400)));
         assert_eq!(parse_go_duration("0"), Ok(Duration::ZERO));
+        assert_eq!(parse_go_duration("5s\n"), Ok(Duration::from_secs(5)));
         for wrong in ["", "5", "s", "5 s", "-1s", "5x", "1e99h"] {
             assert!(parse_go_duration(wrong).is_err(), "{wrong}");
         }
@@ -61,7 +64,7 @@ mod tests {
     #[test]
     fn booleans_as_go_writes_them() {
         assert_eq!(parse_go_bool("t"), Ok(true));
-        assert_eq!(parse_go_bool("False"), Ok(false));
+        assert_eq!(parse_go_bool("False\n"), Ok(false));
         assert!(parse_go_bool("yes").is_err());
     }
 }

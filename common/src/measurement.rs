@@ -86,9 +86,8 @@ impl Bound {
             Self::NotNegative => value >= 0.0,
             Self::Percent => (0.0..=100.0 + HAIR).contains(&value),
             Self::Ratio => (0.0..=1.0 + HAIR).contains(&value),
-            Self::Watts => (0.0..=100_000.0).contains(&value),
+            Self::Watts | Self::Megahertz => (0.0..=100_000.0).contains(&value),
             Self::Celsius => (-100.0..=200.0).contains(&value),
-            Self::Megahertz => (0.0..=100_000.0).contains(&value),
             Self::Hertz => (0.0..=100e9).contains(&value),
         };
         value.is_finite() && within && !is_sentinel(value)

@@ -1,7 +1,8 @@
-//! Owns the command line: dcgm-exporter's names and variables, and podgauge's additions.
+//! The command line: dcgm-exporter's names and variables, and podgauge's additions.
 
 mod go;
 mod unused;
+mod variables;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -11,11 +12,14 @@ use clap::Parser;
 use podgauge_common::duration::{parse_go_bool, parse_go_duration};
 use podgauge_common::logging;
 
+use crate::counters::MetricNames;
 use crate::gpu::{DeviceSelection, EventWindows};
 use crate::source::ConfigMapName;
 
 /// Shortest default of the utilization window.
 const SHORTEST_WINDOW: Duration = Duration::from_secs(15);
+/// Recent windows that make sense, in seconds: an owner's account is kept for ten minutes.
+const RECENT_WINDOWS: std::ops::RangeInclusive<u64> = 10..=600;
 /// A day: what is kept of events is bounded by it.
 const LONGEST_EVENT_WINDOW_MS: u64 = 86_400_000;
 
@@ -36,6 +40,11 @@ pub(crate) struct Args {
         default_value = "none"
     )]
     pub(crate) configmap_data: String,
+
+    /// Names and units of DCGM's families: classic, as the counters file writes them; or 4.9, all of
+    /// them as dcgm-exporter 4.9 has them.
+    #[arg(long, env = "DCGM_EXPORTER_METRIC_NAMES", value_name = "PROFILE", default_value = "classic")]
+    pub(crate) metric_names: MetricNames,
 
     /// How the API server is reached, for -m, pod labels and claims. Default: the pod's service account.
     #[arg(long, value_name = "FILE")]
@@ -69,18 +78,28 @@ pub(crate) struct Args {
     )]
     pub(crate) kubernetes: bool,
 
-    /// Socket of the kubelet's pod-resources API.
+    /// Socket of the kubelet's pod-resources API; unix:// before the path is allowed.
     #[arg(
         long,
         env = "DCGM_POD_RESOURCES_KUBELET_SOCKET",
+        value_parser = parse_socket,
         value_name = "PATH",
         default_value = "/var/lib/kubelet/pod-resources/kubelet.sock"
     )]
     pub(crate) pod_resources_kubelet_socket: PathBuf,
 
-    /// Resource names that mean GPUs, besides nvidia.com/gpu and nvidia.com/mig-….
-    #[arg(long, env = "NVIDIA_RESOURCE_NAMES", value_delimiter = ',', value_name = "NAMES")]
+    /// Resource names that mean GPUs, besides nvidia.com/…. An id that names a GPU of this node counts under any name.
+    #[arg(
+        long, env = "NVIDIA_RESOURCE_NAMES", value_delimiter = ',', value_parser = parse_trimmed, value_name = "NAMES"
+    )]
     pub(crate) nvidia_resource_names: Vec<String>,
+
+    /// Namespaces whose pods reserve GPUs for other pods and use none, as fractional schedulers have them.
+    #[arg(
+        long, value_delimiter = ',', default_value = "kai-resource-reservation", value_name = "NAMES",
+        value_parser = parse_trimmed
+    )]
+    pub(crate) reservation_namespaces: Vec<String>,
 
     /// How the device plugin names devices: uid or device-name. Both are understood whatever this says.
     #[arg(
@@ -115,6 +134,7 @@ pub(crate) struct Args {
         long,
         env = "DCGM_EXPORTER_KUBERNETES_POD_LABEL_ALLOWLIST_REGEX",
         value_delimiter = ',',
+        value_parser = parse_trimmed,
         value_name = "PATTERNS"
     )]
     pub(crate) kubernetes_pod_label_allowlist_regex: Vec<String>,
@@ -170,6 +190,11 @@ pub(crate) struct Args {
     /// Time over which utilization gauges are the mean. Default: 15s, or -c if that is longer.
     #[arg(long, value_name = "DURATION", value_parser = parse_go_duration)]
     pub(crate) utilization_window: Option<Duration>,
+
+    /// Window of podgauge_gpu_recent_…: the counters' growth that an adapter reads right after its start.
+    /// Whole seconds, 10s to 10m; an adapter uses it for metrics with the same window.
+    #[arg(long, default_value = "60s", value_name = "DURATION", value_parser = parse_recent_window)]
+    pub(crate) recent_window: Duration,
 
     /// Where the host's pod logs are: their folder names tell a pod's UID.
     #[arg(long = "path.pod-logs", default_value = "/var/log/pods", value_name = "PATH")]
@@ -245,12 +270,23 @@ pub(crate) struct Args {
 impl Args {
     /// Reads the command line as Go would, and the variables.
     pub(crate) fn from_go(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
-        go::parse(args)
+        let mut args: Self = go::parse(args)?;
+        // A list that ends in a comma has no empty name at its end.
+        for list in [&mut args.nvidia_resource_names, &mut args.kubernetes_pod_label_allowlist_regex] {
+            list.retain(|name| !name.is_empty());
+        }
+        Ok(args)
+    }
+
+    /// Warnings about the environment, logged before anything else.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let unknown = variables::unknown(&<Self as clap::CommandFactory>::command(), std::env::vars_os());
+        self.unused.warnings().into_iter().chain(unknown).collect()
     }
 
     /// `-m`; the error names what is wrong with it.
     pub(crate) fn config_map(&self) -> Result<Option<ConfigMapName>, String> {
-        match self.configmap_data.as_str() {
+        match self.configmap_data.trim() {
             "" | "none" => Ok(None),
             text => text.parse().map(Some),
         }
@@ -276,7 +312,7 @@ impl Args {
 
     /// The name of this node in the cluster, if it is known for certain.
     pub(crate) fn node(&self) -> Option<&str> {
-        self.node_name.as_deref().filter(|name| !name.is_empty())
+        self.node_name.as_deref().map(str::trim).filter(|name| !name.is_empty())
     }
 
     /// Names and value of the hostname labels.
@@ -293,9 +329,28 @@ impl Args {
     }
 }
 
+/// One of a list: people write a blank after the comma, and files end in a line end.
+fn parse_trimmed(text: &str) -> Result<String, std::convert::Infallible> {
+    Ok(text.trim().to_owned())
+}
+
+/// A path, or the URL that gRPC's clients take for one.
+fn parse_socket(text: &str) -> Result<PathBuf, std::convert::Infallible> {
+    let text = text.trim();
+    let path = ["unix://", "unix:"].iter().find_map(|scheme| text.strip_prefix(scheme));
+    Ok(PathBuf::from(path.unwrap_or(text)))
+}
+
+fn parse_recent_window(text: &str) -> Result<Duration, String> {
+    match parse_go_duration(text)? {
+        window if window.subsec_nanos() == 0 && RECENT_WINDOWS.contains(&window.as_secs()) => Ok(window),
+        _ => Err("want whole seconds from 10s to 10m, like 60s".to_owned()),
+    }
+}
+
 fn parse_some_time(text: &str) -> Result<Duration, String> {
     match parse_go_duration(text)? {
-        Duration::ZERO => Err("0 is no time to do it in; write it like 10s".to_owned()),
+        Duration::ZERO => Err("0 leaves no time for it; write it like 10s".to_owned()),
         time => Ok(time),
     }
 }
@@ -329,6 +384,20 @@ mod tests {
         assert_eq!(parse(&[]).window(), Duration::from_secs(15));
         let windows = parse(&["-x", "5000", "-o"]).event_windows();
         assert_eq!((windows.xids, windows.clock_events), (Duration::from_secs(5), Duration::from_secs(300)));
+    }
+
+    #[test]
+    fn lists_and_names_are_trimmed() {
+        let args = parse(&["--nvidia-resource-names", "nvidia.com/a, nvidia.com/b,\n"]);
+        assert_eq!(args.nvidia_resource_names, ["nvidia.com/a", "nvidia.com/b"]);
+        let args = parse(&["--kubernetes-pod-label-allowlist-regex= ^app$ ,team\n"]);
+        assert_eq!(args.kubernetes_pod_label_allowlist_regex, ["^app$", "team"]);
+        assert_eq!(parse(&["--node-name", " n\n"]).node(), Some("n"));
+        assert!(parse(&["-m", "none\n"]).config_map().unwrap().is_none());
+        for socket in ["/run/k.sock", "unix:///run/k.sock", "unix:/run/k.sock\n"] {
+            let args = parse(&["--pod-resources-kubelet-socket", socket]);
+            assert_eq!(args.pod_resources_kubelet_socket, PathBuf::from("/run/k.sock"), "{socket}");
+        }
     }
 
     #[test]

@@ -1,7 +1,9 @@
-//! Owns the integrals: per device and owner, seconds of use and seconds of knowing.
+//! The integrals of each device: seconds of use and seconds for which use was known, by owner.
 //!
 //! Slots in, counters and gauges out. Mean utilization over any interval between two readings of
 //! the counters is Δactive ÷ Δobserved, however the reader's clock runs.
+
+mod recent;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -9,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::attribution::{Division, Owner};
 use crate::gpu::Slot;
+use recent::Recent;
 
 /// How long an account outlives its series: the same labels within it go on where they were.
 pub(crate) const KEPT: Duration = Duration::from_secs(600);
@@ -33,26 +36,54 @@ pub(crate) struct Window {
     since: Instant,
 }
 
-/// Whose a slot is, in the terms of accounts.
+/// The owners that a slot's use counts for.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Share {
-    /// An owner's, or with `None` nobody's that has labels.
+    /// An owner, or with `None` somebody whose samples have no pod labels.
     Of(Option<Arc<Owner>>),
-    /// It was not used, which is known of every owner.
+    /// Several, each with its part of one.
+    Spread(Vec<(Option<Arc<Owner>>, f64)>),
+    /// The device was not used, which is known of every owner.
     Idle,
-    /// It was used, and nobody knows by whom.
+    /// It is not known who used the device, or whether anybody did: a gap for every owner.
     Unknown,
+}
+
+/// The times over which a ledger keeps what was new.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Windows {
+    /// `--utilization-window`: gauges are the mean over it.
+    pub(crate) utilization: Duration,
+    /// `--recent-window`: what the counters grew in it is printed.
+    pub(crate) recent: Duration,
+}
+
+/// What an account holds, and what it gained lately.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(crate) struct Balance {
+    pub(crate) total: Account,
+    /// Growth within [`Windows::recent`].
+    pub(crate) recent: Account,
 }
 
 /// Everything accumulated of one device.
 #[derive(Debug)]
 pub(crate) struct DeviceLedger {
+    windows: Windows,
     pub(crate) active_s: f64,
-    accounts: HashMap<Option<Arc<Owner>>, (Account, Instant)>,
+    recent: Recent,
+    accounts: HashMap<Option<Arc<Owner>>, Entry>,
     pub(crate) gpu: Window,
     pub(crate) memory: Window,
-    /// The slots of `gpu`, and whose they are.
+    /// The slots of `gpu`, with their owners.
     shares: VecDeque<(Slot, Share)>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    account: Account,
+    recent: Recent,
+    last_seen: Instant,
 }
 
 // === impl Window ===
@@ -84,12 +115,48 @@ impl Window {
     }
 }
 
+// === impl Account ===
+
+impl std::ops::AddAssign for Account {
+    fn add_assign(&mut self, other: Self) {
+        self.active_s += other.active_s;
+        self.observed_s += other.observed_s;
+    }
+}
+
+// === impl Share ===
+
+impl Share {
+    /// The part of the slot's use that counts for the owner, of one.
+    fn part_of(&self, owner: &Option<Arc<Owner>>) -> f64 {
+        match self {
+            Self::Of(user) => f64::from(user == owner),
+            Self::Spread(parts) => parts.iter().filter(|(user, _)| user == owner).map(|(_, part)| part).sum(),
+            Self::Idle | Self::Unknown => 0.0,
+        }
+    }
+
+    /// Counts what owners without a series used for the one without labels.
+    fn among(self, owners: &[Arc<Owner>]) -> Self {
+        let printed = |user: Option<Arc<Owner>>| user.filter(|user| owners.contains(user));
+        match self {
+            Self::Of(user) => Self::Of(printed(user)),
+            Self::Spread(parts) => {
+                Self::Spread(parts.into_iter().map(|(user, part)| (printed(user), part)).collect())
+            }
+            other => other,
+        }
+    }
+}
+
 // === impl DeviceLedger ===
 
 impl DeviceLedger {
-    pub(crate) fn new(now: Instant) -> Self {
+    pub(crate) fn new(windows: Windows, now: Instant) -> Self {
         Self {
+            windows,
             active_s: 0.0,
+            recent: Recent::default(),
             accounts: HashMap::new(),
             gpu: Window::new(now),
             memory: Window::new(now),
@@ -97,37 +164,33 @@ impl DeviceLedger {
         }
     }
 
-    /// Credits new slots of the device. Undivided they are all the one owner's, or nobody's.
-    /// Divided, each adds to the active seconds of whose it is and to the observed seconds of every
-    /// owner and of nobody; one that nobody knows of adds to the device alone.
+    /// Credits new slots of the device. Undivided, all of their use counts for the one owner, or for
+    /// the series without labels. Divided, each adds to the active seconds of those who used it and
+    /// to the observed seconds of everybody; one without a known user adds to the device alone.
     ///
     /// Accounts of the division are opened even if no slot is new, so that their series begin at 0.
     pub(crate) fn credit(
         &mut self,
         slots: impl IntoIterator<Item = (Slot, Share)>,
         division: &Division,
-        window: Duration,
         now: Instant,
     ) {
         let printed = printed(division);
         for owner in &printed {
             self.open(owner, now);
         }
+        let window = self.windows.utilization;
         let mut new = Vec::new();
         for (slot, share) in slots {
             new.push(slot);
             let share = match division {
-                // What was before the first look counts for the device's gauge, for nobody's part.
+                // From before the first look: it counts for the device's gauge, for no owner.
                 _ if slot.history => Share::Unknown,
                 Division::Whole(owner) => Share::Of(owner.clone()),
-                Division::Among(owners) => match share {
-                    Share::Of(Some(owner)) if !owners.contains(&owner) => Share::Unknown,
-                    Share::Of(_) | Share::Unknown if slot.percent <= 0.0 => Share::Idle,
-                    share => share,
-                },
+                Division::Among(owners) => share.among(owners),
             };
             if !slot.history {
-                self.count(&slot, &share, &printed);
+                self.count(&slot, &share, &printed, now);
             }
             self.shares.push_back((slot, share));
         }
@@ -135,46 +198,55 @@ impl DeviceLedger {
         while self.shares.front().is_some_and(|(slot, _)| now.saturating_duration_since(slot.end) >= window) {
             self.shares.pop_front();
         }
-        self.accounts.retain(|_, (_, last_seen)| now.saturating_duration_since(*last_seen) < KEPT);
+        self.accounts.retain(|_, entry| now.saturating_duration_since(entry.last_seen) < KEPT);
     }
 
     fn open(&mut self, owner: &Option<Arc<Owner>>, now: Instant) {
-        self.accounts.entry(owner.clone()).or_insert((Account::default(), now)).1 = now;
+        let new = || Entry { account: Account::default(), recent: Recent::default(), last_seen: now };
+        self.accounts.entry(owner.clone()).or_insert_with(new).last_seen = now;
     }
 
-    fn count(&mut self, slot: &Slot, share: &Share, printed: &[Option<Arc<Owner>>]) {
-        let active = slot.active_seconds();
-        self.active_s += active;
+    fn count(&mut self, slot: &Slot, share: &Share, printed: &[Option<Arc<Owner>>], now: Instant) {
+        let (active_s, observed_s) = (slot.active_seconds(), slot.length.as_secs_f64());
+        self.active_s += active_s;
+        self.recent.add(Account { active_s, observed_s }, self.windows.recent, now);
         if *share == Share::Unknown {
             return;
         }
         for owner in printed {
-            let Some((account, _)) = self.accounts.get_mut(owner) else { continue };
-            account.observed_s += slot.length.as_secs_f64();
-            if matches!(share, Share::Of(whose) if whose == owner) {
-                account.active_s += active;
-            }
+            let Some(entry) = self.accounts.get_mut(owner) else { continue };
+            let gained = Account { active_s: active_s * share.part_of(owner), observed_s };
+            entry.account += gained;
+            entry.recent.add(gained, self.windows.recent, now);
         }
     }
 
     /// Adds slots of memory utilization, which has a gauge alone.
-    pub(crate) fn add_memory(&mut self, slots: &[Slot], window: Duration, now: Instant) {
-        self.memory.add(slots, window, now);
+    pub(crate) fn add_memory(&mut self, slots: &[Slot], now: Instant) {
+        self.memory.add(slots, self.windows.utilization, now);
+    }
+
+    /// The whole device's seconds within [`Windows::recent`].
+    pub(crate) fn recent(&self, now: Instant) -> Account {
+        self.recent.sum(self.windows.recent, now)
     }
 
     /// The accounts of a division that were ever opened, in its order, the unlabelled one last.
-    pub(crate) fn accounts(&self, division: &Division) -> Vec<(Option<Arc<Owner>>, Account)> {
-        let account = |owner: Option<Arc<Owner>>| {
-            let (account, _) = self.accounts.get(&owner)?;
-            Some((owner, *account))
+    pub(crate) fn accounts(&self, division: &Division, now: Instant) -> Vec<(Option<Arc<Owner>>, Balance)> {
+        let balance = |owner: Option<Arc<Owner>>| {
+            let entry = self.accounts.get(&owner)?;
+            let recent = entry.recent.sum(self.windows.recent, now);
+            Some((owner, Balance { total: entry.account, recent }))
         };
-        printed(division).into_iter().filter_map(account).collect()
+        printed(division).into_iter().filter_map(balance).collect()
     }
 
-    /// Percent of the device that each of these owners used, mean over the part of the window of
-    /// which it is known whose it was. `None` if that is too little to speak for the window.
-    pub(crate) fn parts(&self, owners: &[Arc<Owner>], window: Duration, now: Instant) -> Option<Vec<f64>> {
+    /// Percent of the device that each of these owners used, mean over the part of the utilization
+    /// window for which the users are known. `None` if that is too little of the window.
+    pub(crate) fn parts(&self, owners: &[Arc<Owner>], now: Instant) -> Option<Vec<f64>> {
+        let window = self.windows.utilization;
         let (mut known, mut seen) = (0.0, 0.0);
+        let owners: Vec<Option<Arc<Owner>>> = owners.iter().cloned().map(Some).collect();
         let mut active = vec![0.0; owners.len()];
         let recent = |slot: &Slot| !slot.history && now.saturating_duration_since(slot.end) < window;
         for (slot, share) in self.shares.iter().filter(|(slot, _)| recent(slot)) {
@@ -184,10 +256,8 @@ impl DeviceLedger {
                 continue;
             }
             known += length;
-            if let Share::Of(Some(whose)) = share
-                && let Some(at) = owners.iter().position(|owner| owner == whose)
-            {
-                active[at] += slot.active_seconds();
+            for (active, owner) in active.iter_mut().zip(&owners) {
+                *active += slot.active_seconds() * share.part_of(owner);
             }
         }
         let enough = known >= ENOUGH * seen && known >= ENOUGH * SHORTEST.min(window).as_secs_f64();

@@ -6,6 +6,7 @@ mod counters;
 mod division;
 mod gpu;
 mod integrals;
+mod own_families;
 mod page;
 mod render;
 mod routes;

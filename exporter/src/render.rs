@@ -3,11 +3,7 @@
 use std::collections::BTreeMap;
 
 use podgauge_common::catalogue::clock_event::REASONS;
-use podgauge_common::catalogue::own::{
-    ACTIVE_SECONDS, ALLOCATION, ATTRIBUTION_UNAVAILABLE, DEVICE_ACTIVE_SECONDS, NVLINK_BYTES,
-    OBSERVED_SECONDS, OWNERS, UP, UTILIZATION, XID_ERRORS,
-};
-use podgauge_common::catalogue::{Engine, Memory, Own, Reading, xid};
+use podgauge_common::catalogue::{Engine, Memory, Reading, xid};
 use podgauge_common::exposition::write::{LabelText, PageWriter, Value};
 
 use crate::attribution::Owner;
@@ -16,10 +12,13 @@ use crate::attribution::pod_labels::PodLabels;
 use crate::counters::Counters;
 use crate::division::divide;
 use crate::gpu::EventWindows;
+use crate::own_families;
 use crate::snapshot::{DeviceSnapshot, Divided, Snapshot};
 
 /// Hundredths of a percent are more than the driver resolves; more digits only lengthen the page.
-const PER_PERCENT: f64 = 100.0;
+pub(crate) const PER_PERCENT: f64 = 100.0;
+/// Owners' parts of a memory come in MiB, and what is printed of it in MiB or bytes.
+const BYTES_PER_MIB: f64 = 1024.0 * 1024.0;
 
 /// What a page is made with, the same for every page.
 #[derive(Debug)]
@@ -37,6 +36,8 @@ pub(crate) struct Labelling {
     /// `-rbmn`.
     pub(crate) replace_blanks: bool,
     pub(crate) pods: PodLabelling,
+    /// The label `window` of what counters gained lately, such as `60s`.
+    pub(crate) recent_window: String,
 }
 
 /// What labels of DCGM's families are called. podgauge's own are the same whatever this says.
@@ -77,48 +78,6 @@ struct Labels {
     dcgm: LabelText,
 }
 
-/// Writes one device's samples of a family.
-type WriteSamples = fn(&mut PageWriter, &DeviceSnapshot, &Labels);
-
-/// podgauge's own families by name. With the active and observed seconds a reader makes the mean
-/// over any interval.
-const OWN_FAMILIES: [(Own, WriteSamples); 10] = [
-    (ATTRIBUTION_UNAVAILABLE, |page, device, labels| {
-        for reason in &device.unavailable {
-            page.sample(&labels.device.clone().with("reason", reason.as_str()), Value::U64(1));
-        }
-    }),
-    (ACTIVE_SECONDS, |page, device, labels| {
-        for (owner, account) in &device.accounts {
-            page.sample(&labels.device.and(&owner_labels(owner.as_deref())), micros(account.active_s));
-        }
-    }),
-    (ALLOCATION, allocations),
-    (DEVICE_ACTIVE_SECONDS, |page, device, labels| page.sample(&labels.device, micros(device.active_s))),
-    (NVLINK_BYTES, |page, device, labels| {
-        for (direction, bytes) in ["tx", "rx"].into_iter().zip(device.nvlink_bytes.into_iter().flatten()) {
-            page.sample(&labels.device.clone().with("direction", direction), Value::U64(bytes));
-        }
-    }),
-    (OBSERVED_SECONDS, |page, device, labels| {
-        for (owner, account) in &device.accounts {
-            page.sample(&labels.device.and(&owner_labels(owner.as_deref())), micros(account.observed_s));
-        }
-    }),
-    (OWNERS, |page, device, labels| {
-        if let Some(owners) = device.owners {
-            page.sample(&labels.device, Value::U64(owners as u64));
-        }
-    }),
-    (UP, |page, device, labels| page.sample(&labels.device, Value::U64(device.up.into()))),
-    (UTILIZATION, |page, device, labels| {
-        if let Some(utilization) = device.gpu_utilization {
-            page.sample(&labels.device, percent(utilization));
-        }
-    }),
-    (XID_ERRORS, |page, device, labels| by_xid(page, &labels.device, &device.events.xids)),
-];
-
 // === impl LabelNames ===
 
 impl LabelNames {
@@ -129,7 +88,7 @@ impl LabelNames {
     pub(crate) const OLD: Self =
         Self { uuid: "uuid", namespace: "pod_namespace", pod: "pod_name", container: "container_name" };
 
-    fn owner(self, owner: &Owner) -> LabelText {
+    pub(crate) fn owner(self, owner: &Owner) -> LabelText {
         LabelText::default()
             .with(self.container, &owner.container)
             .with(self.namespace, &owner.namespace)
@@ -163,18 +122,21 @@ impl Renderer {
                     }
                     continue;
                 }
-                let value = match counter.metric.reading {
+                let metric = counter.metric;
+                let value = match metric.reading {
                     // DCGM has no utilization of MIG instances.
                     Reading::Utilization(_) if device.identity.instance.is_some() => None,
                     Reading::Utilization(Engine::Gpu) => device.gpu_utilization.map(percent),
-                    Reading::Utilization(Engine::Memory) => device.memory_utilization.map(percent),
+                    Reading::Utilization(Engine::Memory) => {
+                        device.memory_utilization.map(|value| metric.printed(percent(value)))
+                    }
                     _ => device.values.get(position).copied().flatten(),
                 };
                 let Some(value) = value.filter(|_| device.up) else { continue };
-                match (counter.metric.reading, value) {
+                match (metric.reading, value) {
                     (Reading::Utilization(Engine::Gpu), Value::F64(percent)) => {
                         let hundredths = (percent * PER_PERCENT).round() as u64;
-                        let print = |part| Value::F64(part as f64 / PER_PERCENT);
+                        let print = |part| metric.printed(Value::F64(part as f64 / PER_PERCENT));
                         self.divided(
                             &mut page,
                             device,
@@ -184,8 +146,9 @@ impl Renderer {
                             print,
                         );
                     }
-                    (Reading::Memory(Memory::Used), Value::U64(mib)) => {
-                        self.divided(&mut page, device, labels, &device.memory, (mib, 1.0), Value::U64);
+                    (Reading::Memory(Memory::Used), Value::U64(used)) => {
+                        let per_mib = BYTES_PER_MIB * metric.scale.factor();
+                        self.divided(&mut page, device, labels, &device.memory, (used, per_mib), Value::U64);
                     }
                     _ => {
                         for labels in self.undivided(device, &labels.dcgm) {
@@ -195,13 +158,9 @@ impl Renderer {
                 }
             }
         }
-        for (own, write) in OWN_FAMILIES {
-            page.family(own.name, own.kind.as_str(), own.help);
-            let of_use = [ACTIVE_SECONDS, OBSERVED_SECONDS, DEVICE_ACTIVE_SECONDS].contains(&own);
-            for (device, labels) in devices().filter(|(device, _)| device.measured || !of_use) {
-                write(&mut page, device, labels);
-            }
-        }
+        own_families::write(&mut page, &self.labelling.recent_window, || {
+            devices().map(|(device, labels)| (device, &labels.device))
+        });
         Rendered { series: page.samples(), dropped: page.dropped(), text: page.finish() }
     }
 
@@ -392,7 +351,7 @@ fn held_by<'a>(device: &'a DeviceSnapshot, owner: &Owner) -> impl Iterator<Item 
     })
 }
 
-fn by_xid(page: &mut PageWriter, labels: &LabelText, counts: &BTreeMap<u64, u64>) {
+pub(crate) fn by_xid(page: &mut PageWriter, labels: &LabelText, counts: &BTreeMap<u64, u64>) {
     for (xid, count) in counts {
         page.sample(&labels.clone().with("xid", &xid.to_string()), Value::U64(*count));
     }
@@ -404,27 +363,6 @@ fn by_reason(page: &mut PageWriter, labels: &LabelText, counts: &[u64; REASONS.l
     }
 }
 
-fn allocations(page: &mut PageWriter, device: &DeviceSnapshot, labels: &Labels) {
-    for allocation in &device.allocations {
-        let Some(part) = allocation.part else { continue };
-        let owner = LabelText::default()
-            .with("container", &allocation.container)
-            .with("namespace", &allocation.namespace)
-            .with("pod", &allocation.pod)
-            .with("pod_uid", allocation.pod_uid.as_deref().unwrap_or_default());
-        page.sample(&labels.device.and(&owner), Value::F64(part));
-    }
-}
-
-fn owner_labels(owner: Option<&Owner>) -> LabelText {
-    owner.map(|owner| LabelNames::CURRENT.owner(owner)).unwrap_or_default()
-}
-
-fn percent(value: f64) -> Value {
+pub(crate) fn percent(value: f64) -> Value {
     Value::F64((value * PER_PERCENT).round() / PER_PERCENT)
-}
-
-/// Slots are whole microseconds.
-fn micros(seconds: f64) -> Value {
-    Value::F64((seconds * 1e6).round() / 1e6)
 }

@@ -9,7 +9,7 @@ use podgauge_common::exposition::CONTENT_TYPE;
 use podgauge_common::http::{Request, Response, gzip, respond};
 use podgauge_common::readiness::{Condition, Readiness};
 
-use crate::gpu::account;
+use crate::gpu::account::{self, Unreturned};
 use crate::page::{Page, Selection};
 
 const INDEX: &str = "<!DOCTYPE html>\n<html lang=\"en\">\n<head><title>GPU Exporter</title></head>\n<body>\n\
@@ -43,7 +43,7 @@ impl Routes {
                 Err(reason) => respond::text(StatusCode::SERVICE_UNAVAILABLE, reason),
             },
             "/ready" => match self.readiness.check() {
-                Ok(()) => respond::text(StatusCode::OK, "OK"),
+                Ok(()) => respond::text(StatusCode::OK, ready_text(&self.readiness)),
                 Err(reasons) => respond::text(StatusCode::SERVICE_UNAVAILABLE, reasons),
             },
             "/" => respond::body(StatusCode::OK, "text/html; charset=utf-8", INDEX),
@@ -89,11 +89,12 @@ impl Health {
     /// `Err`: why the process had better be started anew. A node without a driver is no reason:
     /// that is what `/ready` is for.
     fn check(&self) -> Result<(), String> {
-        let unseen = account::unseen();
-        if unseen >= self.stuck_limit {
+        if let Some(Unreturned { call, time }) = account::unreturned()
+            && time >= self.stuck_limit
+        {
             return Err(format!(
-                "an NVML call has not returned for {} s, the limit is {:?} (--stuck-limit)",
-                unseen.as_secs(),
+                "{call} has not returned for {} s, the limit is {:?} (--stuck-limit)",
+                time.as_secs(),
                 self.stuck_limit
             ));
         }
@@ -101,5 +102,13 @@ impl Health {
             Some(reason) => Err(format!("no GPU values (--health-require-gpus): {reason}")),
             None => Ok(()),
         }
+    }
+}
+
+/// `OK`, and under it what is not as it should be although the exporter serves.
+fn ready_text(readiness: &Readiness) -> String {
+    match readiness.notes() {
+        notes if notes.is_empty() => "OK".to_owned(),
+        notes => format!("OK\n{notes}"),
     }
 }

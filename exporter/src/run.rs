@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::anyhow;
 use arc_swap::ArcSwap;
 use kube::Client;
+use podgauge_common::cluster::outages::Watches;
 use podgauge_common::cluster::{self, ClientError};
 use podgauge_common::http::limited::Limited;
 use podgauge_common::http::listen::listen;
@@ -19,13 +20,16 @@ use tokio::sync::{Notify, mpsc, watch};
 use crate::args::Args;
 use crate::attribution::Knowledge;
 use crate::attribution::claims::Claims;
-use crate::attribution::kubelet::Poller;
+use crate::attribution::kubelet::{Poller, PollerOptions};
 use crate::attribution::pod_labels::{AllowList, PodLabels};
 use crate::attribution::pod_names::PodNames;
 use crate::attribution::process_table::ProcessTable;
+use crate::attribution::resource_claims::ResourceClaims;
 use crate::attribution::slices::{self, Slices};
-use crate::counters::{self, Counters};
-use crate::gpu::{self, CallTimes, Message, Plan, ProcessWatch, Report};
+use crate::attribution::unmatched::UnmatchedIds;
+use crate::counters::{self, Counters, listed};
+use crate::gpu::{self, DeviceReading, Message, Plan, ProcessWatch, Readings, Report, account};
+use crate::integrals::Windows;
 use crate::page::Page;
 use crate::render::{LabelNames, Labelling, PodLabelling, Renderer};
 use crate::routes::{Health, Routes};
@@ -46,69 +50,68 @@ const RENDER_AT_LEAST: Duration = Duration::from_millis(1500);
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let source = counters_source(&args).await?;
     let text = source.read().await?;
-    let counters = counters::parse(&text.text, &text.name)?;
+    let counters = counters::parse(&text.text, &text.name)?.named(args.metric_names, source.is_default());
     let (web, web_files) = Web::open(args.web_config_file.as_deref())?;
     if let Some(path) = &args.nvml_library {
         gpu::check_library(path)?;
     }
     let client = api_client(&args).await?;
+    let watches = Watches::default();
     let listener = listen(&args.address).await.map_err(|message| anyhow!(message))?;
     let mut shutdown = shutdown::on_signals()?;
     let hang_ups = on_hang_up()?;
 
-    for warning in args.unused.warnings() {
+    for warning in args.warnings() {
         tracing::warn!("{warning}");
     }
-    report_unserved(&counters, &text.name);
+    report_counters(&counters, &text);
     let readiness = Readiness::default();
     let metrics = SelfMetrics::new();
     let limited: Arc<Limited> = Arc::default();
     metrics.watch_server(&limited);
-    let times = Arc::new(CallTimes::default());
     let (messages, inbox) = mpsc::channel(QUEUE);
     let plan = Arc::new(ArcSwap::from_pointee(plan_of(&counters, 0, &args)));
     let nvml = readiness.condition("nvml", "not loaded yet");
     let unknown_pid = Arc::new(Notify::new());
-    let claims = start_claims(&args, client.as_ref());
+    let claims = start_claims(&args, client.as_ref(), &watches);
     let knowledge = start_kubelet(&args, claims, &readiness, &metrics, &unknown_pid);
     let processes = args.kubernetes.then(|| {
         let names = PodNames::new(args.path_pod_logs.clone(), args.path_container_logs.clone());
         let table = ProcessTable::new(args.path_procfs.clone(), names);
         ProcessWatch::new(knowledge.clone(), table, unknown_pid)
     });
-    gpu::start(
-        args.nvml_library.clone(),
-        args.devices.clone(),
-        Arc::clone(&plan),
-        processes,
-        messages,
-        Arc::clone(&times),
-    )?;
+    gpu::start(args.nvml_library.clone(), args.devices.clone(), Arc::clone(&plan), processes, messages)?;
     let (sets, new_sets) = mpsc::channel(1);
     let counters_name = text.name.clone();
-    tokio::spawn(source.follow(text, hang_ups.clone(), sets));
+    tokio::spawn(source.follow(text, args.metric_names, hang_ups.clone(), sets));
     tokio::spawn(web.clone().follow(web_files, hang_ups));
 
     let labelling = Labelling {
         names: if args.use_old_namespace { LabelNames::OLD } else { LabelNames::CURRENT },
         hostname: args.hostname_labels(),
         replace_blanks: args.replace_blanks_in_model_name,
-        pods: pod_labelling(&args, client),
+        pods: pod_labelling(&args, client, &watches),
+        recent_window: format!("{}s", args.recent_window.as_secs()),
     };
     let page = Arc::new(ArcSwap::from_pointee(Page::default()));
     let pages = Pages {
-        node: Node::new(args.window()),
+        node: Node::new(Windows { utilization: args.window(), recent: args.recent_window }),
         renderer: Renderer::new(counters, labelling, args.event_windows()),
         plan,
         // The parts of a plan besides the counters.
         args: args.clone(),
         generation: 0,
         next: BTreeMap::new(),
+        // Ids of GPUs that --devices leaves out match nothing, as they should.
+        unmatched: args
+            .devices
+            .serves_everything()
+            .then(|| UnmatchedIds::new(args.nvidia_resource_names.clone())),
         metrics: metrics.clone(),
         print_self_metrics: args.enable_exporter_metrics,
-        times,
         page: Arc::clone(&page),
         nvml: nvml.clone(),
+        silent: Silent::default(),
         stale: false,
         report: None,
     };
@@ -201,7 +204,7 @@ async fn api_client(args: &Args) -> anyhow::Result<Option<Client>> {
 }
 
 /// What the flags say of pods, and the watch of their labels started if it is needed.
-fn pod_labelling(args: &Args, client: Option<Client>) -> PodLabelling {
+fn pod_labelling(args: &Args, client: Option<Client>, watches: &Watches) -> PodLabelling {
     let mut pods = PodLabelling {
         virtual_gpus: args.kubernetes_virtual_gpus,
         uid: args.kubernetes_enable_pod_uid,
@@ -212,23 +215,23 @@ fn pod_labelling(args: &Args, client: Option<Client>) -> PodLabelling {
     {
         let allowed = AllowList::new(&args.kubernetes_pod_label_allowlist_regex);
         let labels = PodLabels::default();
-        tokio::spawn(labels.clone().watch(client, node.to_owned(), allowed));
+        tokio::spawn(labels.clone().watch(client, watches.clone(), node.to_owned(), allowed));
         pods.labels = Some(labels);
     }
     pods
 }
 
 /// What tells the devices of claims, if they are asked for, and the watch that it needs.
-fn start_claims(args: &Args, client: Option<&Client>) -> Option<Claims> {
+fn start_claims(args: &Args, client: Option<&Client>, watches: &Watches) -> Option<Claims> {
     if !args.kubernetes || !args.kubernetes_enable_dra {
         return None;
     }
     let (Some(client), Some(node)) = (client, args.node()) else {
-        return Some(Claims::new(watch::channel(Slices::Unknown).1));
+        return Some(Claims::new(watch::channel(Slices::Unknown).1, ResourceClaims::new(None)));
     };
     let (sender, receiver) = watch::channel(Slices::Waiting);
-    tokio::spawn(slices::follow(client.clone(), node.to_owned(), sender));
-    Some(Claims::new(receiver))
+    tokio::spawn(slices::follow(client.clone(), watches.clone(), node.to_owned(), sender));
+    Some(Claims::new(receiver, ResourceClaims::new(Some(client.clone()))))
 }
 
 fn start_kubelet(
@@ -242,30 +245,44 @@ fn start_kubelet(
         return watch::channel(Knowledge::NotAsked).1;
     }
     let (sender, receiver) = watch::channel(Knowledge::Waiting);
-    let poller = Poller::new(
-        args.pod_resources_kubelet_socket.clone(),
-        args.nvidia_resource_names.clone(),
+    let options = PollerOptions {
+        socket: args.pod_resources_kubelet_socket.clone(),
+        resources: args.nvidia_resource_names.clone(),
+        reservation_namespaces: args.reservation_namespaces.clone(),
         claims,
-        args.path_pod_logs.clone(),
-        Arc::clone(unknown_pid),
-        metrics.clone(),
-    );
+        procfs: args.path_procfs.clone(),
+        pod_logs: args.path_pod_logs.clone(),
+        container_logs: args.path_container_logs.clone(),
+        unknown_pid: Arc::clone(unknown_pid),
+    };
+    let poller = Poller::new(options, metrics.clone());
     tokio::spawn(poller.run(sender, readiness.condition("kubelet", "not asked yet")));
     receiver
 }
 
-fn report_unserved(counters: &Counters, source: &str) {
+/// Says once what of a counters file is not served, each kind in one line.
+fn report_counters(counters: &Counters, CountersText { name, is_latin_1, .. }: &CountersText) {
+    let others = counters.served.len() + counters.labels.len();
+    if *is_latin_1 {
+        tracing::warn!("counters {name}: not UTF-8; read as Latin-1");
+    }
+    if counters.is_empty() {
+        tracing::warn!("counters {name}: no field in it; only podgauge's own families are served");
+    }
+    let mut left_out = Vec::new();
     if !counters.unserved.is_empty() {
-        tracing::warn!(
-            "counters file {source}: this version does not serve {}; the other {} fields are served",
-            counters.unserved.join(", "),
-            counters.served.len() + counters.labels.len()
-        );
+        left_out.push(format!("this version does not serve {}", listed(&counters.unserved)));
+    }
+    if !counters.unknown.is_empty() {
+        left_out.push(format!("these names are unknown, check the spelling: {}", listed(&counters.unknown)));
+    }
+    if !left_out.is_empty() {
+        tracing::warn!("counters {name}: {}; the other {others} fields are served", left_out.join("; "));
     }
     if !counters.repeated.is_empty() {
         tracing::warn!(
-            "counters file {source}: more than one line for the field of {}; the first counts",
-            counters.repeated.join(", ")
+            "counters {name}: more than one line for the field of {}; the first counts",
+            listed(&counters.repeated)
         );
     }
 }
@@ -274,6 +291,7 @@ fn report_unserved(counters: &Counters, source: &str) {
 struct Pages {
     node: Node,
     renderer: Renderer,
+    unmatched: Option<UnmatchedIds>,
     metrics: SelfMetrics,
     print_self_metrics: bool,
     plan: Arc<ArcSwap<Plan>>,
@@ -283,9 +301,10 @@ struct Pages {
     /// By generation: printed from the first readings on that were taken by its plan. Until then
     /// the page stays as it is.
     next: BTreeMap<u64, Counters>,
-    times: Arc<CallTimes>,
     page: Arc<ArcSwap<Page>>,
     nvml: Condition,
+    /// The GPUs that did not answer at the last tick.
+    silent: Silent,
     stale: bool,
     /// What the NVML thread said last, so that it is logged once.
     report: Option<Report>,
@@ -307,13 +326,11 @@ impl Pages {
             tokio::select! {
                 message = inbox.recv() => match message {
                     Some(Message::Readings(readings)) => {
+                        self.silent = Silent::of(&readings);
                         self.node.learn(readings, &knowledge.borrow_and_update(), Instant::now());
                         self.turn_over();
                     }
-                    Some(Message::Report(Report::GiveUp(reason))) => {
-                        return format!("{reason}: the driver was replaced; ending so that a new container gets the new library");
-                    }
-                    Some(Message::Report(Report::Refused(reason))) => return reason,
+                    Some(Message::Report(Report::GiveUp(reason) | Report::Refused(reason))) => return reason,
                     Some(Message::Report(report)) => self.reported(report),
                     None => return "the NVML thread ended".to_owned(),
                 },
@@ -327,7 +344,7 @@ impl Pages {
 
     /// Reads by another set from the next tick on.
     fn replan(&mut self, text: &CountersText, counters: Counters) {
-        report_unserved(&counters, &text.name);
+        report_counters(&counters, text);
         tracing::info!("counters {}: read again, {} fields are served", text.name, counters.served.len());
         self.generation += 1;
         self.plan.store(Arc::new(plan_of(&counters, self.generation, &self.args)));
@@ -347,8 +364,9 @@ impl Pages {
         self.watch_age(started);
         let snapshot = self.node.snapshot(knowledge, started);
         let rendered = self.renderer.render(&snapshot);
-        self.metrics.rendered(&rendered, started.elapsed(), &self.times);
+        self.metrics.rendered(&rendered, started.elapsed());
         self.metrics.covered(&snapshot);
+        self.follow_ids(knowledge, started);
         self.metrics.aged(self.node.age(started));
         let mut text = rendered.text;
         if self.print_self_metrics {
@@ -357,12 +375,21 @@ impl Pages {
         self.page.store(Arc::new(Page::new(text)));
     }
 
+    fn follow_ids(&mut self, knowledge: &Knowledge, now: Instant) {
+        if let (Some(unmatched), Knowledge::Known(list), Some(known)) =
+            (&mut self.unmatched, knowledge, self.node.identities())
+        {
+            self.metrics.unmatched(unmatched.follow(list, &known, now));
+        }
+    }
+
     fn reported(&mut self, report: Report) {
         if self.report.as_ref() == Some(&report) {
             return;
         }
         match &report {
-            Report::Serving { gpus } => tracing::info!("NVML answers for {gpus} GPUs"),
+            Report::Serving { gpus, of } if gpus == of => tracing::info!("NVML answers for {gpus} GPUs"),
+            Report::Serving { gpus, of } => tracing::info!("NVML answers for {gpus} of {of} GPUs"),
             Report::Failing(reason) => {
                 tracing::error!("no GPU values: {reason}; trying again");
                 self.node.forget_values();
@@ -377,9 +404,15 @@ impl Pages {
     fn watch_age(&mut self, now: Instant) {
         match self.node.age(now) {
             Some(age) if age >= STALE => {
-                let reason = format!("no reading for {} s: an NVML call does not return", age.as_secs());
+                let age = age.as_secs();
+                let reason = match account::unreturned().filter(|call| call.time >= STALE / 2) {
+                    Some(call) => format!("no reading for {age} s: {} does not return", call.call),
+                    None => {
+                        format!("no reading for {age} s: NVML calls take long, or this process has no CPU")
+                    }
+                };
                 if !std::mem::replace(&mut self.stale, true) {
-                    tracing::error!("{reason}; GPU values are left out until it does");
+                    tracing::error!("{reason}; GPU values are left out until there is one");
                 }
                 self.nvml.unmet(reason);
             }
@@ -387,9 +420,36 @@ impl Pages {
                 if std::mem::replace(&mut self.stale, false) {
                     tracing::info!("NVML calls return again");
                 }
-                self.nvml.met();
+                match &self.silent {
+                    Silent { all: true, gpus } => self.nvml.unmet(format!("no GPU answers: {gpus}")),
+                    Silent { all: false, gpus } => self.nvml.met_with(gpus.clone()),
+                }
             }
             None => {}
         }
+    }
+}
+
+/// GPUs that do not answer.
+#[derive(Debug, Default)]
+struct Silent {
+    /// Whether no GPU answers.
+    all: bool,
+    /// Which, and why; empty if there is none.
+    gpus: String,
+}
+
+impl Silent {
+    fn of(readings: &Readings) -> Self {
+        let lost = |device: &DeviceReading| {
+            let identity = &device.identity;
+            let uuid = if identity.uuid.is_empty() { "UUID not known" } else { &identity.uuid };
+            Some(format!("GPU {} ({uuid}): {}", identity.index, device.lost.as_ref()?))
+        };
+        let mut gpus: Vec<String> = readings.devices.iter().filter_map(lost).collect();
+        let all = !gpus.is_empty() && gpus.len() == readings.devices.len();
+        // MIG instances have their GPU's.
+        gpus.dedup();
+        Self { all, gpus: gpus.join("; ") }
     }
 }

@@ -15,9 +15,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use crate::gpu::{CallTimes, account};
+use crate::gpu::account;
 use crate::render::Rendered;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{DeviceSnapshot, Divided, Snapshot};
 
 /// Bounds of the kubelet's answer times, seconds. A call ends after 5.
 const KUBELET_BOUNDS: [f64; 8] = [0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 2.5, 5.0];
@@ -43,6 +43,7 @@ pub(crate) struct SelfMetrics {
     dropped_series: Family<Dropped, Counter>,
     devices_allocated: Gauge,
     devices_labelled: Gauge,
+    device_ids_unmatched: Gauge,
     claimed_devices_unknown: Gauge,
 }
 
@@ -91,6 +92,7 @@ impl SelfMetrics {
             dropped_series: Family::default(),
             devices_allocated: Gauge::default(),
             devices_labelled: Gauge::default(),
+            device_ids_unmatched: Gauge::default(),
             claimed_devices_unknown: Gauge::default(),
             registry: Arc::default(),
         };
@@ -106,7 +108,7 @@ impl SelfMetrics {
         registry.register("nvml_seconds", "Time spent inside NVML, event waits excluded", nvml_seconds);
         registry.register(
             "nvml_unseen_seconds",
-            "Time since the NVML thread was last between two calls; a call that hangs makes it grow",
+            "Time for which the oldest NVML call under way has not returned; a call that hangs makes it grow",
             self.nvml_unseen.clone(),
         );
         registry.register(
@@ -149,6 +151,11 @@ impl SelfMetrics {
             self.devices_labelled.clone(),
         );
         registry.register(
+            "device_ids_unmatched",
+            "Device ids in the kubelet's list that match no GPU or MIG instance of this node",
+            self.device_ids_unmatched.clone(),
+        );
+        registry.register(
             "claimed_devices_unknown",
             "Devices held by claims of which it is not known which they are",
             self.claimed_devices_unknown.clone(),
@@ -175,7 +182,7 @@ impl SelfMetrics {
         }
     }
 
-    pub(crate) fn rendered(&self, page: &Rendered, time: Duration, calls: &CallTimes) {
+    pub(crate) fn rendered(&self, page: &Rendered, time: Duration) {
         self.pages.inc();
         self.page_bytes.set(whole(page.text.len()));
         self.page_series.set(whole(page.series));
@@ -183,20 +190,30 @@ impl SelfMetrics {
         self.page_rendered.set((now.as_secs_f64() * 1000.0).round() / 1000.0);
         self.render_seconds.inc_by(time.as_secs_f64());
         self.dropped_series.get_or_create(&NOT_FINITE).inc_by(page.dropped as u64);
-        // The NVML thread counts on its own; the counter is brought up to its sum.
-        self.nvml_seconds.inc_by((calls.seconds() - self.nvml_seconds.get()).max(0.0));
+        // Calls are booked where they are made; the counter is brought up to their sum.
+        let spent = account::account().time().as_secs_f64();
+        self.nvml_seconds.inc_by((spent - self.nvml_seconds.get()).max(0.0));
     }
 
     /// Counts whose devices are known to be whose.
     pub(crate) fn covered(&self, snapshot: &Snapshot) {
         let devices = &snapshot.devices;
         self.devices_allocated.set(whole(devices.iter().filter(|d| !d.allocations.is_empty()).count()));
-        self.devices_labelled.set(whole(devices.iter().filter(|d| d.owner.is_some()).count()));
+        // A shared device's use is divided among its pods, though no family carries one pod alone.
+        let is_labelled = |device: &&DeviceSnapshot| {
+            device.owner.is_some() || matches!(device.utilization, Divided::Parts(_))
+        };
+        self.devices_labelled.set(whole(devices.iter().filter(is_labelled).count()));
+    }
+
+    /// So many ids of the kubelet's list match no device.
+    pub(crate) fn unmatched(&self, ids: usize) {
+        self.device_ids_unmatched.set(whole(ids));
     }
 
     /// `readings`: how old the newest are; `None` if there are none.
     pub(crate) fn aged(&self, readings: Option<Duration>) {
-        self.nvml_unseen.set(account::unseen().as_secs_f64());
+        self.nvml_unseen.set(account::unreturned().map_or(0.0, |call| call.time.as_secs_f64()));
         *self.readings_age.lock() = readings;
     }
 
@@ -218,7 +235,11 @@ impl SelfMetrics {
         for (call, calls) in &account.calls {
             page.sample(&labels(call), Value::U64(calls.count));
         }
-        page.family("podgauge_exporter_nvml_call_seconds_total", "counter", "Time spent in NVML calls.");
+        page.family(
+            "podgauge_exporter_nvml_call_seconds_total",
+            "counter",
+            "Time spent in NVML calls; nvmlEventSetWait_v2 waits in it.",
+        );
         for (call, calls) in &account.calls {
             page.sample(&labels(call), Value::F64(calls.time.as_secs_f64()));
         }

@@ -7,12 +7,10 @@ use std::time::{Duration, Instant};
 use podgauge_common::exposition::write::Value;
 
 use crate::attribution::allocations::Allocation;
-use crate::attribution::doubt::Doubt;
-use crate::attribution::{
-    Attribution, Charge, Division, Knowledge, Owner, Unavailable, Whose, attribute, charge,
-};
+use crate::attribution::confidence::{Confidence, User};
+use crate::attribution::{Attribution, Division, Knowledge, Owner, Unavailable, Whose, attribute, user_of};
 use crate::gpu::{Credit, DeviceReading, EventCounts, Identity, Readings, Slot};
-use crate::integrals::{Account, DeviceLedger, KEPT, Share};
+use crate::integrals::{Account, Balance, DeviceLedger, KEPT, Share, Windows};
 
 /// After this long without a new reading GPU values are dropped: they are no measurement any more.
 pub(crate) const STALE: Duration = Duration::from_secs(5);
@@ -23,7 +21,7 @@ const MIB: f64 = 1024.0 * 1024.0;
 /// Everything accumulated, from which a [`Snapshot`] is taken at any time.
 #[derive(Debug)]
 pub(crate) struct Node {
-    window: Duration,
+    windows: Windows,
     /// By [`Identity::key`].
     devices: HashMap<String, Device>,
     latest: Option<Readings>,
@@ -32,8 +30,9 @@ pub(crate) struct Node {
 /// What is remembered of one device.
 #[derive(Debug)]
 struct Device {
+    windows: Windows,
     ledger: DeviceLedger,
-    doubt: Doubt,
+    confidence: Confidence,
     /// When it was last read: a MIG instance may be gone for good.
     seen: Instant,
 }
@@ -63,11 +62,15 @@ pub(crate) struct DeviceSnapshot {
     pub(crate) owner: Option<Arc<Owner>>,
     pub(crate) utilization: Divided,
     pub(crate) memory: Divided,
-    /// Whose series there are, `None` without labels, and their seconds.
-    pub(crate) accounts: Vec<(Option<Arc<Owner>>, Account)>,
+    /// The whole device's seconds within the recent window.
+    pub(crate) recent: Account,
+    /// The owners that have series, `None` for the one without labels, and their seconds.
+    pub(crate) accounts: Vec<(Option<Arc<Owner>>, Balance)>,
     /// `None`: owners are not known.
     pub(crate) owners: Option<usize>,
     pub(crate) allocations: Vec<Allocation>,
+    /// Holders of virtual GPUs with processes on it, whose part is not known.
+    pub(crate) virtual_gpus: Vec<Allocation>,
     pub(crate) unavailable: Vec<Unavailable>,
     /// False: its utilization is not read at all, and seconds of it say nothing.
     pub(crate) measured: bool,
@@ -99,22 +102,28 @@ impl DeviceSnapshot {
 // === impl Node ===
 
 impl Node {
-    pub(crate) fn new(window: Duration) -> Self {
-        Self { window, devices: HashMap::new(), latest: None }
+    pub(crate) fn new(windows: Windows) -> Self {
+        Self { windows, devices: HashMap::new(), latest: None }
     }
 
     /// Takes new readings: each slot is credited once, to whom the device belongs now.
     pub(crate) fn learn(&mut self, readings: Readings, knowledge: &Knowledge, now: Instant) {
         for reading in &readings.devices {
             let key = reading.identity.key();
-            let device = self.devices.entry(key.to_owned()).or_insert_with(|| Device::new(now));
-            device.learn(reading, knowledge, self.window, now);
+            let new = || Device::new(self.windows, now);
+            let device = self.devices.entry(key.to_owned()).or_insert_with(new);
+            device.learn(reading, knowledge, now);
         }
         self.devices.retain(|_, device| now.saturating_duration_since(device.seen) < KEPT);
         let devices = readings
             .devices
             .into_iter()
-            .map(|device| DeviceReading { gpu_slots: Vec::new(), memory_slots: Vec::new(), ..device })
+            .map(|device| DeviceReading {
+                gpu_slots: Vec::new(),
+                loose_samples: Vec::new(),
+                memory_slots: Vec::new(),
+                ..device
+            })
             .collect();
         self.latest = Some(Readings { devices, ..readings });
     }
@@ -122,6 +131,13 @@ impl Node {
     /// NVML is gone: nothing is known of any GPU until it is back.
     pub(crate) fn forget_values(&mut self) {
         self.latest = None;
+    }
+
+    /// The devices that NVML knew last; `None` if it answers nothing now, or not for all of them.
+    pub(crate) fn identities(&self) -> Option<Vec<&Identity>> {
+        let readings = self.latest.as_ref()?;
+        let known: Vec<&Identity> = readings.devices.iter().map(|device| &*device.identity).collect();
+        known.iter().all(|identity| !identity.uuid.is_empty()).then_some(known)
     }
 
     /// By which plan the newest readings were taken.
@@ -144,13 +160,12 @@ impl Node {
         {
             return nothing;
         }
-        let window = self.window;
         let devices = readings
             .devices
             .iter()
             .filter_map(|reading| {
                 let device = self.devices.get_mut(reading.identity.key())?;
-                Some(device.snapshot(reading, knowledge, window, now))
+                Some(device.snapshot(reading, knowledge, now))
             })
             .collect();
         Snapshot { devices }
@@ -160,46 +175,81 @@ impl Node {
 // === impl Device ===
 
 impl Device {
-    fn new(now: Instant) -> Self {
-        Self { ledger: DeviceLedger::new(now), doubt: Doubt::default(), seen: now }
+    fn new(windows: Windows, now: Instant) -> Self {
+        Self {
+            windows,
+            ledger: DeviceLedger::new(windows, now),
+            confidence: Confidence::default(),
+            seen: now,
+        }
     }
 
     /// Takes what a tick learned.
-    fn learn(&mut self, reading: &DeviceReading, knowledge: &Knowledge, window: Duration, now: Instant) {
+    fn learn(&mut self, reading: &DeviceReading, knowledge: &Knowledge, now: Instant) {
         self.seen = now;
-        for (slot, credit) in &reading.gpu_slots {
-            if let Credit::Of(whose) = credit {
-                self.doubt.learn(slot.end, slot.active_seconds(), whose);
-            }
+        for sample in &reading.loose_samples {
+            self.confidence.learn_loose(sample.at, sample.active_s, &user_of(knowledge, &sample.whose));
         }
+        let shares: Vec<(Slot, Share)> = reading
+            .gpu_slots
+            .iter()
+            .map(|(slot, credit)| (*slot, self.share(slot, credit, knowledge, now)))
+            .collect();
         let division = self.attribute(reading, knowledge, now).utilization;
-        let slots = reading.gpu_slots.iter().map(|(slot, credit)| (*slot, share(slot, credit, knowledge)));
-        self.ledger.credit(slots, &division, window, now);
-        self.ledger.add_memory(&reading.memory_slots, window, now);
+        self.ledger.credit(shares, &division, now);
+        self.ledger.add_memory(&reading.memory_slots, now);
+    }
+
+    /// The owners of a slot, should the device be divided.
+    fn share(&mut self, slot: &Slot, credit: &Credit, knowledge: &Knowledge, now: Instant) -> Share {
+        let (user, candidates) = match credit {
+            Credit::Unsampled => return Share::Unknown,
+            Credit::Idle => (None, Vec::new()),
+            Credit::Of(whose) => (Some(user_of(knowledge, whose)), Vec::new()),
+            Credit::Missed(candidates) => {
+                let candidates = candidates.iter().filter_map(|whose| match user_of(knowledge, whose) {
+                    User::Of(owner) => Some(owner),
+                    User::Missed | User::MpsServer | User::Unreadable => None,
+                });
+                (Some(User::Missed), candidates.collect())
+            }
+        };
+        if let Some(user) = &user {
+            self.confidence.learn(slot.end, slot.active_seconds(), user.clone());
+        }
+        // What was not seen makes idle time unknown, too: left in alone it would make all read too low.
+        if !self.confidence.counts(now) {
+            return Share::Unknown;
+        }
+        match user {
+            None => Share::Idle,
+            Some(User::Of(owner)) => Share::Of(owner),
+            Some(User::Missed) => Share::Spread(self.confidence.spread(&candidates)),
+            // Nobody else's number may rise because of them.
+            Some(User::MpsServer | User::Unreadable) => Share::Of(None),
+        }
     }
 
     fn attribute(&mut self, reading: &DeviceReading, knowledge: &Knowledge, now: Instant) -> Attribution {
-        let doubt = self.doubt.verdict(now);
-        let mut attribution = attribute(knowledge, &reading.identity, &reading.processes, doubt);
+        let undivided = self.confidence.undivided(now);
+        let mut attribution = attribute(knowledge, &reading.identity, &reading.processes, undivided);
+        if matches!(attribution.utilization, Division::Among(_)) {
+            attribution.unavailable.extend(self.confidence.stands_still(now));
+        }
         attribution.unavailable.extend(reading.unmeasured.map(Unavailable::Unmeasured));
         attribution
     }
 
-    fn snapshot(
-        &mut self,
-        reading: &DeviceReading,
-        knowledge: &Knowledge,
-        window: Duration,
-        now: Instant,
-    ) -> DeviceSnapshot {
+    fn snapshot(&mut self, reading: &DeviceReading, knowledge: &Knowledge, now: Instant) -> DeviceSnapshot {
         let attribution = self.attribute(reading, knowledge, now);
         let ledger = &mut self.ledger;
         // The owners may have changed since the readings: their accounts begin at 0 now.
-        ledger.credit([], &attribution.utilization, window, now);
+        ledger.credit([], &attribution.utilization, now);
+        let window = self.windows.utilization;
         let up = reading.lost.is_none();
         let utilization = match &attribution.utilization {
             Division::Whole(owner) => Divided::Whole(owner.clone()),
-            Division::Among(owners) => match ledger.parts(owners, window, now) {
+            Division::Among(owners) => match ledger.parts(owners, now) {
                 Some(parts) => Divided::Parts(owners.iter().cloned().zip(parts).collect()),
                 None => Divided::Whole(None),
             },
@@ -220,12 +270,14 @@ impl Device {
             gpu_utilization: ledger.gpu.mean(window, now).filter(|_| up),
             memory_utilization: ledger.memory.mean(window, now).filter(|_| up),
             active_s: ledger.active_s,
-            accounts: ledger.accounts(&attribution.utilization),
+            recent: ledger.recent(now),
+            accounts: ledger.accounts(&attribution.utilization, now),
             owner: attribution.owner,
             utilization,
             memory,
             owners: attribution.owners,
             allocations: attribution.allocations,
+            virtual_gpus: attribution.virtual_gpus,
             unavailable: attribution.unavailable,
             measured: reading.unmeasured.is_none(),
             uids: reading.processes.live().map(|(owner, uid)| (Arc::clone(owner), uid.to_owned())).collect(),
@@ -234,23 +286,11 @@ impl Device {
     }
 }
 
-fn share(slot: &Slot, credit: &Credit, knowledge: &Knowledge) -> Share {
-    match credit {
-        _ if slot.percent <= 0.0 => Share::Idle,
-        Credit::Of(whose) => match charge(knowledge, whose) {
-            Charge::To(owner) => Share::Of(Some(owner)),
-            Charge::Rest => Share::Of(None),
-            Charge::Unknown => Share::Unknown,
-        },
-        Credit::Idle | Credit::Unsampled | Credit::Missed => Share::Unknown,
-    }
-}
-
 /// MiB that each owner's processes hold.
 fn memory_of(owners: &[Arc<Owner>], held: &[(Whose, u64)], knowledge: &Knowledge) -> Vec<(Arc<Owner>, f64)> {
     let mut bytes = vec![0u64; owners.len()];
     for (whose, of_process) in held {
-        if let Charge::To(owner) = charge(knowledge, whose)
+        if let User::Of(Some(owner)) = user_of(knowledge, whose)
             && let Some(at) = owners.iter().position(|known| *known == owner)
         {
             bytes[at] = bytes[at].saturating_add(*of_process);
@@ -261,3 +301,5 @@ fn memory_of(owners: &[Arc<Owner>], held: &[(Whose, u64)], knowledge: &Knowledge
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod truth;

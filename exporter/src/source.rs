@@ -1,5 +1,5 @@
-//! Owns where the counters file comes from, a file or a ConfigMap, and following it: SIGHUP and
-//! every change of its content give a new set, a bad one leaves the last good set in force.
+//! Reads the counters file, from a file or a ConfigMap, and follows it: SIGHUP and every change of
+//! its content give a new set; one that cannot be used leaves the last good set in force.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -10,7 +10,7 @@ use kube::{Api, Client};
 use podgauge_common::cluster::{self, ClientError};
 use tokio::sync::{mpsc, watch};
 
-use crate::counters::{self, Counters, CountersError};
+use crate::counters::{self, Counters, CountersError, MetricNames};
 
 /// Time between two looks at a file. Projected volumes change by a symlink that no watch of the
 /// file sees.
@@ -46,6 +46,8 @@ pub(crate) struct CountersText {
     /// For messages.
     pub(crate) name: String,
     pub(crate) text: String,
+    /// It is not UTF-8, and was taken for Latin-1.
+    pub(crate) is_latin_1: bool,
 }
 
 /// Why there is no counters file.
@@ -57,6 +59,10 @@ pub(crate) enum SourceError {
     Client { name: ConfigMapName, source: ClientError },
     #[error("ConfigMap {name}: {reason}")]
     ConfigMap { name: ConfigMapName, reason: String },
+    #[error(
+        "{name} asks for no field any more; the last good counters stay until it does, or until a restart"
+    )]
+    Emptied { name: String },
 }
 
 // === impl ConfigMapName ===
@@ -65,11 +71,13 @@ impl FromStr for ConfigMapName {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text.split_once(':') {
+        match text.trim().split_once(':') {
             Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains(':') => {
                 Ok(Self { namespace: namespace.to_owned(), name: name.to_owned() })
             }
-            _ => Err(format!("--configmap-data {text:?} is no ConfigMap: write it NAMESPACE:NAME")),
+            _ => Err(format!(
+                "--configmap-data {text:?} is not the name of a ConfigMap: write it NAMESPACE:NAME"
+            )),
         }
     }
 }
@@ -98,9 +106,12 @@ impl Source {
     pub(crate) async fn read(&self) -> Result<CountersText, SourceError> {
         match self {
             Self::File(path) => Ok(counters::read(path.as_deref())?),
-            Self::ConfigMap { name, api } => read_config_map(name, api)
-                .await
-                .map_err(|reason| SourceError::ConfigMap { name: name.clone(), reason }),
+            Self::ConfigMap { name, api } => {
+                let bytes = read_config_map(name, api)
+                    .await
+                    .map_err(|reason| SourceError::ConfigMap { name: name.clone(), reason })?;
+                Ok(counters::text_of(format!("ConfigMap {name}, key {KEY}"), bytes)?)
+            }
         }
     }
 
@@ -111,30 +122,39 @@ impl Source {
         }
     }
 
+    /// Whether neither `-f` nor `-m` says which fields are served.
+    pub(crate) fn is_default(&self) -> bool {
+        matches!(self, Self::File(None))
+    }
+
     /// Sends a new set whenever the text is another one and good, or at a hang-up. What is wrong is
-    /// said once. Ends when nobody listens.
+    /// logged once. Ends when the receiver is gone.
     pub(crate) async fn follow(
         self,
         mut known: CountersText,
+        names: MetricNames,
         mut hang_ups: watch::Receiver<u64>,
         sets: mpsc::Sender<(CountersText, Counters)>,
     ) {
         let mut said: Option<String> = None;
         loop {
-            let told = tokio::select! {
+            let hung_up = tokio::select! {
                 () = tokio::time::sleep(self.every()) => false,
-                told = hang_ups.changed() => told.is_ok(),
+                changed = hang_ups.changed() => changed.is_ok(),
                 () = sets.closed() => return,
             };
             let read = match self.read().await {
-                Ok(text) if text == known && !told => {
+                Ok(text) if text == known && !hung_up => {
                     // As it was before the trouble: that set is still in force.
                     said = None;
                     continue;
                 }
-                Ok(text) => counters::parse(&text.text, &text.name)
-                    .map(|counters| (text, counters))
-                    .map_err(SourceError::from),
+                Ok(text) => match counters::parse(&text.text, &text.name) {
+                    // An editor empties a file before it writes it.
+                    Ok(counters) if counters.is_empty() => Err(SourceError::Emptied { name: text.name }),
+                    Ok(counters) => Ok((text, counters.named(names, self.is_default()))),
+                    Err(error) => Err(error.into()),
+                },
                 Err(error) => Err(error),
             };
             match read {
@@ -147,7 +167,7 @@ impl Source {
                 }
                 Err(error) => {
                     let error = error.to_string();
-                    if told || said.as_ref() != Some(&error) {
+                    if hung_up || said.as_ref() != Some(&error) {
                         tracing::error!("keeping the last good counters: {error}");
                     }
                     said = Some(error);
@@ -157,7 +177,8 @@ impl Source {
     }
 }
 
-async fn read_config_map(name: &ConfigMapName, api: &Api<ConfigMap>) -> Result<CountersText, String> {
+/// The bytes of the key. Bytes that are not UTF-8 are in `binaryData`.
+async fn read_config_map(name: &ConfigMapName, api: &Api<ConfigMap>) -> Result<Vec<u8>, String> {
     let object = match tokio::time::timeout(ANSWER_LIMIT, api.get_opt(&name.name)).await {
         Ok(Ok(Some(object))) => object,
         Ok(Ok(None)) => return Err("there is none of this name in this namespace".to_owned()),
@@ -167,12 +188,12 @@ async fn read_config_map(name: &ConfigMapName, api: &Api<ConfigMap>) -> Result<C
         Ok(Err(error)) => return Err(cluster::one_line(&error)),
         Err(_) => return Err(format!("the API server does not answer within {ANSWER_LIMIT:?}")),
     };
-    let keys: Vec<String> = object.data.iter().flatten().map(|(key, _)| key.clone()).collect();
-    match object.data.and_then(|mut data| data.remove(KEY)) {
-        Some(text) if text.trim().is_empty() => Err(format!("its key {KEY:?} is empty")),
-        Some(text) => Ok(CountersText { name: format!("of ConfigMap {name}"), text }),
-        None => Err(format!("it has no key {KEY:?}, only {keys:?}")),
-    }
+    let (mut data, mut binary) = (object.data.unwrap_or_default(), object.binary_data.unwrap_or_default());
+    let text = data.remove(KEY).map(String::into_bytes);
+    text.or_else(|| binary.remove(KEY).map(|bytes| bytes.0)).ok_or_else(|| {
+        let keys: Vec<&String> = data.keys().chain(binary.keys()).collect();
+        format!("it has no key {KEY:?}, only {keys:?}")
+    })
 }
 
 #[cfg(test)]

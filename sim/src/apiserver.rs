@@ -12,6 +12,7 @@ mod kinds;
 mod kubeconfig;
 mod objects;
 mod pods;
+mod record;
 mod request_info;
 mod reviews;
 mod routes;
@@ -47,7 +48,9 @@ pub use self::access::{
 use self::kinds::Kind;
 pub use self::kubeconfig::Credentials;
 pub use self::objects::{Exporter, NotAServiceName, NotAnExporter, ServiceName};
-use self::pods::PodHistory;
+use self::pods::{Lifetime, PodHistory};
+pub use self::record::Asked;
+use self::record::Record;
 pub use self::request_info::RequestInfo;
 use self::reviews::Reviews;
 pub use self::reviews::{Failing, Review};
@@ -55,7 +58,7 @@ pub use self::selector::Selector;
 use self::store::{Refused, Store};
 use crate::aggregator::{Aggregation, Aggregator, Availability};
 use crate::certs::{CertificateError, Certificates};
-use crate::serving::Serving;
+use crate::serving::{Port, Serving};
 
 /// Namespaces that are always there.
 const NAMESPACES: [&str; 3] = ["default", "kube-system", "podgauge"];
@@ -109,6 +112,7 @@ pub struct ApiServer;
 pub struct ApiServerHandle {
     state: Arc<State>,
     tls: TlsAcceptorOf,
+    port: Port,
     serving: Mutex<Option<Serving>>,
     checking: Mutex<Option<AbortHandle>>,
     following: Vec<AbortHandle>,
@@ -127,11 +131,10 @@ struct State {
     /// A change of it ends every watch.
     generation: watch::Sender<u64>,
     exporter_service: ServiceName,
-    namespaces: Mutex<BTreeSet<String>>,
+    namespaces: Mutex<BTreeMap<String, Lifetime>>,
     /// Groups that this server knows and does not serve.
     unserved: RwLock<BTreeSet<String>>,
-    /// The resource and the field selector of every list and watch, oldest first.
-    selected: Mutex<Vec<(String, String)>>,
+    record: Record,
     started: Timestamp,
 }
 
@@ -147,8 +150,9 @@ impl ApiServer {
     /// An unreadable scenario, or an address that cannot be listened on.
     pub async fn start(options: ApiServerOptions) -> Result<ApiServerHandle, ApiServerError> {
         let refused = |source| ApiServerError::Listen { address: options.listen, source };
-        let listener = TcpListener::bind(options.listen).await.map_err(refused)?;
-        let address = listener.local_addr().map_err(refused)?;
+        let port = Port::reserve(options.listen).map_err(refused)?;
+        let listener = port.listen().map_err(refused)?;
+        let address = port.address();
         let certificates = match options.certificates {
             Some(certificates) => certificates,
             None => Certificates::new()?,
@@ -166,9 +170,9 @@ impl ApiServer {
             delay: watch::Sender::new(Duration::ZERO),
             generation: watch::Sender::new(0),
             exporter_service: options.exporter_service,
-            namespaces: Mutex::new(BTreeSet::new()),
+            namespaces: Mutex::default(),
             unserved: RwLock::default(),
-            selected: Mutex::default(),
+            record: Record::default(),
             started: Timestamp::now(),
         });
         state.store.replace(
@@ -187,8 +191,14 @@ impl ApiServer {
         for path in &options.scenarios {
             following.push(state.follow(path)?);
         }
-        let handle =
-            ApiServerHandle { state, tls, serving: Mutex::new(None), checking: Mutex::new(None), following };
+        let handle = ApiServerHandle {
+            state,
+            tls,
+            port,
+            serving: Mutex::new(None),
+            checking: Mutex::new(None),
+            following,
+        };
         handle.serve(listener);
         Ok(handle)
     }
@@ -233,6 +243,13 @@ impl ApiServerHandle {
             object
         });
         self.state.store.replace(Kind::ConfigMap, "authentication", object.into_iter().collect());
+    }
+
+    /// Begins the deletion of a namespace, which does not end here: its objects stay.
+    pub fn terminate_namespace(&self, name: &str) {
+        let mut namespaces = self.state.namespaces.lock();
+        namespaces.insert(name.to_owned(), Lifetime::Terminating(Timestamp::now()));
+        self.state.show_namespaces(&namespaces);
     }
 
     /// A ConfigMap, from now on; without data it is deleted.
@@ -333,7 +350,8 @@ impl ApiServerHandle {
         self.state.store.forget();
     }
 
-    /// Ends every connection and listens no more, as an API server that is down.
+    /// Ends every connection and listens no more, as an API server that is down: connections are
+    /// refused.
     pub async fn stop(&self) {
         let serving = self.serving.lock().take();
         if let Some(serving) = serving {
@@ -344,13 +362,11 @@ impl ApiServerHandle {
     /// Listens again on the same address after [`Self::stop`].
     ///
     /// # Errors
-    /// If the address is taken by now.
+    /// The operating system's.
     pub async fn restart(&self) -> Result<(), ApiServerError> {
         self.stop().await;
-        let address = self.address();
-        let listener =
-            TcpListener::bind(address).await.map_err(|source| ApiServerError::Listen { address, source })?;
-        self.serve(listener);
+        let refused = |source| ApiServerError::Listen { address: self.address(), source };
+        self.serve(self.port.listen().map_err(refused)?);
         Ok(())
     }
 
@@ -382,9 +398,15 @@ impl State {
 
     fn add_namespaces(&self, names: impl Iterator<Item = String>) {
         let mut namespaces = self.namespaces.lock();
-        namespaces.extend(names);
-        let objects = namespaces.iter().map(|name| pods::namespace(name, self.started)).collect();
-        self.store.replace(Kind::Namespace, "namespaces", objects);
+        for name in names {
+            namespaces.entry(name).or_default();
+        }
+        self.show_namespaces(&namespaces);
+    }
+
+    fn show_namespaces(&self, namespaces: &BTreeMap<String, Lifetime>) {
+        let object = |(name, lifetime): (&String, &Lifetime)| pods::namespace(name, self.started, *lifetime);
+        self.store.replace(Kind::Namespace, "namespaces", namespaces.iter().map(object).collect());
     }
 
     /// Shows a scenario's objects, now and after each change of the file.
@@ -408,6 +430,7 @@ impl State {
         self.add_namespaces(scenario.pods.iter().map(|pod| pod.namespace.clone()));
         self.store.replace(Kind::Node, source, vec![pods::node(scenario, self.started)]);
         self.store.replace(Kind::ResourceSlice, source, slices::resource_slices(scenario, self.started));
+        self.store.replace(Kind::ResourceClaim, source, slices::resource_claims(scenario, self.started));
         self.store.replace(Kind::Pod, source, history.pods(scenario, Timestamp::now()));
     }
 

@@ -7,7 +7,7 @@ mod truth;
 mod verdict;
 
 use std::io::{self, IsTerminal as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +28,7 @@ use crate::apiserver::{
     Exporter,
 };
 use crate::certs::{Authority, CertificateError};
+use crate::free_address;
 use crate::kubelet::{Kubelet, KubeletError, KubeletHandle, KubeletOptions};
 
 /// The built-in node.
@@ -173,7 +174,11 @@ impl Demo {
             KubeletOptions::default(),
         )
         .await?;
-        let (exporter_address, adapter_address) = (free_address()?, free_address()?);
+        let port = || {
+            let unprepared = |source| DemoError::Prepare { what: "a free port".to_owned(), source };
+            free_address().map_err(unprepared)
+        };
+        let (exporter_address, adapter_address) = (port()?, port()?);
         let server = ApiServer::start(ApiServerOptions {
             scenarios: vec![places.scenario.clone()],
             exporters: vec![Exporter {
@@ -358,14 +363,6 @@ async fn follow(dir: PathBuf, mut scenario: watch::Receiver<Arc<Scenario>>, play
             tracing::warn!(folder = %dir.display(), %error, "cannot write the node's file trees");
         }
     }
-}
-
-/// A free port of 127.0.0.1: bound, looked at, let go. Another program may take it before a child
-/// does; the child then says so and the demo ends.
-fn free_address() -> Result<SocketAddr, DemoError> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-        .and_then(|listener| listener.local_addr())
-        .map_err(|source| DemoError::Prepare { what: "a free port".to_owned(), source })
 }
 
 /// To stdout; a reader that went away is no reason to fail.

@@ -14,3 +14,4 @@ pub mod scenario_file;
 mod serving;
 
 pub use podgauge_common::hpa;
+pub use serving::{Port, free_address};

@@ -171,6 +171,72 @@ async fn where_there_is_no_answer_the_404_says_why() {
     assert!(unknown.contains("this adapter serves gpu_utilization, "), "{unknown}");
 }
 
+/// The labels that there are, and a model's name as a selector can hold it.
+#[tokio::test]
+async fn a_selector_that_matches_no_device_is_answered_with_the_labels_that_there_are() {
+    let cluster = Cluster::start(NODE).await;
+    cluster.value(&cluster.aggregator(), "a", "gpu_utilization").await;
+    cluster.value(&cluster.aggregator(), "b", "gpu_utilization").await;
+    let page = cluster.exporter.as_ref().unwrap().page().await;
+    let model = page.all("podgauge_gpu_up", &[])[0].labels["modelName"].clone();
+    assert!(model.contains(' '), "{model}");
+    let dashed = model.replace(' ', "-");
+    let ask = async |below: &str, selector: &str| {
+        let query = vec![("metricLabelSelector".to_owned(), selector.to_owned())];
+        let answer = cluster.aggregator().metric_request(below, query).await.unwrap();
+        (answer.status.as_u16(), answer.text())
+    };
+    let pods = "namespaces/demo/pods/*/gpu_utilization";
+    for below in [pods, "nodes/gpu-node-0/gpu_utilization"] {
+        assert_eq!(ask(below, &format!("modelName={dashed}")).await.0, 200, "{dashed}");
+        assert_eq!(ask(below, &format!("modelName in (x,{dashed}),gpu=0")).await.0, 200, "{dashed}");
+        assert_eq!(ask(below, &format!("modelName!={dashed}")).await.0, 404, "{dashed}");
+        // The values of the labels that are asked for; each pod has other devices.
+        let (status, text) = ask(below, "modelName=A100,gpu in (7,8)").await;
+        assert_eq!(status, 404);
+        let gpus = if below == pods { "gpu=0|1," } else { "gpu=0|1|2|3," };
+        assert!(text.contains(gpus) && text.contains(&format!("modelName={dashed}")), "{text}");
+        // A label that there is not: all of those that there are.
+        let (status, text) = ask(below, "pool=gpu").await;
+        assert_eq!(status, 404);
+        for words in ["no device has the label pool", "UUID=GPU-", "hostname=gpu-node-0", &dashed] {
+            assert!(text.contains(words), "{words}: {text}");
+        }
+    }
+    let path = format!("{pods}/explain");
+    let query = vec![("metricLabelSelector".to_owned(), "pool=gpu".to_owned())];
+    let explained = cluster.aggregator().metric_request(&path, query).await.unwrap().json().unwrap();
+    let message = explained["pods"][0]["omitted"]["message"].as_str().unwrap();
+    assert!(message.contains("no device has the label pool, there is UUID=GPU-"), "{message}");
+}
+
+#[tokio::test]
+async fn selectors_that_kubernetes_refuses_are_refused() {
+    let cluster = Cluster::start(NODE).await;
+    cluster.value(&cluster.aggregator(), "a", "gpu_utilization").await;
+    for selector in [
+        "app in ()",
+        "app notin ( )",
+        "-x.io/k",
+        "x-.io/k=1",
+        "x.io/-k",
+        "app=a\u{a0}",
+        "app\u{3000}in (a)",
+        "\u{b}app",
+    ] {
+        for parameter in ["labelSelector", "metricLabelSelector"] {
+            let query = vec![(parameter.to_owned(), selector.to_owned())];
+            let below = "namespaces/demo/pods/*/gpu_utilization";
+            let answer = cluster.aggregator().metric_request(below, query).await.unwrap();
+            assert_eq!(answer.status, 400, "{parameter}={selector:?}: {}", answer.text());
+            assert!(answer.text().contains(&format!("unable to parse {parameter}")), "{}", answer.text());
+        }
+    }
+    let query = vec![("labelSelector".to_owned(), "\t app in (a,)\n".to_owned())];
+    let answer = cluster.aggregator().metric_request("namespaces/demo/pods/*/gpu_utilization", query).await;
+    assert_eq!(answer.unwrap().status, 200, "blanks of ASCII separate words");
+}
+
 /// HEAD, pretty, watch and fieldSelector, for each kind of object.
 #[tokio::test]
 async fn requests_are_read_as_an_api_server_reads_them() {

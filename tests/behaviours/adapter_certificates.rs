@@ -2,13 +2,17 @@
 //! the aggregation layer verifies it all the while.
 
 use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
 
 use http::Method;
 use podgauge_sim::aggregator::{AdapterClient, Aggregation, Protocol};
-use podgauge_sim::apiserver::{ADMIN_TOKEN, Access, ServiceName};
+use podgauge_sim::apiserver::{ADAPTER, ADMIN_TOKEN, Access, Asked, Credentials, ServiceName};
 use podgauge_sim::certs::Authority;
+use podgauge_tests::checkout;
 use podgauge_tests::cluster::{SERVICE, headers};
 use podgauge_tests::managed::{API_SERVICES, Managed, SECRET, Site, available, unavailable};
+use podgauge_tests::program::run;
 use podgauge_tests::wait::{LIMIT, until, until_within};
 use serde_json::json;
 
@@ -119,8 +123,10 @@ async fn replicas_that_start_at_once_share_one_authority() {
         discreet(replica);
     }
     assert_eq!(certificates(&site.secret().unwrap()["ca.crt"]).len(), 1);
-    let anew: usize = replicas.iter().map(|replica| replica.program.count_logged("written anew")).sum();
-    assert_eq!(anew, 1, "one wrote, the others read");
+    // One wrote, the others read.
+    let anew = || replicas.iter().map(|replica| replica.program.count_logged("written anew")).sum::<usize>();
+    until("the one that wrote", || async { if anew() > 0 { Ok(()) } else { Err("none") } }).await;
+    assert_eq!(anew(), 1);
 }
 
 #[tokio::test]
@@ -284,6 +290,89 @@ async fn an_api_service_of_another_service_is_left_alone() {
         if set { Ok(()) } else { Err("not yet") }
     })
     .await;
+}
+
+/// Runs a command that the log names, under a kubeconfig. The stand-in API server goes on meanwhile.
+async fn shell(kubeconfig: &Path, line: &str) {
+    let tools = checkout("target/tools/bin");
+    let path = format!("{}:{}", tools.display(), std::env::var("PATH").unwrap());
+    let mut command = Command::new("sh");
+    command.args(["-c", line]).env("KUBECONFIG", kubeconfig).env("PATH", path);
+    let output = tokio::task::spawn_blocking(move || run(&mut command)).await.unwrap();
+    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// As prometheus-adapter's chart leaves it behind.
+#[tokio::test]
+async fn an_api_service_without_verification_is_left_alone_until_the_named_command_was_run() {
+    let site = Site::start().await;
+    let aggregator = site.aggregate("127.0.0.1:9".parse().unwrap());
+    for name in API_SERVICES {
+        site.patch_api_service(name, &json!({"spec": {"insecureSkipTLSVerify": true}})).await;
+    }
+    let patches = || {
+        let of = |asked: &Asked| asked.user == ADAPTER && asked.wanted.verb == "patch";
+        site.server.requests().into_iter().filter(of).count()
+    };
+    let mut adapter = site.adapter(&[]).await;
+    adapter.ready().await;
+    aggregator.dial(adapter.address);
+    let kubeconfig = site.folder.path().join("admin.kubeconfig");
+    site.server.write_kubeconfig(&kubeconfig, &Credentials::Token(ADMIN_TOKEN.to_owned())).unwrap();
+    for (taken, name) in API_SERVICES.into_iter().enumerate() {
+        let line =
+            adapter.program.logged(&format!("APIService {name}: it has insecureSkipTLSVerify: true")).await;
+        // Any other change of it changes nothing.
+        site.patch_api_service(name, &json!({"spec": {"groupPriorityMinimum": 200}})).await;
+        assert_eq!(patches(), taken);
+        shell(&kubeconfig, line.split_once("run: ").unwrap().1).await;
+        until("the bundle", || async { if site.ca_bundle(name).is_empty() { Err("empty") } else { Ok(()) } })
+            .await;
+    }
+    available(&aggregator).await;
+    assert_eq!(patches(), 2, "one each");
+    for (said, times) in [("insecureSkipTLSVerify: true", 2), ("caBundle cannot be set", 0), ("as often", 0)]
+    {
+        adapter.program.logs(said, times).await;
+    }
+    discreet(&adapter);
+}
+
+#[tokio::test]
+async fn ready_is_logged_once_the_certificate_is_there() {
+    let site = Site::start().await;
+    let mut access = Access::built_in();
+    for rule in &mut access.rules {
+        if rule.resources.iter().any(|resource| resource == "secrets") {
+            rule.verbs.retain(|verb| verb != "create");
+        }
+    }
+    site.server.set_access(access);
+    let mut adapter = site.adapter(&[]).await;
+    adapter.program.logged("cannot create resource \"secrets\"").await;
+    until("the certificate alone to be missing", || async {
+        let answer = adapter.get_unverified("/readyz").await;
+        let body = answer.split_once("\r\n\r\n").unwrap().1.trim().to_owned();
+        if body.starts_with("certificates: ") && body.lines().count() == 1 { Ok(()) } else { Err(answer) }
+    })
+    .await;
+    site.server.set_access(Access::built_in());
+    adapter.ready().await;
+    let certificate = adapter.program.logged("serving with the certificate in Secret").await;
+    let ready = adapter.program.logged("ready: 0 pods, 0 exporters").await;
+    let log = adapter.program.log();
+    assert!(log.find(&certificate).unwrap() < log.find(&ready).unwrap(), "{log}");
+    assert_eq!(adapter.program.count_logged("ready: 0 pods"), 1, "{log}");
+}
+
+#[tokio::test]
+async fn a_namespace_that_is_deleted_without_its_api_services_is_warned_of() {
+    let site = Site::start().await;
+    let mut adapter = site.adapter(&[]).await;
+    available(&site.aggregate(adapter.address)).await;
+    site.server.terminate_namespace("podgauge");
+    let line = adapter.program.logged("block the deletion of every namespace").await;
+    assert!(line.ends_with(&format!("run: kubectl delete apiservice {}", API_SERVICES.join(" "))), "{line}");
 }
 
 #[tokio::test]

@@ -170,24 +170,57 @@ async fn each_pod_shows_its_devices_their_readings_or_the_reason() {
 }
 
 #[tokio::test]
+async fn values_and_means_have_one_unit_which_is_named() {
+    let cluster = Cluster::start(NODE).await;
+    let aggregator = cluster.aggregator();
+    let admin = cluster.admin_kubeconfig();
+    for (metric, unit) in
+        [("gpu_memory_used_bytes", "bytes"), ("gpu_memory_utilization", "%"), ("gpu_power_watts", "W")]
+    {
+        cluster.value(&aggregator, "pair", metric).await;
+        let explanation = explained(&admin, &["pods", "demo", "app=chat", metric]).await;
+        assert_eq!(explanation["unit"], unit, "{explanation}");
+        let pair = &explanation["pods"][0];
+        let quantity = podgauge_sim::hpa::milli(pair["value"].as_str().unwrap()).unwrap() as f64 / 1000.0;
+        let means: Vec<f64> = pair["devices"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|device| device["mean"].as_f64().unwrap())
+            .collect();
+        let sum: f64 = means.iter().sum();
+        // Both GPUs have the same memory.
+        let value = if unit == "%" { sum / 2.0 } else { sum };
+        assert!((value - quantity).abs() <= 0.01 * quantity + 0.01, "{metric}: {pair}");
+        let table = explain(&admin, &["pods", "demo", "app=chat", metric]).await.stdout;
+        let table = String::from_utf8(table).unwrap();
+        let heads = table.lines().find(|line| line.starts_with("POD")).unwrap();
+        assert!(heads.contains(&format!("VALUE ({unit})")), "{table}");
+        assert!(heads.ends_with(&format!("MEAN ({unit})")), "{table}");
+    }
+}
+
+#[tokio::test]
 async fn a_silent_exporter_is_explained_with_its_age_and_what_it_told_last() {
     let mut cluster = Cluster::start(NODE).await;
     cluster.value(&cluster.aggregator(), "pair", "gpu_utilization").await;
     let admin = cluster.admin_kubeconfig();
     cluster.exporter = None;
-    let explanation = until("the value to go", || async {
+    // Its reading is too old a moment before its exporter is.
+    let explanation = until("the silence", || async {
         let args = ["pods", "demo", "app=chat", "gpu_utilization", "--target=60"];
         let explanation = explained(&admin, &args).await;
-        if explanation["pods"][0]["value"].is_null() { Ok(explanation) } else { Err(explanation.to_string()) }
+        let pair = &explanation["pods"][0];
+        if pair["omitted"]["reason"] == "exporter_silent" { Ok(explanation) } else { Err(pair.to_string()) }
     })
     .await;
     let pair = &explanation["pods"][0];
-    assert_eq!(pair["omitted"]["reason"], "exporter_silent", "{pair}");
+    assert!(pair["value"].is_null(), "{pair}");
     let exporter = &pair["exporters"][0];
-    assert!(exporter["lastAnswerSeconds"].as_f64().unwrap() > 5.0, "{exporter}");
+    assert!(exporter["lastAnswerSeconds"].as_f64().unwrap() >= 5.0, "{exporter}");
     assert!(exporter["failure"].is_string() && exporter["podgauge"] == true, "{exporter}");
     let device = &pair["devices"][0];
-    assert!(device["newestSeconds"].as_f64().unwrap() > 5.0 && device["mean"].is_number(), "{device}");
+    assert!(device["newestSeconds"].as_f64().unwrap() >= 5.0 && device["mean"].is_number(), "{device}");
     let hpa = &explanation["hpa"];
     assert_eq!(
         (&hpa["error"], hpa.get("desiredReplicas")),

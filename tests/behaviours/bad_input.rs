@@ -29,17 +29,31 @@ fn a_counters_file_that_cannot_be_read_is_named() {
 }
 
 #[test]
-fn an_unknown_field_is_named_with_file_and_line() {
+fn every_wrong_line_is_named_at_once_with_file_text_and_cause() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("counters.csv");
-    std::fs::write(&file, "# mine\nDCGM_FI_DEV_GPU_UTIL, gauge, ok\nDCGM_FI_DEV_GPU_UTILL, gauge, x\n")
-        .unwrap();
     let path = file.to_str().unwrap();
-    refused(&["-f", path], 1, &[path, "line 3", "DCGM_FI_DEV_GPU_UTILL"]);
+    std::fs::write(&file, "# mine\nDCGM_FI_DEV_GPU_UTIL, gauge, ok\ngpu_util, gauge, x\n").unwrap();
+    refused(&["-f", path], 1, &[&format!("{path}:3: gpu_util, gauge, x: "), "not the name of a DCGM field"]);
     std::fs::write(&file, "DCGM_FI_DEV_GPU_UTIL, gauge\n").unwrap();
-    refused(&["-f", path], 1, &[path, "line 1", "want 3"]);
-    std::fs::write(&file, "DCGM_FI_DEV_GPU_UTIL, gage, x\n").unwrap();
-    refused(&["-f", path], 1, &[path, "line 1", "gage"]);
+    refused(&["-f", path], 1, &[&format!("{path}:1: "), "want 3"]);
+
+    std::fs::write(
+        &file,
+        "DCGM_FI_DEV_GPU_UTIL, gage, x\n\nDCGM_FI_DEV_GPU_TEMP\nDCGM_FI_DEV_FB_USED, gauge, \"x\n",
+    )
+    .unwrap();
+    let output = run(Command::new(built("podgauge-exporter")).args(["-f", path]).env_remove("RUST_LOG"));
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{log}");
+    for line in [
+        "1: DCGM_FI_DEV_GPU_UTIL, gage, x: \"gage\" is not a metric type",
+        "3: DCGM_FI_DEV_GPU_TEMP: 1 columns, want 3",
+        "4: DCGM_FI_DEV_FB_USED, gauge, \"x: the quote that begins in it is not closed",
+    ] {
+        assert!(log.contains(&format!("{path}:{line}")), "{line} in {log}");
+    }
+    assert_eq!(log.matches("ERROR").count(), 1, "{log}");
 }
 
 #[test]

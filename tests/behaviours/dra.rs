@@ -5,11 +5,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use podgauge_sim::apiserver::{
-    Access, ApiServer, ApiServerHandle, ApiServerOptions, Credentials, EXPORTER_TOKEN, Rule,
+    Access, ApiServer, ApiServerHandle, ApiServerOptions, Credentials, EXPORTER_TOKEN,
 };
 use podgauge_sim::kubelet::KubeletHandle;
 use podgauge_sim_nvml::scenario::Scenario;
-use podgauge_tests::checkout;
+use podgauge_tests::deploy::rules;
 use podgauge_tests::node::Node;
 use podgauge_tests::page::{Page, Sample};
 use podgauge_tests::program::Exporter;
@@ -64,21 +64,14 @@ impl Claimed {
     }
 
     fn permit(&self) {
-        let text = std::fs::read_to_string(checkout("deploy/examples/exporter-rights.yaml")).unwrap();
-        let objects: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
-        let role = objects.iter().find(|object| object["kind"] == "ClusterRole").unwrap();
-        let rules = role["rules"].as_array().unwrap().iter().map(|rule| {
-            let strings = |name: &str| serde_json::from_value(rule[name].clone()).unwrap();
-            Rule {
-                role: role["metadata"]["name"].as_str().unwrap().into(),
-                users: vec!["system:serviceaccount:podgauge:podgauge-exporter".into()],
-                verbs: strings("verbs"),
-                groups: strings("apiGroups"),
-                resources: strings("resources"),
-                ..Rule::default()
-            }
-        });
-        self.server.extend_access(Access { rules: rules.collect(), ..Access::default() });
+        self.permit_all_but("");
+    }
+
+    /// The rights of deploy/examples without those to a resource.
+    fn permit_all_but(&self, resource: &str) {
+        let mut rules = rules("podgauge-exporter", "system:serviceaccount:podgauge:podgauge-exporter");
+        rules.retain(|rule| !rule.resources.iter().any(|name| name == resource));
+        self.server.extend_access(Access { rules, ..Access::default() });
     }
 
     /// Waits for three more lists of the kubelet, during which pod a has so many samples of its memory.
@@ -186,10 +179,14 @@ async fn c10_a_claimed_gpu_and_a_claimed_mig_device_have_the_claims_labels_on_th
     assert_eq!(page.value("podgauge_gpu_owners", &[("GPU_I_ID", "7")]), Some(1.0));
     let own = page.samples.iter().filter(|sample| sample.name.starts_with("podgauge_"));
     assert_eq!(own.filter(|sample| !claim_labels(sample).is_empty()).count(), 0, "{}", page.text);
-    assert_eq!(exporter.program.count_logged("WARN"), 1, "GPM's alone: {}", exporter.program.log());
+    // GPM's alone.
+    exporter.program.logs("WARN", 1).await;
     // Of the whole cluster's slices those of this node and this driver alone were asked for.
-    let selectors = claimed.server.selectors_of("resourceslices");
-    assert!(selectors.len() >= 2, "a list and a watch: {selectors:?}");
+    let selectors = until("a list and a watch", || async {
+        let selectors = claimed.server.selectors_of("resourceslices");
+        if selectors.len() >= 2 { Ok(selectors) } else { Err(selectors) }
+    })
+    .await;
     for selector in selectors {
         assert_eq!(selector, "spec.nodeName=gpu-node-0,spec.driver=gpu.nvidia.com");
     }
@@ -221,13 +218,18 @@ async fn c10_in_every_labelling_mode() {
     }
 }
 
-/// Without the flag claims mean nothing, and the API server is not asked.
+/// Without the flag claims are left alone, and the API server is not asked; one warning says so.
 #[tokio::test]
 async fn c10_without_the_flag_claims_are_left_alone() {
     let claimed = Claimed::permitted(&format!("{NODE}{PUBLISHED}")).await;
-    let exporter = claimed.node.exporter_in_kubernetes().await;
+    let mut exporter = claimed.node.exporter_in_kubernetes().await;
     let page = page_with(&exporter, "pod", "c").await;
     assert_eq!(page.all(TEMP, &[("pod", "a")]), none());
+    let line = exporter.program.logged("pods hold devices of gpu.nvidia.com by claims").await;
+    for words in ["such as ml/a", "--kubernetes-enable-dra", "resourceslices", "resourceclaims"] {
+        assert!(line.contains(words), "no {words:?} in {line}");
+    }
+    assert_eq!(exporter.program.count_logged("by claims"), 1);
     assert_eq!(claimed.server.selectors_of("resourceslices"), Vec::<String>::new());
 }
 
@@ -308,6 +310,7 @@ pods:
         assert_eq!((claim("a"), claim("b")), ("one".into(), "two".into()), "{mode:?}");
         // How much of the device each claim has is not known.
         assert_eq!(page.all(ALLOCATION, &[]), none(), "{mode:?}");
+        assert_eq!(page.all("podgauge_gpu_part_unknown", &[]).len(), 2, "{mode:?}");
     }
 }
 
@@ -364,7 +367,7 @@ async fn c10_a_slice_that_comes_late_tells_the_device_and_one_that_goes_takes_no
             _ => Err(page.text.clone()),
         })
         .await;
-    assert_eq!(exporter.program.count_logged("are not known"), 1, "{}", exporter.program.log());
+    exporter.program.logs("are not known", 1).await;
 }
 
 /// A slow API server delays the first page of devices, so that no series begins without its labels;
@@ -376,7 +379,7 @@ async fn c10_no_series_begins_without_the_labels_that_it_is_about_to_have() {
         let page = page_with(&exporter, "pod", "b").await;
         (page.all(TEMP, &[("pod", "a")]).len(), exporter)
     };
-    claimed.server.set_delay(Duration::from_millis(1200));
+    claimed.server.set_delay(Duration::from_millis(700));
     assert_eq!(first(claimed.exporter(|_| {}).await).await.0, 1);
     claimed.server.set_delay(Duration::from_secs(3600));
     let (labelled, exporter) = first(claimed.exporter(|_| {}).await).await;
@@ -409,7 +412,7 @@ async fn c10_an_older_cluster_and_missing_rights_are_one_warning_each() {
     page_with(&exporter, "pod", "a").await;
     exporter.program.logged("the watch works again").await;
     for once in ["the API server refuses", "does not serve", "works again"] {
-        assert_eq!(exporter.program.count_logged(once), 1, "{once}: {}", exporter.program.log());
+        exporter.program.logs(once, 1).await;
     }
     // One that is away takes no label away.
     claimed.server.stop().await;
@@ -486,4 +489,74 @@ pods: [{name: a, containers: [{claims: [made]}]}, {name: b, containers: [{device
     let page = page_with(&exporter, "pod", "b").await;
     assert_eq!(page.all(TEMP, &[("GPU_I_ID", "7"), ("pod", "")]).len(), 1, "{}", page.text);
     assert_eq!(page.value("podgauge_exporter_claimed_devices_unknown", &[]), Some(1.0));
+}
+
+/// A monitoring pod has an admin claim on the GPU that another pod uses.
+const WATCHED: &str = "
+gpus: [{load: {constant: 30}}]
+claims: [{namespace: ml, name: mine, devices: ['0']}, {namespace: ops, name: all, devices: ['0'], admin: true}]
+resource_slices: {}
+pods:
+  - {namespace: ml, name: a, containers: [{claims: [mine]}]}
+  - {namespace: ops, name: monitor, containers: [{claims: [all]}]}
+";
+
+#[tokio::test]
+async fn a_claim_with_admin_access_owns_nothing() {
+    let claimed = Claimed::permitted(WATCHED).await;
+    let exporter = claimed.exporter(|_| {}).await;
+    let page = page_with(&exporter, "pod", "a").await;
+    assert!(!page.text.contains("monitor"), "{}", page.text);
+    assert_eq!(page.value("podgauge_gpu_owners", &[]), Some(1.0), "{}", page.text);
+    assert_eq!(page.value(ALLOCATION, &[("pod", "a")]), Some(1.0), "{}", page.text);
+}
+
+/// Without the right to read claims nobody knows which are for watching: one warning names the right,
+/// and the parts of the device are unknown. The exporter's own pod is known all the same.
+#[tokio::test]
+async fn without_the_right_to_read_claims_the_missing_right_is_named() {
+    let claimed = Claimed::new(WATCHED).await;
+    claimed.permit_all_but("resourceclaims");
+    let mut exporter = claimed.exporter(|_| {}).await;
+    exporter.program.logged("let this service account get resourceclaims of resource.k8s.io").await;
+    let page = exporter
+        .until("both owners", |page| match page.want("podgauge_gpu_owners", &[])? {
+            2.0 => Ok(page.clone()),
+            owners => Err(owners.to_string()),
+        })
+        .await;
+    assert_eq!(page.all(ALLOCATION, &[]), none(), "{}", page.text);
+    assert_eq!(page.all("podgauge_gpu_part_unknown", &[]).len(), 2, "{}", page.text);
+    let exporter = claimed
+        .exporter(|command| {
+            command.env("POD_NAMESPACE", "ops").env("POD_NAME", "monitor");
+        })
+        .await;
+    let page = page_with(&exporter, "pod", "a").await;
+    assert_eq!(page.value(ALLOCATION, &[("pod", "a")]), Some(1.0), "{}", page.text);
+}
+
+/// Two claims with a part each of one GPU's memory, and one whose part is not known.
+#[tokio::test]
+async fn consumed_capacity_is_the_part_of_the_device() {
+    let yaml = "
+gpus: [{memory_mib: 81920}]
+claims:
+  - {name: quarter, devices: ['0'], share: s1, consumed: {memory: 20Gi}}
+  - {name: half, devices: ['0'], share: s2, consumed: {memory: 40Gi}}
+  - {name: unknown, devices: ['0'], share: s3}
+resource_slices: {}
+pods:
+  - {name: a, containers: [{claims: [quarter]}]}
+  - {name: b, containers: [{claims: [half]}]}
+  - {name: c, containers: [{claims: [unknown]}]}
+";
+    let claimed = Claimed::permitted(yaml).await;
+    let exporter = claimed.exporter(|_| {}).await;
+    let page = exporter
+        .until("the parts", |page| page.want(ALLOCATION, &[("pod", "b")]).map(|_| page.clone()))
+        .await;
+    let part = |pod: &str| page.value(ALLOCATION, &[("pod", pod)]);
+    assert_eq!([part("a"), part("b"), part("c")], [Some(0.25), Some(0.5), None], "{}", page.text);
+    assert_eq!(page.value("podgauge_gpu_part_unknown", &[("pod", "c")]), Some(1.0), "{}", page.text);
 }

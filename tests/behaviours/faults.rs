@@ -8,8 +8,8 @@ use podgauge_tests::program::Exporter;
 use podgauge_tests::wait::until_within;
 
 const POD: &str = "gpus: [{load: {constant: 50}}]\npods: [{name: a, containers: [{devices: [\"0\"]}]}]";
-/// Far above any answer from memory, far below any time-out of a kubelet or driver call.
-const AT_ONCE: Duration = Duration::from_secs(3);
+/// Far above any answer from memory on a busy machine, below what a kubelet or a driver call hangs here.
+const AT_ONCE: Duration = Duration::from_secs(8);
 
 fn labelled(page: &Page) -> Result<(), String> {
     page.want("DCGM_FI_DEV_GPU_TEMP", &[("pod", "a")]).map(drop)
@@ -122,7 +122,8 @@ async fn d5_a_driver_that_stays_replaced_ends_the_process() {
     let node = Node::new("gpus: [{}]\nerrors: {nvmlInit: LIB_RM_VERSION_MISMATCH}");
     let mut exporter = node.exporter().await;
     let ended = until_within(Duration::from_secs(100), "the end", || {
-        let over = exporter.program.count_logged("the driver was replaced") > 0;
+        let over = exporter.program.count_logged("LIB_RM_VERSION_MISMATCH") > 0
+            && exporter.program.count_logged("for 60 s") > 0;
         async move { if over { Ok(()) } else { Err("still running") } }
     });
     ended.await;
@@ -194,4 +195,64 @@ async fn calls_and_their_errors_are_counted_by_name_and_code() {
         assert!(page.value(&format!("podgauge_exporter_{name}"), &[]).is_some(), "{name}\n{}", page.text);
     }
     assert_eq!(page.value("podgauge_exporter_dropped_series_total", &[("reason", "not_finite")]), Some(0.0));
+    // Every call is booked, whichever part of the program makes it, and the sum is the sum.
+    let calls = "podgauge_exporter_nvml_calls_total";
+    for call in [
+        "nvmlInit_v2",
+        "nvmlDeviceGetCount_v2",
+        "nvmlDeviceGetHandleByIndex_v2",
+        "nvmlDeviceGetUUID",
+        "nvmlDeviceGetName",
+        "nvmlDeviceGetPciInfo_v3",
+        "nvmlDeviceGetMinorNumber",
+        "nvmlDeviceGetMigMode",
+        "nvmlDeviceGetMemoryInfo_v2",
+        "nvmlDeviceGetFieldValues",
+        "nvmlGpmQueryDeviceSupport",
+        "nvmlGpmSampleAlloc",
+        "nvmlGpmSampleGet",
+        "nvmlSystemGetDriverVersion",
+        "nvmlEventSetCreate",
+        "nvmlDeviceRegisterEvents",
+        "nvmlDeviceGetGridLicensableFeatures_v4",
+    ] {
+        assert!(
+            page.value(calls, &[("call", call)]).is_some_and(|count| count >= 1.0),
+            "{call}\n{}",
+            page.text
+        );
+    }
+    let spent: f64 = page
+        .all("podgauge_exporter_nvml_call_seconds_total", &[])
+        .iter()
+        .filter(|sample| sample.labels["call"] != "nvmlEventSetWait_v2")
+        .map(|sample| sample.value)
+        .sum();
+    // The page is written while calls go on.
+    let total = page.value("podgauge_exporter_nvml_seconds_total", &[]).unwrap();
+    assert!(total > 0.0 && total <= spent + 1e-6, "{total} of {spent}");
+}
+
+/// A call that hangs in any thread is seen, and named.
+#[tokio::test]
+async fn a_call_that_hangs_while_a_gpu_is_opened_turns_health_red_by_its_name() {
+    let node = Node::new("gpus: [{blocks: {nvmlDeviceGetPciInfo: 8}}]");
+    let exporter = node
+        .exporter_with(|command| {
+            command.args(["--stuck-limit", "2s"]);
+        })
+        .await;
+    podgauge_tests::wait::until("red health", || async {
+        let answer = exporter.get("/health").await;
+        let body = String::from_utf8_lossy(answer.body()).into_owned();
+        if answer.status() == 503 && body.contains("nvmlDeviceGetPciInfo_v3 has not returned") {
+            Ok(())
+        } else {
+            Err(body)
+        }
+    })
+    .await;
+    node.play("gpus: [{}]");
+    exporter.ready(200).await;
+    assert_eq!(exporter.get("/health").await.status(), 200);
 }

@@ -70,10 +70,10 @@ async fn b1_every_flag_is_accepted_and_one_without_effect_is_one_warning() {
         .await;
     exporter.until("values", |page| page.want("DCGM_FI_DEV_GPU_TEMP", &[("gpu", "1")])).await;
     for (flag, ..) in WITHOUT_EFFECT {
-        assert_eq!(exporter.program.count_logged(&format!("{flag} has no effect here")), 1, "{flag}");
+        exporter.program.logs(&format!("{flag} has no effect here"), 1).await;
     }
     let warnings = WITHOUT_EFFECT.len() + 2;
-    assert_eq!(exporter.program.count_logged("WARN"), warnings, "{}", exporter.program.log());
+    exporter.program.logs("WARN", warnings).await;
 }
 
 #[tokio::test]
@@ -90,9 +90,9 @@ async fn b1_every_variable_is_accepted_and_one_without_effect_is_one_warning() {
         .await;
     exporter.until("values", |page| page.want("DCGM_FI_DEV_GPU_TEMP", &[("gpu", "1")])).await;
     for (flag, ..) in WITHOUT_EFFECT {
-        assert_eq!(exporter.program.count_logged(&format!("{flag} has no effect here")), 1, "{flag}");
+        exporter.program.logs(&format!("{flag} has no effect here"), 1).await;
     }
-    assert_eq!(exporter.program.count_logged("WARN"), WITHOUT_EFFECT.len(), "{}", exporter.program.log());
+    exporter.program.logs("WARN", WITHOUT_EFFECT.len()).await;
 }
 
 /// What Go's flag package takes: one dash before long names, switches with and without a value, a
@@ -191,7 +191,7 @@ async fn selected_gpus_alone_are_served_and_an_unknown_one_ends_the_start() {
         .await;
     let status = unknown.program.ended().await;
     assert_eq!(status.code(), Some(1));
-    assert_eq!(unknown.program.count_logged("there is no GPU 6; this node has 4"), 1);
+    unknown.program.logs("there is no GPU 6; this node has 4", 1).await;
 
     // Where the driver comes later, so does the verdict.
     let late = Node::new("gpus: []\nerrors: {nvmlInit_v2: DRIVER_NOT_LOADED}");
@@ -203,5 +203,49 @@ async fn selected_gpus_alone_are_served_and_an_unknown_one_ends_the_start() {
     exporter.ready(503).await;
     late.play(TWO);
     assert_eq!(exporter.program.ended().await.code(), Some(1));
-    assert_eq!(exporter.program.count_logged("there is no GPU 3; this node has 2"), 1);
+    exporter.program.logs("there is no GPU 3; this node has 2", 1).await;
+}
+
+/// People write a blank after a comma, and what comes from files ends in a line end.
+#[tokio::test]
+async fn lists_with_blanks_and_line_ends_are_read_and_a_name_that_matches_nothing_is_reported_once() {
+    let node = Node::new(
+        "gpus: [{}, {}]\npods:\n\
+         - {name: renamed, labels: {app: x, team: y}, containers: [{devices: ['0'], resource: nvidia.com/gpu.shared}]}\n",
+    );
+    let _kubelet = node.kubelet().await;
+    let mut exporter = node
+        .exporter_with(|command| {
+            node.in_kubernetes(command);
+            command.env("NVIDIA_RESOURCE_NAMES", "example.com/none, nvidia.com/gpu.shared,\n");
+            command.env("DCGM_EXPORTER_DEVICES_STR", "g: 0, 1\n");
+            command.env("DCGM_EXPORTER_KUBERNETES_ENABLE_POD_UID", "true\n");
+        })
+        .await;
+    let page = exporter
+        .until("the pod", |page| {
+            page.want("DCGM_FI_DEV_GPU_TEMP", &[("pod", "renamed")]).map(|_| page.clone())
+        })
+        .await;
+    assert!(page.all("DCGM_FI_DEV_GPU_TEMP", &[("pod", "renamed")])[0].labels.contains_key("pod_uid"));
+    exporter.program.logged("--nvidia-resource-names: no device of this node is of example.com/none").await;
+    assert_eq!(exporter.program.count_logged("example.com/none"), 1, "{}", exporter.program.log());
+}
+
+#[tokio::test]
+async fn a_variable_that_no_flag_has_is_reported_once() {
+    let node = Node::new(TWO);
+    let exporter = node
+        .exporter_with(|command| {
+            command.env("DCGM_EXPORTER_COLECTORS", "/x.csv");
+            // As Kubernetes sets them beside a Service of this name.
+            command
+                .env("DCGM_EXPORTER_SERVICE_HOST", "10.0.0.1")
+                .env("DCGM_EXPORTER_PORT_9400_TCP_PORT", "9400");
+        })
+        .await;
+    exporter.until("values", |page| page.want("DCGM_FI_DEV_GPU_TEMP", &[("gpu", "1")])).await;
+    let log = exporter.program.log();
+    assert_eq!(log.matches("are they spelled right? DCGM_EXPORTER_COLECTORS").count(), 1, "{log}");
+    assert_eq!(log.matches("WARN").count(), 1, "{log}");
 }

@@ -1,34 +1,14 @@
 //! Every object of the manifests is one that Kubernetes knows, with no field that it would drop.
 
-use std::path::PathBuf;
-
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{Namespace, Service, ServiceAccount};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
-use podgauge_tests::checkout;
+use podgauge_sim::apiserver::{ADAPTER, Access, Rule};
+use podgauge_tests::deploy::{objects, rules};
 use serde_json::Value;
-
-/// Every object of every file, with the file's name.
-fn objects() -> Vec<(String, Value)> {
-    let mut files: Vec<PathBuf> = ["deploy/manifests", "deploy/examples"]
-        .iter()
-        .flat_map(|folder| std::fs::read_dir(checkout(folder)).unwrap())
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| !path.ends_with("kustomization.yaml"))
-        .collect();
-    files.sort();
-    files
-        .iter()
-        .flat_map(|file| {
-            let text = std::fs::read_to_string(file).unwrap();
-            let documents: Vec<Value> =
-                serde_saphyr::from_multiple(&text).unwrap_or_else(|e| panic!("{file:?}: {e}"));
-            documents.into_iter().map(|document| (file.display().to_string(), document))
-        })
-        .collect()
-}
 
 /// The object as its type understands it. What the type does not know is gone from it.
 fn understood(object: &Value) -> Value {
@@ -41,6 +21,7 @@ fn understood(object: &Value) -> Value {
         ("v1", "Service") => through::<Service>(object),
         ("apps/v1", "DaemonSet") => through::<DaemonSet>(object),
         ("apps/v1", "Deployment") => through::<Deployment>(object),
+        ("policy/v1", "PodDisruptionBudget") => through::<PodDisruptionBudget>(object),
         ("rbac.authorization.k8s.io/v1", "Role") => through::<Role>(object),
         ("rbac.authorization.k8s.io/v1", "RoleBinding") => through::<RoleBinding>(object),
         ("rbac.authorization.k8s.io/v1", "ClusterRole") => through::<ClusterRole>(object),
@@ -117,33 +98,16 @@ fn the_adapter_has_the_rights_that_the_simulation_gives_it_and_no_more() {
         list.sort();
         list
     };
-    let mut shipped: Vec<Grant> = Vec::new();
-    for (_, object) in objects() {
-        let role = ["Role", "ClusterRole"].iter().any(|kind| object["kind"] == *kind);
-        if !role || object["metadata"]["name"] != "podgauge-adapter" {
-            continue;
-        }
-        for rule in object["rules"].as_array().unwrap() {
-            let list = |name: &str| -> Vec<String> {
-                let texts = rule[name].as_array().into_iter().flatten();
-                sorted(&texts.map(|text| text.as_str().unwrap().to_owned()).collect::<Vec<_>>())
-            };
-            let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default().to_owned();
-            shipped.push((
-                namespace,
-                [list("apiGroups"), list("resources"), list("resourceNames"), list("verbs")],
-            ));
-        }
-    }
-    let mut simulated: Vec<Grant> = podgauge_sim::apiserver::Access::built_in()
-        .rules
-        .into_iter()
-        .filter(|rule| rule.role == "podgauge-adapter")
-        .map(|rule| {
+    let grants = |rules: Vec<Rule>| -> Vec<Grant> {
+        let grant = |rule: Rule| {
             let lists = [&rule.groups, &rule.resources, &rule.names, &rule.verbs];
             (rule.namespaces.first().cloned().unwrap_or_default(), lists.map(|list| sorted(list)))
-        })
-        .collect();
+        };
+        rules.into_iter().map(grant).collect()
+    };
+    let mut shipped = grants(rules("podgauge-adapter", ADAPTER));
+    let simulated = Access::built_in().rules.into_iter().filter(|rule| rule.role == "podgauge-adapter");
+    let mut simulated = grants(simulated.collect());
     shipped.sort();
     simulated.sort();
     assert_eq!(shipped, simulated);
@@ -175,4 +139,66 @@ fn the_adapter_is_started_without_certificate_files_for_the_service_of_the_api_s
         assert_eq!(service, ("podgauge", "podgauge-adapter"));
         find("Service", service.1);
     }
+}
+
+/// Structures that the API server keeps as a whole and fills in: whoever leaves a default out and applies
+/// on the server's side wants to change the whole, which the first apply owns.
+fn without_a_default(object: &Value, path: &str, found: &mut Vec<String>) {
+    let defaults = |name: &str| match name {
+        "fieldRef" => Some("apiVersion"),
+        "resourceFieldRef" => Some("divisor"),
+        _ => None,
+    };
+    match object {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                if defaults(name).is_some_and(|default| value[default].is_null()) {
+                    found.push(format!("{path}.{name}"));
+                }
+                without_a_default(value, &format!("{path}.{name}"), found);
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| without_a_default(item, path, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn an_apply_on_the_servers_side_after_one_on_the_clients_conflicts_with_nothing() {
+    let mut found = Vec::new();
+    for (file, object) in objects() {
+        without_a_default(&object, &format!("{file}: {}", object["kind"]), &mut found);
+        // The rules of a NetworkPolicy are kept as a whole, and their ports' protocol is filled in.
+        if object["kind"] == "NetworkPolicy" {
+            for direction in ["ingress", "egress"] {
+                let rules = object["spec"][direction].as_array().into_iter().flatten();
+                let ports = rules.flat_map(|rule| rule["ports"].as_array().into_iter().flatten());
+                let bare = ports.filter(|port| port["protocol"].is_null()).count();
+                assert_eq!(bare, 0, "{file}: {direction}");
+            }
+        }
+    }
+    assert_eq!(found, [""; 0]);
+}
+
+#[test]
+fn the_adapter_outlives_the_loss_of_a_pod_or_a_node() {
+    let objects = objects();
+    let find = |kind: &str| {
+        let found =
+            objects.iter().find(|(_, o)| o["kind"] == kind && o["metadata"]["name"] == "podgauge-adapter");
+        &found.unwrap_or_else(|| panic!("no {kind}")).1["spec"]
+    };
+    let (deployment, budget) = (find("Deployment"), find("PodDisruptionBudget"));
+    assert_eq!(deployment["replicas"], 2);
+    assert_eq!(deployment["strategy"]["rollingUpdate"]["maxUnavailable"], 0);
+    let selector = &deployment["selector"];
+    assert_eq!((&budget["selector"], &budget["maxUnavailable"]), (selector, &1.into()));
+    let spread = deployment["template"]["spec"]["topologySpreadConstraints"].as_array().unwrap();
+    for constraint in spread {
+        assert_eq!(&constraint["labelSelector"], selector);
+        // One node alone is enough to start with.
+        assert_eq!(constraint["whenUnsatisfiable"], "ScheduleAnyway");
+    }
+    assert_eq!(spread[0]["topologyKey"], "kubernetes.io/hostname");
 }

@@ -2,6 +2,7 @@
 
 use podgauge_sim::apiserver::{ADMIN_TOKEN, ApiServer, ApiServerOptions, Credentials};
 use podgauge_tests::node::Node;
+use podgauge_tests::wait::until;
 
 const TEMP: &str = "DCGM_FI_DEV_GPU_TEMP";
 
@@ -59,6 +60,59 @@ async fn c9_pod_labels_are_sanitised_and_take_no_other_labels_place() {
     server.stop().await;
     exporter.program.logged("the watch fails").await;
     assert!(exporter.page().await.value(TEMP, &[("team", "green")]).is_some());
+}
+
+/// Both of the exporter's watches stop with the API server: one line, and a new list once it is back.
+#[tokio::test]
+async fn watches_that_an_outage_ended_begin_again_with_a_list() {
+    let yaml = |team: &str| {
+        format!(
+            "gpus: [{{}}]\nclaims: [{{namespace: ml, name: c, devices: ['0']}}]\nresource_slices: {{generation: 1}}\n\
+             pods: [{{namespace: ml, name: a, labels: {{team: {team}}}, containers: [{{claims: [c]}}]}}]\n"
+        )
+    };
+    let node = Node::new(&yaml("blue"));
+    let _kubelet = node.kubelet().await;
+    let options = ApiServerOptions { scenarios: vec![node.scenario()], ..ApiServerOptions::default() };
+    let server = ApiServer::start(options).await.unwrap();
+    let kubeconfig = node.path().join("kubeconfig");
+    server.write_kubeconfig(&kubeconfig, &Credentials::Token(ADMIN_TOKEN.to_owned())).unwrap();
+    let mut exporter = node
+        .exporter_with(|command| {
+            node.in_kubernetes(command);
+            command.args(["--kubernetes-enable-pod-labels", "--kubernetes-enable-dra"]);
+            command.arg("--kubeconfig").arg(&kubeconfig);
+        })
+        .await;
+    exporter.until("the label", |page| page.want(TEMP, &[("pod", "a"), ("team", "blue")])).await;
+    until("both watches", || async {
+        let asked = server.requests().into_iter().filter(|asked| asked.wanted.verb == "watch").count();
+        if asked == 2 { Ok(()) } else { Err(asked) }
+    })
+    .await;
+
+    server.stop().await;
+    node.play(&yaml("green"));
+    let line = exporter.program.logged("pods of gpu-node-0").await;
+    assert!(line.contains("the watches fail") && line.contains("onnection refused"), "{line}");
+    exporter.until("the label of before", |page| page.want(TEMP, &[("team", "blue")])).await;
+    // An API server that starts knows no changes of before.
+    server.expire_watches();
+    let before = server.requests().len();
+    server.restart().await.unwrap();
+    exporter.until("the changed label", |page| page.want(TEMP, &[("pod", "a"), ("team", "green")])).await;
+    for resource in ["pods", "resourceslices"] {
+        let asked = until("a request", || async {
+            let mut asked = server.requests().into_iter().skip(before).map(|asked| asked.wanted);
+            asked.find(|wanted| wanted.resource == resource).ok_or(resource)
+        })
+        .await;
+        assert_eq!(asked.verb, "list", "{resource}");
+    }
+    exporter.program.logged("the watches work again").await;
+    let log = exporter.program.log();
+    assert_eq!(log.matches("the watch").count(), 2, "{log}");
+    assert_eq!(log.matches("ResourceSlices of gpu-node-0").count(), 2, "{log}");
 }
 
 #[tokio::test]

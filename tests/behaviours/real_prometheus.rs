@@ -3,6 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
+use podgauge_sim::free_address;
 use podgauge_tests::client;
 use podgauge_tests::node::Node;
 use podgauge_tests::program::{Program, tool};
@@ -49,7 +50,7 @@ async fn a_minute_of_scrapes_gives_the_scenarios_means() {
         exporter.address
     );
     std::fs::write(&config, text).unwrap();
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let free = free_address().unwrap();
     let mut command = Command::new(tool("prometheus").get_program());
     command
         .arg(format!("--config.file={}", config.display()))
@@ -58,7 +59,7 @@ async fn a_minute_of_scrapes_gives_the_scenarios_means() {
     let prometheus = Program::start("prometheus", command);
     let address = free.to_string();
 
-    let minute = Duration::from_secs(100);
+    let minute = Duration::from_secs(180);
     until_within(minute, "a minute of scrapes", || async {
         match query(&address, "count_over_time(up[2m])").await?.first() {
             Some((_, scrapes)) if *scrapes >= 13.0 => Ok(()),

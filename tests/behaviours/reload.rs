@@ -15,7 +15,7 @@ use podgauge_tests::wait::until;
 const NODE: &str = "gpus: [{load: {constant: 40}}]";
 const TEMPERATURE: &str = "DCGM_FI_DEV_GPU_TEMP, gauge, Temperature\n";
 const POWER: &str = "DCGM_FI_DEV_POWER_USAGE, gauge, Power\nDCGM_FI_DEV_GPU_TEMP, gauge, Temperature\n";
-const BAD: &str = "DCGM_FI_DEV_GPU_TEMP, gauge, Temperature\nDCGM_FI_DEV_GPU_TEMPP, gauge, wrong\n";
+const BAD: &str = "DCGM_FI_DEV_GPU_TEMP, gauge, Temperature\nDCGM_FI_DEV_GPU_UTIL, gage, wrong\n";
 
 /// Every page until the one wanted holds the temperature: none is empty.
 async fn without_a_gap(exporter: &Exporter, what: &str, wanted: impl Fn(&Page) -> bool) {
@@ -50,7 +50,7 @@ async fn b4_a_changed_file_is_served_without_an_empty_page_and_a_bad_one_is_not(
 
     std::fs::write(&file, BAD).unwrap();
     let line = exporter.program.logged("keeping the last good counters").await;
-    assert!(line.contains("line 2") && line.contains("DCGM_FI_DEV_GPU_TEMPP"), "{line}");
+    assert!(line.contains("counters.csv:2: ") && line.contains("gage"), "{line}");
     assert!(has_power(&exporter.page().await));
     // Told again: said again, and still served.
     exporter.program.signal(libc::SIGHUP);
@@ -63,11 +63,16 @@ async fn b4_a_changed_file_is_served_without_an_empty_page_and_a_bad_one_is_not(
     .await;
     assert!(has_power(&exporter.page().await));
 
+    // Emptied, as by an editor that is about to write it.
+    std::fs::write(&file, "").unwrap();
+    exporter.program.logged("asks for no field any more").await;
+    assert!(has_power(&exporter.page().await));
+
     // By signal.
     std::fs::write(&file, TEMPERATURE).unwrap();
     exporter.program.signal(libc::SIGHUP);
     without_a_gap(&exporter, "no power after a signal", |page| !has_power(page)).await;
-    assert_eq!(exporter.program.count_logged("ERROR"), 2, "{}", exporter.program.log());
+    assert_eq!(exporter.program.count_logged("ERROR"), 3, "{}", exporter.program.log());
 }
 
 /// A ConfigMap volume: the file is a link to a link to a folder, and the folder's link is exchanged.
@@ -141,7 +146,7 @@ async fn b6_a_config_map_is_read_and_followed_and_a_missing_one_ends_the_start()
     assert!(log.contains("no key \"metrics\"") && log.contains("other-key"), "{log}");
     server.set_config_map("gpu", "metrics-map", data("metrics", BAD));
     let log = refused("gpu:metrics-map", &kubeconfig).await;
-    assert!(log.contains("gpu/metrics-map, line 2"), "{log}");
+    assert!(log.contains("ConfigMap gpu/metrics-map, key metrics:2: DCGM_FI_DEV_GPU_UTIL, gage"), "{log}");
     let log = refused("gpu:metrics-map", Path::new("/nonexistent/kubeconfig")).await;
     assert!(log.contains("/nonexistent/kubeconfig"), "{log}");
     let token = node.path().join("no-rights");

@@ -1,12 +1,12 @@
 //! Shares of a GPU that several pods use: from the driver's per-process samples, recorded and made.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use podgauge_tests::checkout;
 use podgauge_tests::node::Node;
 use podgauge_tests::page::Page;
-use podgauge_tests::wait::until_within;
+use podgauge_tests::wait::{LIMIT, until_within};
 use serde_json::Value;
 
 const ACTIVE: &str = "podgauge_gpu_active_seconds_total";
@@ -51,7 +51,7 @@ async fn a_recorded_gpu_gives_every_process_its_recorded_share() {
     let recording = checkout("tests/data/h100-processes.json");
     let runs = runs(&recording);
     assert_eq!(runs.len(), 6);
-    let start = now_s() + 5.0;
+    let start = now_s() + 12.0;
     let mut yaml = "gpus:\n".to_owned();
     for run in &runs {
         let (file, load) = (recording.display(), &run.load);
@@ -78,7 +78,7 @@ async fn a_recorded_gpu_gives_every_process_its_recorded_share() {
         .await;
     assert!(now_s() < start, "the exporter came too late for the first slot");
     let longest = runs.iter().map(|run| run.span).fold(0.0, f64::max);
-    let after = until_within(Duration::from_secs(70), "the recording's end", || async {
+    let after = until_within(LIMIT, "the recording's end", || async {
         let page = exporter.page().await;
         if now_s() > start + longest + 3.0 { Ok(page) } else { Err(()) }
     })

@@ -50,11 +50,15 @@ impl Cluster {
 
     /// As [`start`](Self::start), with more arguments for the adapter.
     pub async fn start_with(yaml: &str, configure: impl FnOnce(&mut Command)) -> Self {
-        let node = Node::new(yaml);
+        Self::on(Node::new(yaml), configure).await
+    }
+
+    /// As [`start_with`](Self::start_with), on a node that is there.
+    pub async fn on(node: Node, configure: impl FnOnce(&mut Command)) -> Self {
         let kubelet = node.kubelet().await;
         let exporter = node.exporter_in_kubernetes().await;
         let endpoint = Endpoint {
-            node: Some(Scenario::parse(yaml).unwrap().node),
+            node: Some(Scenario::read(&node.scenario()).unwrap().node),
             address: exporter.address.parse().unwrap(),
             ready: true,
         };

@@ -6,6 +6,7 @@
 
 pub mod client;
 pub mod cluster;
+pub mod deploy;
 pub mod fake_exporter;
 pub mod flood;
 pub mod managed;

@@ -111,10 +111,20 @@ impl Site {
 impl Managed {
     /// Starts the adapter under a kubeconfig, with no exporter that answers.
     pub async fn start(kubeconfig: &Path, arguments: &[&str]) -> Self {
+        Self::start_with(kubeconfig, arguments, |_| {}).await
+    }
+
+    /// As [`start`](Self::start), with a changed command.
+    pub async fn start_with(
+        kubeconfig: &Path,
+        arguments: &[&str],
+        configure: impl FnOnce(&mut Command),
+    ) -> Self {
         let mut command = Command::new(built("podgauge-adapter"));
         command.env_remove("RUST_LOG").env_remove("POD_NAMESPACE").arg("--kubeconfig").arg(kubeconfig);
         command.args(["--bind-address=127.0.0.1", "--secure-port=0", "--exporter-service=podgauge/none"]);
         command.args(arguments);
+        configure(&mut command);
         let mut program = Program::start("podgauge-adapter", command);
         let line = program.logged("serving on https://").await;
         let address = line["serving on https://".len()..].trim().parse().unwrap();

@@ -77,7 +77,12 @@ impl Node {
 
     /// Adds the arguments that Kubernetes takes.
     pub fn in_kubernetes(&self, command: &mut Command) {
-        command.arg("-k").arg("--pod-resources-kubelet-socket").arg(self.socket());
+        self.in_kubernetes_at(command, &self.socket());
+    }
+
+    /// As [`in_kubernetes`](Self::in_kubernetes), with this as the kubelet's socket.
+    pub fn in_kubernetes_at(&self, command: &mut Command, socket: &Path) {
+        command.arg("-k").arg("--pod-resources-kubelet-socket").arg(socket);
         for (flag, tree) in [
             ("--path.procfs", "proc"),
             ("--path.pod-logs", "pod-logs"),

@@ -72,6 +72,16 @@ impl Program {
         .await
     }
 
+    /// Waits until the log holds a text so many times. Panics if it holds it more often: the log comes
+    /// a moment after what it tells of.
+    pub async fn logs(&self, text: &str, times: usize) {
+        until(&format!("{} to log {text:?} {times} times", self.name), || async {
+            if self.count_logged(text) >= times { Ok(()) } else { Err(self.log()) }
+        })
+        .await;
+        assert_eq!(self.count_logged(text), times, "{text:?}: {}", self.log());
+    }
+
     /// How often a text stands in the log.
     pub fn count_logged(&self, text: &str) -> usize {
         self.log().matches(text).count()

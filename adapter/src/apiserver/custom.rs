@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use jiff::Timestamp;
+use podgauge_common::cluster::outages::Watched;
 use podgauge_common::http::Response;
 use podgauge_common::quantity::Quantity;
 
@@ -12,6 +13,7 @@ use super::list::{self, Described, Item};
 use super::path::{MetricPath, Objects};
 use super::query::Query;
 use super::status::Status;
+use crate::cluster::watch::ClusterWatches;
 use crate::cluster::{ObjectIndex, PodIndex, PodRecord, Selector};
 use crate::evaluate::{
     NodeExporter, NodeQuestion, Now, Omission, Question, Rules, Value, node_value, omission, pod_value,
@@ -30,6 +32,7 @@ pub struct CustomMetrics {
     pub pods: PodIndex,
     pub nodes: ObjectIndex,
     pub namespaces: ObjectIndex,
+    pub watches: ClusterWatches,
     pub exporters: Arc<ExporterSet>,
     pub metrics: Arc<Metrics>,
     pub rules: Rules,
@@ -38,7 +41,7 @@ pub struct CustomMetrics {
 
 /// The kinds that have metrics here.
 #[derive(Debug, Clone, Copy)]
-enum Kind<'a> {
+pub(super) enum Kind<'a> {
     /// Of this namespace.
     Pod(&'a str),
     Node,
@@ -71,11 +74,12 @@ impl CustomMetrics {
         found.omissions.iter().for_each(|omission| self.self_metrics.omitted(omission));
         if found.values.is_empty() {
             let noun = if matches!(kind, Kind::Node) { "node" } else { "pod" };
-            return Err(missing(&match (&found.omissions[..], &path.objects, kind) {
+            let why = match (&found.omissions[..], &path.objects, kind) {
                 ([], _, _) => found.nothing,
                 ([omission], Objects::Named(_), Kind::Pod(_) | Kind::Node) => omission.to_string(),
                 (omissions, _, _) => omission::summary(noun, omissions),
-            }));
+            };
+            return Err(missing(&(why + &self.unseen(kind))));
         }
         let described = Described {
             kind: match kind {
@@ -119,7 +123,7 @@ impl CustomMetrics {
         };
         let nothing = match (self.nodes.missing(), &path.objects) {
             (Some(reason), _) => format!("the nodes of the cluster are not known: {reason}"),
-            (None, Objects::Named(name)) => format!("there is no node {name}"),
+            (None, Objects::Named(name)) => none(&format!("node {name}"), &self.watches.nodes),
             (None, Objects::Selected) => "no node matches".to_owned(),
         };
         let mut found = Found { nothing, ..Found::default() };
@@ -139,7 +143,7 @@ impl CustomMetrics {
         };
         let nothing = match (self.namespaces.missing(), &path.objects) {
             (None, Objects::Named(name)) if !self.namespaces.contains(name) => {
-                format!("there is no namespace {name}")
+                none(&format!("namespace {name}"), &self.watches.namespaces)
             }
             (_, Objects::Named(name)) => self.no_pod(name, &Objects::Selected),
             (Some(reason), Objects::Selected) => {
@@ -184,11 +188,28 @@ impl CustomMetrics {
 
     /// Why there is no pod.
     pub(super) fn no_pod(&self, namespace: &str, objects: &Objects) -> String {
-        match objects {
-            _ if !self.pods.synced() => "the pods of the cluster are not known yet".to_owned(),
-            Objects::Named(name) => format!("there is no pod {name} in namespace {namespace}"),
-            Objects::Selected => format!("no pod in namespace {namespace} matches"),
+        match (objects, self.watches.pods.failure()) {
+            (_, Some(reason)) if !self.pods.synced() => {
+                format!("the pods of the cluster are not known: they cannot be listed: {reason}")
+            }
+            (_, None) if !self.pods.synced() => "the pods of the cluster are not known yet".to_owned(),
+            (Objects::Named(name), None) => format!("there is no pod {name} in namespace {namespace}"),
+            (Objects::Named(name), Some(_)) => format!("no pod {name} is known in namespace {namespace}"),
+            (Objects::Selected, None) => format!("no pod in namespace {namespace} matches"),
+            (Objects::Selected, Some(_)) => format!("no known pod in namespace {namespace} matches"),
         }
+    }
+
+    /// The end of a text on why objects have no value: what is not seen while a watch fails.
+    pub(super) fn unseen(&self, kind: Kind<'_>) -> String {
+        let (known, watched) = match kind {
+            Kind::Node => (self.nodes.missing().is_none(), &self.watches.nodes),
+            Kind::Namespace if self.watches.namespaces.failure().is_some() => {
+                (self.namespaces.missing().is_none(), &self.watches.namespaces)
+            }
+            Kind::Pod(_) | Kind::Namespace => (self.pods.synced(), &self.watches.pods),
+        };
+        if known { self.watches.unseen(watched) } else { String::new() }
     }
 
     fn pod(
@@ -238,6 +259,14 @@ impl Found {
             Ok((value, at)) => self.values.push(Item { name, value, timestamp: timestamp(now, at) }),
             Err(omission) => self.omissions.push(omission),
         }
+    }
+}
+
+/// That an object is not there, or while its watch fails that it is not known.
+fn none(object: &str, watched: &Watched) -> String {
+    match watched.failure() {
+        None => format!("there is no {object}"),
+        Some(_) => format!("no {object} is known"),
     }
 }
 

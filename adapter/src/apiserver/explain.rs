@@ -6,15 +6,15 @@ use podgauge_common::hpa::{self, Items, ScaledPod};
 use podgauge_common::http::Response;
 use podgauge_common::quantity::Quantity;
 
-use super::custom::{CustomMetrics, describe, written};
+use super::custom::{CustomMetrics, Kind, describe, written};
 use super::path::MetricPath;
 use super::query::{Query, parameter};
 use super::respond;
 use super::status::Status;
 use crate::cluster::PodRecord;
 use crate::cluster::pods::Phase;
-use crate::evaluate::{Evidence, Now, Question, evidence, pod_value};
-use crate::explain::document::{Device, Explanation, Exporter, Hpa, Omitted, Pod};
+use crate::evaluate::{Evidence, HeldPart, Now, Question, evidence, pod_value};
+use crate::explain::document::{Device, Explanation, Exporter, Hpa, IgnoredAnnotation, Omitted, Pod};
 use crate::source::store::ExporterState;
 
 /// Most pods of one explanation.
@@ -67,7 +67,8 @@ impl CustomMetrics {
         let metric = self.metric(&path.metric).map_err(|why| missing(&why))?;
         let pods = self.select_pods(namespace, &path.objects, &query.label_selector);
         if pods.is_empty() {
-            return Err(missing(&self.no_pod(namespace, &path.objects)));
+            let why = self.no_pod(namespace, &path.objects);
+            return Err(missing(&(why + &self.unseen(Kind::Pod(namespace)))));
         }
         if pods.len() > MAX_PODS {
             let found = pods.len();
@@ -101,9 +102,11 @@ impl CustomMetrics {
             label_selector: query.labels.clone(),
             metric_label_selector: query.metric_labels.clone(),
             metric: metric.name.to_string(),
+            unit: self.metrics.unit(metric),
             aggregation: metric.aggregation_text().to_owned(),
             window_seconds: metric.window(self.rules.window).as_secs_f64(),
             staleness_seconds: self.rules.staleness.as_secs_f64(),
+            watch_failure: self.watches.failure(&self.watches.pods),
             pods: explained,
             hpa: wish.map(|wish| explain_hpa(&wish, &scaled, &items)),
         };
@@ -128,8 +131,8 @@ impl CustomMetrics {
             value: value.as_ref().ok().map(|(value, _)| value.to_string()),
             age_seconds: value.as_ref().ok().map(|(_, at)| age(*at)),
             omitted: value.as_ref().err().map(|omission| Omitted {
-                reason: omission.label().to_owned(),
-                message: omission.to_string(),
+                reason: omission.reason().as_str().to_owned(),
+                message: format!("{omission:#}"),
             }),
             exporters: states
                 .iter()
@@ -144,6 +147,15 @@ impl CustomMetrics {
                 .into_iter()
                 .map(|evidence| device(evidence, age))
                 .collect(),
+            ignored_annotations: pod
+                .grant
+                .iter()
+                .flat_map(|grant| &grant.ignored)
+                .map(|ignored| IgnoredAnnotation {
+                    annotation: ignored.annotation.to_owned(),
+                    reason: ignored.reason.to_string(),
+                })
+                .collect(),
         };
         (explained, value.ok().map(|(value, _)| value))
     }
@@ -151,14 +163,19 @@ impl CustomMetrics {
 
 fn device(evidence: Evidence, age: impl Fn(std::time::Instant) -> f64) -> Device {
     let part = evidence.part;
+    let (held, part_source) = match evidence.held {
+        HeldPart::Known { part, source } => (Some(rounded(part)), source.to_string()),
+        HeldPart::Unknown(unknown) => (None, unknown.to_string()),
+    };
     Device {
         exporter: evidence.exporter,
         device: evidence.device,
         labels: evidence.labels.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
-        container: evidence.container,
-        part: evidence.allocation,
+        container: evidence.containers.join(","),
+        part: held,
+        part_source,
         present: evidence.present,
-        seen_seconds: age(evidence.seen),
+        seen_seconds: evidence.seen.map(&age),
         observed_seconds: rounded(evidence.observed),
         readings: part.map_or(0, |part| part.readings),
         covered_seconds: rounded(part.map_or(0.0, |part| part.covered)),

@@ -13,6 +13,8 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Client;
 use kube::api::Api;
 use kube::runtime::watcher::{Config, Event};
+use podgauge_common::cluster::outages::{Watched, Watches};
+use podgauge_common::cluster::watch::follow;
 use podgauge_common::contents::Contents;
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
@@ -24,7 +26,6 @@ use tracing::{info, warn};
 
 use super::request_header::HeaderNames;
 use crate::apiserver::tls::REREAD;
-use crate::cluster::watch::follow;
 
 const NAMESPACE: &str = "kube-system";
 const NAME: &str = "extension-apiserver-authentication";
@@ -153,14 +154,15 @@ impl Sources {
 }
 
 /// Follows the ConfigMap and the files for the life of the program.
-pub async fn follow_trust(client: Client, sources: Sources, trust: Trust) {
+pub async fn follow_trust(client: Client, watches: Watches, sources: Sources, trust: Trust) {
     let mut contents = Contents::of(sources.files());
     let (sender, mut map) = watch::channel(None);
     // Without a look-up it is held here, and says nothing.
     let sender = Arc::new(sender);
     let flags = !contents.paths().is_empty();
     if sources.lookup {
-        tokio::spawn(follow_config_map(client, Arc::clone(&sender)));
+        let watched = watches.add(format!("ConfigMap {NAMESPACE}/{NAME}"));
+        tokio::spawn(follow_config_map(client, watched, Arc::clone(&sender)));
     }
     let mut generation = 0;
     let mut seen = None;
@@ -205,11 +207,15 @@ fn believe(data: &BTreeMap<String, String>, generation: u64) -> TrustBundle {
 }
 
 /// Tells the ConfigMap's data, empty if it is not there.
-async fn follow_config_map(client: Client, map: Arc<watch::Sender<Option<BTreeMap<String, String>>>>) {
+async fn follow_config_map(
+    client: Client,
+    watched: Watched,
+    map: Arc<watch::Sender<Option<BTreeMap<String, String>>>>,
+) {
     let api: Api<ConfigMap> = Api::namespaced(client, NAMESPACE);
     let config = Config::default().fields(&format!("metadata.name={NAME}"));
     let mut listed = false;
-    follow(api, config, &format!("ConfigMap {NAMESPACE}/{NAME}"), |event| {
+    follow(api, config, watched, |event| {
         let data = match event {
             Ok(Event::Apply(map) | Event::InitApply(map)) => {
                 // A stand-in that ignores the field selector must not be believed for another map.

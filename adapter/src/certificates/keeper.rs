@@ -10,6 +10,9 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::Client;
 use kube::api::{Api, ObjectMeta, PostParams};
 use kube::runtime::watcher::{Config, Event};
+use podgauge_common::cluster::outages::Watched;
+use podgauge_common::cluster::pace::{Pace, spread};
+use podgauge_common::cluster::watch::follow;
 use podgauge_common::http::serve::Tls;
 use podgauge_common::readiness::Condition;
 use tokio::sync::watch;
@@ -20,15 +23,12 @@ use super::publish::{FIELD_MANAGER, Live};
 use crate::apiserver::tls::Protocols;
 use crate::args::ServiceName;
 use crate::cluster::client::one_line;
-use crate::cluster::watch::follow;
 use crate::self_metrics::SelfMetrics;
 
 /// Time between two looks if nothing happens: clocks can be put forward.
 const LOOK: Duration = Duration::from_secs(600);
-/// Time until a write that failed is tried again.
-const RETRY: Duration = Duration::from_secs(5);
-/// … that another replica was faster with: its object is about to be told.
-const CONFLICT_RETRY: Duration = Duration::from_secs(1);
+/// Longest time until a write that failed is tried again.
+const RETRY: Duration = Duration::from_secs(30);
 /// A Secret that somebody else empties as often as it is written is written this often.
 const REFILL: Duration = Duration::from_secs(1);
 /// A certificate for other names that follows ours within this is another Service's adapter's.
@@ -37,6 +37,8 @@ const RIVAL: Duration = Duration::from_secs(60);
 /// Keeps one Secret; see [`Keeper::keep`].
 pub(super) struct Keeper {
     pub(super) client: Client,
+    /// The Secret's watch.
+    pub(super) watched: Watched,
     pub(super) secret: ServiceName,
     pub(super) names: Names,
     pub(super) lifetimes: Lifetimes,
@@ -70,6 +72,8 @@ struct Held {
     trouble: Option<String>,
     /// When we wrote it.
     written: Option<Instant>,
+    /// Of writes that fail.
+    pace: Pace,
 }
 
 impl Seen {
@@ -82,11 +86,19 @@ impl Seen {
     }
 }
 
+impl Held {
+    /// Time until a write that failed is tried again.
+    fn pause(&mut self) -> Duration {
+        spread(self.pace.after_failure(RETRY, Instant::now()))
+    }
+}
+
 impl Keeper {
     /// Keeps the Secret for the life of the program.
     pub(super) async fn keep(self) {
         let (sender, mut seen) = watch::channel(Seen::Nothing);
-        tokio::spawn(watch_secret(self.client.clone(), self.secret.clone(), sender.clone()));
+        let (client, watched) = (self.client.clone(), self.watched.clone());
+        tokio::spawn(watch_secret(client, watched, self.secret.clone(), sender.clone()));
         let mut live = self.live.clone();
         let mut held = Held::default();
         loop {
@@ -237,18 +249,19 @@ impl Keeper {
             Ok(secret) => {
                 info!("Secret {}: {what}", self.secret);
                 held.written = Some(Instant::now());
+                held.pace.reset();
                 self.serve_with(held, material);
                 (Duration::ZERO, Some(secret))
             }
-            // Another replica was faster.
-            Err(kube::Error::Api(status)) if status.code == 409 => (CONFLICT_RETRY, None),
+            // Another replica was faster: the watch is about to show its object.
+            Err(kube::Error::Api(status)) if status.code == 409 => (held.pause(), None),
             Err(error) => (self.failed(held, &one_line(&error)), None),
         }
     }
 
     fn failed(&self, held: &mut Held, reason: &str) -> Duration {
-        self.trouble(held, format!("cannot be written: {reason}"));
-        RETRY
+        self.trouble(held, format!("cannot be written, tried again: {reason}"));
+        held.pause()
     }
 
     /// Says it once.
@@ -310,11 +323,11 @@ fn said(changes: &[Change]) -> String {
 }
 
 /// Tells what the Secret is, for the life of the program.
-async fn watch_secret(client: Client, name: ServiceName, seen: watch::Sender<Seen>) {
+async fn watch_secret(client: Client, watched: Watched, name: ServiceName, seen: watch::Sender<Seen>) {
     let api: Api<Secret> = Api::namespaced(client, &name.namespace);
     let config = Config::default().fields(&format!("metadata.name={}", name.name));
     let mut listed = false;
-    follow(api, config, &format!("Secret {name}"), |event| match event {
+    follow(api, config, watched, |event| match event {
         Ok(Event::Init) => listed = false,
         Ok(Event::Apply(secret) | Event::InitApply(secret)) => {
             if secret.metadata.name.as_deref() == Some(&name.name) {

@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use kube::Client;
+use podgauge_common::cluster::outages::Watches;
 use podgauge_common::contents::Contents;
 use podgauge_common::http::serve::Tls;
 use podgauge_common::http::tls::{FileError, read_certificates};
@@ -57,13 +58,15 @@ pub struct Settings {
 
 /// The configuration to serve with, exchanged whenever there is a better one. Never waits for the
 /// API server: until the Secret is read a certificate of this moment is served, which nobody can
-/// verify, and the adapter is not ready.
+/// verify, and the adapter is not ready. `namespace_ends`: whether its namespace is being deleted.
 ///
 /// # Errors
 /// Files that cannot be read or written, or the random number generator's.
 pub fn start(
     settings: Settings,
     client: Client,
+    watches: &Watches,
+    namespace_ends: watch::Receiver<bool>,
     readiness: &Readiness,
     self_metrics: SelfMetrics,
 ) -> Result<Tls, TlsError> {
@@ -79,7 +82,7 @@ pub fn start(
             if let Some(path) = ca_bundle {
                 let (sender, bundle) = watch::channel(Some(read_bundle(&path)?));
                 tokio::spawn(follow_bundle(path, sender));
-                publish::start(&client, &service, &bundle, &self_metrics);
+                publish::start(&client, watches, &service, namespace_ends, &bundle, &self_metrics);
             }
             tokio::spawn(files.follow(Arc::clone(&tls), self_metrics));
             Ok(tls)
@@ -96,9 +99,10 @@ pub fn start(
             let provisional = made(&service, lifetimes)?;
             let tls = tls::serving(provisional.config(&protocols).map_err(|reason| own(&service, &reason))?);
             let (sender, bundle) = watch::channel(None);
-            let live = publish::start(&client, &service, &bundle, &self_metrics);
+            let live = publish::start(&client, watches, &service, namespace_ends, &bundle, &self_metrics);
             let keeper = Keeper {
                 client,
+                watched: watches.add(format!("Secret {secret}")),
                 secret,
                 names: Names::of(&service),
                 lifetimes,

@@ -1,15 +1,18 @@
 //! Keeps the `caBundle` of the APIServices at what the serving certificate is verified against, by
-//! server-side apply: the field is ours, everything else stays its owner's. Whoever empties or
-//! changes it is answered by another apply. An APIService that is not there, or that points to
-//! another Service, is left alone.
+//! server-side apply: the field is ours, everything else stays its owner's. A bundle that somebody
+//! empties or changes is applied again. An APIService is left alone that is not there, that points
+//! to another Service, or that the API server would refuse to change.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
+use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::{APIService, APIServiceSpec};
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::watcher::{Config, Event};
+use podgauge_common::cluster::outages::{Watched, Watches};
+use podgauge_common::cluster::pace::{Pace, spread};
+use podgauge_common::cluster::watch::follow;
 use serde_json::json;
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -17,7 +20,6 @@ use tracing::{info, warn};
 use crate::apiserver::path::{GROUP, VERSIONS};
 use crate::args::ServiceName;
 use crate::cluster::client::one_line;
-use crate::cluster::watch::follow;
 use crate::self_metrics::SelfMetrics;
 
 /// In whose name fields are set.
@@ -25,11 +27,11 @@ pub(super) const FIELD_MANAGER: &str = "podgauge-adapter";
 /// A bundle that somebody changed to another one is left for so long: another replica may know of
 /// a newer Secret.
 const SETTLE: Duration = Duration::from_secs(1);
-/// Most applies to one APIService within [`PACE`]: somebody else may change it as tirelessly.
+/// Most applies to one APIService within this time: somebody else may change it as tirelessly.
 const APPLIES: usize = 12;
-const PACE: Duration = Duration::from_secs(60);
-/// Time until an apply that failed is tried again.
-const RETRY: Duration = Duration::from_secs(5);
+const APPLIES_WITHIN: Duration = Duration::from_secs(60);
+/// Longest time until an apply that failed is tried again.
+const RETRY: Duration = Duration::from_secs(30);
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// The APIServices that point here, by name, each with its bundle (PEM; empty: none).
@@ -46,11 +48,12 @@ impl Live {
 /// One APIService.
 struct Publisher {
     api: Api<APIService>,
+    watched: Watched,
     name: String,
     service: ServiceName,
     live: watch::Sender<Live>,
     self_metrics: SelfMetrics,
-    /// Times of the newest applies.
+    /// Times of the newest applies that changed it.
     applied: VecDeque<Instant>,
     /// When it was applied last, and the resourceVersion that gave.
     newest: Option<(Instant, u64)>,
@@ -58,6 +61,10 @@ struct Publisher {
     differs: Option<Instant>,
     /// Not before this, after a failure.
     not_before: Option<Instant>,
+    pace: Pace,
+    /// What the API server called invalid: the object and the bundle. The same again is refused
+    /// again.
+    invalid: Option<(Option<APIServiceSpec>, String)>,
     /// What was logged last, so that it is logged once.
     trouble: Option<String>,
 }
@@ -65,15 +72,19 @@ struct Publisher {
 /// Starts keeping every APIService of the group; gives what they have.
 pub(super) fn start(
     client: &Client,
+    watches: &Watches,
     service: &ServiceName,
+    namespace_ends: watch::Receiver<bool>,
     bundle: &watch::Receiver<Option<String>>,
     self_metrics: &SelfMetrics,
 ) -> watch::Receiver<Live> {
     let (live, receiver) = watch::channel(Live::default());
     for version in VERSIONS {
+        let name = format!("{}.{GROUP}", version.as_str());
         let publisher = Publisher {
             api: Api::all(client.clone()),
-            name: format!("{}.{GROUP}", version.as_str()),
+            watched: watches.add(format!("APIService {name}")),
+            name,
             service: service.clone(),
             live: live.clone(),
             self_metrics: self_metrics.clone(),
@@ -81,18 +92,44 @@ pub(super) fn start(
             newest: None,
             differs: None,
             not_before: None,
+            pace: Pace::new(),
+            invalid: None,
             trouble: None,
         };
         tokio::spawn(publisher.keep(bundle.clone()));
     }
+    tokio::spawn(warn_of_the_end(service.clone(), namespace_ends, receiver.clone()));
     receiver
+}
+
+/// Warns once if the adapter's namespace is deleted and its APIServices are not: without an adapter
+/// the API server cannot list what a namespace holds, and deletes none.
+async fn warn_of_the_end(
+    service: ServiceName,
+    mut namespace_ends: watch::Receiver<bool>,
+    live: watch::Receiver<Live>,
+) {
+    if namespace_ends.wait_for(|ends| *ends).await.is_err() {
+        return;
+    }
+    // Whoever deletes everything deletes them next.
+    tokio::time::sleep(SETTLE).await;
+    let left: Vec<String> = live.borrow().0.keys().cloned().collect();
+    if !left.is_empty() {
+        warn!(
+            "namespace {} is being deleted and its APIServices are not: without this adapter they block the deletion of every namespace; run: kubectl delete apiservice {}",
+            service.namespace,
+            left.join(" ")
+        );
+    }
 }
 
 impl Publisher {
     /// Keeps the bundle for the life of the program.
     async fn keep(mut self, mut bundle: watch::Receiver<Option<String>>) {
         let (sender, mut seen) = watch::channel(None);
-        tokio::spawn(watch_api_service(self.api.clone(), self.name.clone(), sender.clone()));
+        let (api, watched) = (self.api.clone(), self.watched.clone());
+        tokio::spawn(watch_api_service(api, watched, self.name.clone(), sender.clone()));
         loop {
             let object = seen.borrow_and_update().clone();
             let wanted = bundle.borrow_and_update().clone();
@@ -134,7 +171,22 @@ impl Publisher {
     /// When its bundle is to be set.
     fn due(&mut self, object: &APIService, wanted: &str, now: Instant) -> Due {
         if !self.tell(Some(object)) {
-            self.trouble("it points to another Service, so its caBundle is left alone".to_owned());
+            self.trouble(format!(
+                "it points to another Service ({}), so its caBundle is left alone; to have {} answer, apply podgauge's APIServices",
+                service_of(object),
+                self.service
+            ));
+            return Due::Never;
+        }
+        if skips_verification(object) {
+            self.trouble(format!(
+                "it has insecureSkipTLSVerify: true, so the API server does not verify this adapter and refuses a caBundle; \
+                 run: kubectl patch apiservice {} --type=json -p='[{{\"op\":\"remove\",\"path\":\"/spec/insecureSkipTLSVerify\"}}]'",
+                self.name
+            ));
+            return Due::Never;
+        }
+        if self.invalid.as_ref().is_some_and(|(spec, bundle)| *spec == object.spec && bundle == wanted) {
             return Due::Never;
         }
         let live = bundle_of(object);
@@ -155,12 +207,12 @@ impl Publisher {
         }
         let differs = *self.differs.get_or_insert(now);
         let settled = if live.is_empty() { differs } else { differs + SETTLE };
-        while self.applied.front().is_some_and(|at| now.saturating_duration_since(*at) >= PACE) {
+        while self.applied.front().is_some_and(|at| now.saturating_duration_since(*at) >= APPLIES_WITHIN) {
             self.applied.pop_front();
         }
         let paced = match self.applied.front() {
             Some(first) if self.applied.len() >= APPLIES => {
-                let at = *first + PACE;
+                let at = *first + APPLIES_WITHIN;
                 self.trouble(format!(
                     "something else changes its caBundle as often as it is set{}; it is set {APPLIES} times a minute at most",
                     last_manager(object)
@@ -183,20 +235,28 @@ impl Publisher {
             "metadata": {"name": self.name, "uid": object.metadata.uid},
             "spec": {"caBundle": base64::engine::general_purpose::STANDARD.encode(wanted)},
         });
-        self.applied.push_back(Instant::now());
         let parameters = PatchParams::apply(FIELD_MANAGER).force();
         match self.api.patch(&self.name, &parameters, &Patch::Apply(&configuration)).await {
             Ok(applied) => {
                 self.self_metrics.ca_bundle_applied(&self.name, "success");
+                self.applied.push_back(Instant::now());
+                self.pace.reset();
                 self.newest = version(&applied).map(|version| (Instant::now(), version));
                 info!("APIService {}: caBundle set", self.name);
                 Some(applied)
             }
             Err(error) => {
                 self.self_metrics.ca_bundle_applied(&self.name, "failure");
-                self.not_before = Some(Instant::now() + RETRY);
+                let now = Instant::now();
+                self.not_before = Some(now + spread(self.pace.after_failure(RETRY, now)));
+                let retried = if matches!(&error, kube::Error::Api(status) if status.code == 422) {
+                    self.invalid = Some((object.spec.clone(), wanted.to_owned()));
+                    "tried again when it changes"
+                } else {
+                    "tried again"
+                };
                 self.trouble(format!(
-                    "its caBundle cannot be set, so it is not available: {}",
+                    "its caBundle cannot be set, so the API server cannot verify this adapter; {retried}: {}",
                     one_line(&error)
                 ));
                 None
@@ -253,6 +313,23 @@ fn bundle_of(object: &APIService) -> String {
     bundle.map(|bundle| String::from_utf8_lossy(&bundle.0).into_owned()).unwrap_or_default()
 }
 
+/// The API server takes any certificate: it refuses a bundle beside that.
+fn skips_verification(object: &APIService) -> bool {
+    object.spec.as_ref().and_then(|spec| spec.insecure_skip_tls_verify).unwrap_or_default()
+}
+
+/// The Service that it points to.
+fn service_of(object: &APIService) -> String {
+    let service = object.spec.as_ref().and_then(|spec| spec.service.as_ref());
+    service.map_or_else(
+        || "none, the API server answers itself".to_owned(),
+        |service| {
+            let part = |name: &Option<String>| name.clone().unwrap_or_default();
+            format!("{}/{}", part(&service.namespace), part(&service.name))
+        },
+    )
+}
+
 /// Who else set a caBundle, as a part of a sentence.
 fn last_manager(object: &APIService) -> String {
     let entries = object.metadata.managed_fields.as_deref().unwrap_or_default();
@@ -262,10 +339,15 @@ fn last_manager(object: &APIService) -> String {
 }
 
 /// Tells what the APIService is, for the life of the program.
-async fn watch_api_service(api: Api<APIService>, name: String, seen: watch::Sender<Option<APIService>>) {
+async fn watch_api_service(
+    api: Api<APIService>,
+    watched: Watched,
+    name: String,
+    seen: watch::Sender<Option<APIService>>,
+) {
     let config = Config::default().fields(&format!("metadata.name={name}"));
     let mut listed = false;
-    follow(api, config, &format!("APIService {name}"), |event| match event {
+    follow(api, config, watched, |event| match event {
         Ok(Event::Init) => listed = false,
         Ok(Event::Apply(object) | Event::InitApply(object)) => {
             if object.metadata.name.as_deref() == Some(&name) {

@@ -9,10 +9,11 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Client;
 use kube::api::Api;
 use kube::runtime::watcher::{Config, Event};
+use podgauge_common::cluster::outages::Watched;
+use podgauge_common::cluster::watch::follow;
 use tokio::sync::watch;
 use tracing::warn;
 
-use super::watch::follow;
 use crate::args::ServiceName;
 use crate::args::exporters::Scheme;
 use crate::source::Target;
@@ -28,6 +29,7 @@ pub type ServiceTargets = Vec<Option<Vec<Target>>>;
 /// Watches the Service's slices and publishes its exporters at place `at`.
 pub async fn watch_service(
     client: Client,
+    watched: Watched,
     service: ServiceName,
     scheme: Scheme,
     at: usize,
@@ -38,8 +40,7 @@ pub async fn watch_service(
     let mut slices: BTreeMap<String, EndpointSlice> = BTreeMap::new();
     let mut listing = false;
     let mut complaint = None;
-    let what = format!("EndpointSlices of Service {service}");
-    follow(api, config, &what, |event| {
+    follow(api, config, watched, |event| {
         match event {
             Ok(Event::Init) => {
                 slices.clear();

@@ -2,18 +2,20 @@
 //! exporters are.
 //!
 //! ```text
-//! watch of pods ─► slim ─► pods (PodIndex) ─► evaluate
+//! watch of pods ─► slim ─► pods (PodIndex), with the GpuGrant of each ─► evaluate
 //! watches of nodes' and namespaces' metadata ─► objects (ObjectIndex) ─► apiserver
 //! watch of EndpointSlices ─► endpoints ─► source
 //! ```
 
 pub mod endpoints;
+pub mod gpu_grant;
 pub mod objects;
 pub mod pods;
 pub mod selector;
 pub mod slim;
 pub mod watch;
 
+pub use gpu_grant::GpuGrant;
 pub use objects::ObjectIndex;
 pub use podgauge_common::cluster as client;
 pub use pods::{PodIndex, PodRecord};

@@ -8,11 +8,12 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use parking_lot::RwLock;
 
+use super::gpu_grant::GpuGrant;
 use super::selector::{Condition, Selector};
 use super::slim::{ContainerStatus, SlimPod};
 
 /// What is kept of a pod.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PodRecord {
     pub uid: Box<str>,
     /// Sorted by key; strings are shared between the pods of a namespace.
@@ -30,6 +31,8 @@ pub struct PodRecord {
     pub containers: Box<[ContainerRecord]>,
     /// Also those that go on beside the others.
     pub init_containers: Box<[ContainerRecord]>,
+    /// The parts of GPUs that its annotations state; `None` for most pods.
+    pub grant: Option<Box<GpuGrant>>,
     /// The list that it was last seen in; see [`PodIndex::begin`].
     generation: u32,
 }
@@ -123,6 +126,7 @@ impl From<&SlimPod> for PodRecord {
             ready_changed: ready.and_then(|condition| time(&condition.last_transition_time)),
             containers: pod.status.container_statuses.iter().flatten().map(Into::into).collect(),
             init_containers: pod.status.init_container_statuses.iter().flatten().map(Into::into).collect(),
+            grant: GpuGrant::of(pod),
             generation: 0,
         }
     }

@@ -3,6 +3,9 @@
 
 use serde_json::{Value, json};
 
+/// The characters that separate words: those of Kubernetes' own parser. Other blanks of Unicode are
+/// part of a word, which is then refused.
+const BLANKS: [char; 4] = [' ', '\t', '\r', '\n'];
 /// Longest selector that is read, bytes.
 pub const MAX_BYTES: usize = 16 * 1024;
 /// Most requirements and listed values together.
@@ -49,6 +52,8 @@ pub enum SelectorError {
     Key(String),
     #[error("{0:?} is not a label value")]
     Value(String),
+    #[error("the list of values is empty")]
+    NoValues,
     #[error("{0} compares numbers, which is not supported for metrics: use in (…)")]
     Comparison(char),
 }
@@ -61,7 +66,7 @@ impl Selector {
         if text.len() > MAX_BYTES {
             return Err(SelectorError::TooLong);
         }
-        let mut parser = Parser { rest: text.trim_start(), terms: 0 };
+        let mut parser = Parser { rest: text.trim_start_matches(BLANKS), terms: 0 };
         let mut requirements = Vec::new();
         while !parser.rest.is_empty() {
             if !requirements.is_empty() {
@@ -182,6 +187,9 @@ impl<'a> Parser<'a> {
 
     fn values(&mut self) -> Result<Vec<String>, SelectorError> {
         self.expect('(', "(")?;
+        if self.accept(")") {
+            return Err(SelectorError::NoValues);
+        }
         let mut values = Vec::new();
         loop {
             self.count()?;
@@ -217,17 +225,17 @@ impl<'a> Parser<'a> {
     }
 
     fn word(&mut self) -> &'a str {
-        let special = |c: char| c.is_whitespace() || matches!(c, ',' | '(' | ')' | '=' | '!' | '<' | '>');
+        let special = |c: char| BLANKS.contains(&c) || matches!(c, ',' | '(' | ')' | '=' | '!' | '<' | '>');
         let end = self.rest.find(special).unwrap_or(self.rest.len());
         let word = &self.rest[..end];
-        self.rest = self.rest[end..].trim_start();
+        self.rest = self.rest[end..].trim_start_matches(BLANKS);
         word
     }
 
     fn accept(&mut self, sign: &str) -> bool {
         match self.rest.strip_prefix(sign) {
             Some(rest) => {
-                self.rest = rest.trim_start();
+                self.rest = rest.trim_start_matches(BLANKS);
                 true
             }
             None => false,
@@ -237,7 +245,7 @@ impl<'a> Parser<'a> {
     fn expect(&mut self, sign: char, expected: &'static str) -> Result<(), SelectorError> {
         match self.rest.strip_prefix(sign) {
             Some(rest) => {
-                self.rest = rest.trim_start();
+                self.rest = rest.trim_start_matches(BLANKS);
                 Ok(())
             }
             None => Err(unexpected(self.rest, expected)),
@@ -256,13 +264,13 @@ fn unexpected(found: &str, expected: &'static str) -> SelectorError {
     SelectorError::Unexpected { found, expected }
 }
 
-/// `[prefix/]name`, the prefix a DNS subdomain.
+/// `[prefix/]name`, the prefix a DNS subdomain: labels with a letter or digit at both ends.
 fn is_qualified_name(key: &str) -> bool {
     match key.split_once('/') {
         None => is_name(key, 63),
         Some((prefix, name)) => {
             let label = |part: &str| {
-                !part.is_empty()
+                !(part.is_empty() || part.starts_with('-') || part.ends_with('-'))
                     && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
             };
             prefix.len() <= 253 && prefix.split('.').all(label) && is_name(name, 63)
@@ -313,7 +321,9 @@ mod tests {
             ("app=", false),
             ("app in (w2,web),tier,!x", true),
             ("in in (a)", false),
-            ("empty in ()", true),
+            ("empty in (,)", true),
+            ("a,\tb\r\n", false),
+            ("app\n", true),
         ] {
             assert_eq!(matches(selector, &labels), expected, "{selector}");
         }
@@ -331,6 +341,19 @@ mod tests {
             ("-a=b", "\"-a\" is not a label key"),
             ("a=b%", "\"b%\" is not a label value"),
             ("A.com/x=b", "\"A.com/x\" is not a label key"),
+            ("-x.io/k", "\"-x.io/k\" is not a label key"),
+            ("x-.io/k=1", "\"x-.io/k\" is not a label key"),
+            ("x.io-/k", "\"x.io-/k\" is not a label key"),
+            ("x..io/k", "\"x..io/k\" is not a label key"),
+            ("/k", "\"/k\" is not a label key"),
+            ("x.io/", "\"x.io/\" is not a label key"),
+            ("a/b/c", "\"a/b/c\" is not a label key"),
+            ("k in ()", "the list of values is empty"),
+            ("k notin ( )", "the list of values is empty"),
+            ("a=b\u{a0},c", "\"b\\u{a0}\" is not a label value"),
+            ("a\u{3000}in (b)", "\"a\\u{3000}in\" is not a label key"),
+            ("\u{2003}a", "\"\\u{2003}a\" is not a label key"),
+            ("a\u{b}", "\"a\\u{b}\" is not a label key"),
         ] {
             assert_eq!(Selector::parse(selector).unwrap_err().to_string(), message, "{selector}");
         }

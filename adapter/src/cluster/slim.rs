@@ -19,6 +19,20 @@ pub struct SlimPod {
 #[serde(rename_all = "camelCase")]
 pub struct Spec {
     pub node_name: Option<String>,
+    #[serde(default)]
+    pub containers: Vec<ContainerName>,
+    #[serde(default)]
+    pub init_containers: Option<Vec<ContainerName>>,
+}
+
+/// A container as the spec lists it: annotations of schedulers refer to its place in the list.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ContainerName {
+    #[serde(default)]
+    pub name: String,
+    /// `Always` for an init container that runs as long as the pod.
+    pub restart_policy: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]

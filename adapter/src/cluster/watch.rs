@@ -1,28 +1,69 @@
-//! Follows watches for the life of the program, and says once when one fails or works again.
+//! Keeps the indexes of pods, nodes and namespaces current by watches, and says which of the
+//! cluster's watches do not work.
 
 use std::fmt::Debug;
-use std::pin::pin;
 
-use futures::StreamExt as _;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::Api;
 use kube::core::PartialObjectMeta;
-use kube::runtime::WatchStreamExt as _;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher::{Config, Event};
 use kube::{Client, Resource};
+use podgauge_common::cluster::outages::{Watched, Watches};
+use podgauge_common::cluster::watch::follow;
 use serde::de::DeserializeOwned;
-use tracing::{debug, info, warn};
+use tracing::debug;
 
-use super::client::one_line;
 use super::objects::ObjectIndex;
 use super::pods::PodIndex;
 use super::slim::SlimPod;
 
+/// The watches that answers depend on.
+#[derive(Debug)]
+pub struct ClusterWatches {
+    pub pods: Watched,
+    pub nodes: Watched,
+    pub namespaces: Watched,
+    /// The EndpointSlices of each Service of exporters.
+    pub exporters: Vec<Watched>,
+}
+
+impl ClusterWatches {
+    /// Watches by these names; `exporters` are the Services'.
+    pub fn new(watches: &Watches, exporters: impl IntoIterator<Item = String>) -> Self {
+        let slices = |service| watches.add(format!("EndpointSlices of Service {service}"));
+        Self {
+            pods: watches.add("pods"),
+            nodes: watches.add("nodes"),
+            namespaces: watches.add("namespaces"),
+            exporters: exporters.into_iter().map(slices).collect(),
+        }
+    }
+
+    /// The end of a text about objects that `watched` knows, or about what exporters say of them:
+    /// what is not seen while a watch fails. Empty while all of them work.
+    pub fn unseen(&self, watched: &Watched) -> String {
+        self.failure(watched).map_or_else(String::new, |failure| format!("; {failure}"))
+    }
+
+    /// Which of them fails, and what follows from it.
+    pub fn failure(&self, watched: &Watched) -> Option<String> {
+        let mut watches = std::iter::once(watched).chain(&self.exporters);
+        let (what, reason) = watches.find_map(|watched| Some((watched.what(), watched.failure()?)))?;
+        Some(format!("the watch of {what} fails, so what was added or deleted since is not seen: {reason}"))
+    }
+}
+
 /// Keeps the index current. Calls `told` after each whole list and each error.
-pub async fn pods(client: Client, index: PodIndex, mut told: impl FnMut(Result<(), String>)) {
+pub async fn pods(
+    client: Client,
+    watched: Watched,
+    index: PodIndex,
+    mut told: impl FnMut(Result<(), String>),
+) {
     // In pages of 500: an API server that may answer from its cache sends all pods at once, and what
     // they take while they are read is never given back.
-    let config = watcher::Config::default();
-    follow::<SlimPod>(Api::all(client), config, "pods", |event| match event {
+    let config = Config::default();
+    follow::<SlimPod>(Api::all(client), config, watched, |event| match event {
         Ok(Event::Init) => index.begin(),
         Ok(Event::Apply(pod) | Event::InitApply(pod)) => index.apply(&pod),
         Ok(Event::Delete(pod)) => index.delete(&pod),
@@ -36,55 +77,26 @@ pub async fn pods(client: Client, index: PodIndex, mut told: impl FnMut(Result<(
     .await;
 }
 
-/// Keeps an index of a kind's names and labels current. Only metadata is asked for: a node's status
-/// is large and changes all the time.
-pub async fn objects<K>(client: Client, index: ObjectIndex, what: &str)
-where
+/// Keeps an index of a kind's names and labels current, and shows each object to `noticed`. Only
+/// metadata is asked for: a node's status is large and changes all the time.
+pub async fn objects<K>(
+    client: Client,
+    watched: Watched,
+    index: ObjectIndex,
+    mut noticed: impl FnMut(&ObjectMeta),
+) where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    let config = watcher::Config::default().any_semantic();
-    follow(Api::<PartialObjectMeta<K>>::all(client), config, what, |event| match event {
+    let config = Config::default().any_semantic();
+    follow(Api::<PartialObjectMeta<K>>::all(client), config, watched, |event| match event {
         Ok(Event::Init) => index.begin(),
-        Ok(Event::Apply(object) | Event::InitApply(object)) => index.apply(&object.metadata),
+        Ok(Event::Apply(object) | Event::InitApply(object)) => {
+            noticed(&object.metadata);
+            index.apply(&object.metadata);
+        }
         Ok(Event::Delete(object)) => index.delete(&object.metadata),
         Ok(Event::InitDone) => index.end(),
         Err(reason) => index.failed(reason),
     })
     .await;
-}
-
-/// Passes every event, and the text of every error, on to `on`. Starts over after errors, more
-/// and more slowly. Never returns.
-pub async fn follow<K>(
-    api: Api<K>,
-    config: watcher::Config,
-    what: &str,
-    mut on: impl FnMut(Result<Event<K>, String>),
-) where
-    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
-{
-    let mut events = pin!(watcher(api, config).default_backoff());
-    let mut failing = false;
-    while let Some(event) = events.next().await {
-        match event {
-            Ok(event) => {
-                // Init only says that a list is about to be asked for.
-                if failing && !matches!(event, Event::Init) {
-                    failing = false;
-                    info!("watch of {what} works again");
-                }
-                on(Ok(event));
-            }
-            Err(error) => {
-                let reason = one_line(&error);
-                // A watch that the API server ends because it is too old is a matter of course.
-                let expired = matches!(&error, watcher::Error::WatchError(status) if status.code == 410);
-                if !failing && !expired {
-                    failing = true;
-                    warn!("watch of {what} fails, trying on: {reason}");
-                }
-                on(Err(reason));
-            }
-        }
-    }
 }

@@ -2,21 +2,27 @@
 
 use std::time::Instant;
 
-use super::{Known, Mine, Now, Omission, Question, Rules, Value, silence};
-use crate::metric::{Aggregation, Formula, MEMORY_USED, Metric, USE};
-use crate::source::history::Mean;
+use super::labels::DeviceLabels;
+use super::nodes::whole_device;
+use super::omission::Unproven;
+use super::part::Holder;
+use super::{HeldPart, Known, Mine, Now, Omission, Question, Rules, Value, silence};
+use crate::metric::{Aggregation, DEVICE_USE, FamilyId, Formula, MEMORY_USED, Metric, USE};
+use crate::source::history::{History, Mean};
 use crate::source::store::{DeviceState, FIRST_ANSWER_SECONDS};
 
 const MIB: f64 = 1024.0 * 1024.0;
 
+/// The use of a device up to which it is idle, as a part of one: what is lost in printing.
+const IDLE: f64 = 0.001;
 /// The exporter's reason that speaks of memory alone.
 const NO_PROCESS_MEMORY: &str = "no_process_memory";
 
 /// What a pod has of one device.
-struct Device<'a> {
-    key: &'a str,
-    /// One per container.
-    holdings: Vec<Mine<'a>>,
+pub(super) struct Device<'a> {
+    pub(super) key: &'a str,
+    /// One per container; none for a GPU that an annotation names and the pod does not use.
+    pub(super) holdings: Vec<Mine<'a>>,
 }
 
 /// What all devices of a pod are measured by.
@@ -33,8 +39,8 @@ struct Measure<'a> {
 pub(super) struct Measured {
     /// Of the family: for use a part of one, else the family's unit.
     pub(super) value: f64,
-    /// The part of the device that the pod was given; 1 without an allocation.
-    pub(super) part: f64,
+    /// The part of the device that the pod was given, if it is known.
+    pub(super) part: Option<f64>,
     /// MiB.
     pub(super) memory_total: Option<f64>,
     pub(super) at: Instant,
@@ -50,18 +56,15 @@ pub(super) fn value(
     let exporter = known.exporter;
     let all = devices(known, rules, now);
     if all.is_empty() {
-        return Err(silence(exporter, rules, now)
-            .unwrap_or_else(|| Omission::NoGpu { exporter: exporter.name.clone() }));
+        return Err(silence(exporter, rules, now).unwrap_or_else(|| known.no_gpu()));
     }
-    let selected: Vec<Device<'_>> = all
-        .into_iter()
-        .filter(|device| {
-            question.devices.is_empty()
-                || exporter.device_state(device.key).is_some_and(|state| state.matches(question.devices))
-        })
-        .collect();
+    let state = |device: &Device<'_>| exporter.device_state(device.key);
+    let (selected, others): (Vec<Device<'_>>, Vec<Device<'_>>) = all.into_iter().partition(|device| {
+        question.devices.is_empty() || state(device).is_some_and(|state| state.matches(question.devices))
+    });
     if selected.is_empty() {
-        return Err(Omission::NoMatchingDevice);
+        let labels = DeviceLabels::of(question.devices, others.iter().filter_map(state));
+        return Err(Omission::NoMatchingDevice(labels));
     }
     let measure = Measure { question, known, observed, rules, now };
     let measured: Vec<Result<Measured, Omission>> =
@@ -78,33 +81,87 @@ pub(super) fn value(
 }
 
 /// The pod's devices: those of the newest page; those of a page a short time ago, because an
-/// exporter that just began may not know them yet; and those that were allocated to it, however
-/// long ago, because a device that got lost is still the pod's.
-fn devices<'a>(known: &Known<'a>, rules: &Rules, now: &Now) -> Vec<Device<'a>> {
-    let mut devices: Vec<Device<'a>> = Vec::new();
-    for mine in &known.holdings {
-        let Mine { holding, not_before, .. } = mine;
-        if !(holding.present || now.age(holding.seen) <= rules.staleness || holding.outlasts(*not_before)) {
-            continue;
-        }
-        // They come by device.
-        match devices.last_mut().filter(|device| device.key == mine.device) {
-            Some(device) => device.holdings.push(*mine),
-            None => devices.push(Device { key: mine.device, holdings: vec![*mine] }),
+/// exporter that just began may not know them yet; those that were allocated to it, however long
+/// ago, because a device that got lost is still the pod's; and those that an annotation names.
+pub(super) fn devices<'a>(known: &Known<'a>, rules: &Rules, now: &Now) -> Vec<Device<'a>> {
+    let is_held = |Mine { holding, not_before, .. }: &Mine<'_>| {
+        holding.present || now.age(holding.seen) <= rules.staleness || holding.outlasts(*not_before)
+    };
+    let mut devices = Device::all(known);
+    devices.retain(|device| device.holdings.iter().any(is_held));
+    let grant = known.pod.grant.as_ref();
+    for card in grant.and_then(|grant| grant.cards.as_ref()).iter().flat_map(|cards| &cards.cards) {
+        // An instance of a GPU has the GPU's UUID, a slash and its number.
+        let is_of_card = |key: &str| key.split('/').next() == Some(&*card.uuid);
+        if !devices.iter().any(|device| is_of_card(device.key)) {
+            devices.push(Device { key: &card.uuid, holdings: Vec::new() });
         }
     }
     devices
 }
 
+impl<'a> Device<'a> {
+    /// Every device on which the exporter ever reported a container of the pod.
+    pub(super) fn all(known: &Known<'a>) -> Vec<Self> {
+        let mut devices: Vec<Self> = Vec::new();
+        for mine in &known.holdings {
+            // They come by device.
+            match devices.last_mut().filter(|device| device.key == mine.device) {
+                Some(device) => device.holdings.push(*mine),
+                None => devices.push(Device { key: mine.device, holdings: vec![*mine] }),
+            }
+        }
+        devices
+    }
+
+    /// The series of the pod's containers on the device, and since when it is the pod's: of several
+    /// containers what they have together. `None` without such a family.
+    ///
+    /// # Errors
+    /// The pod has not started: what there is may be another pod's of that name.
+    pub(super) fn series(
+        &self,
+        known: &Known<'a>,
+        family: FamilyId,
+    ) -> Result<Option<(&'a History, Option<Instant>)>, Omission> {
+        let joined = known.series.and_then(|series| series.joined(self.key));
+        match joined.filter(|joined| joined.may_be_of(&known.pod.uid)) {
+            Some(joined) => {
+                let not_before = if joined.is_undated() { known.began.limit()? } else { None };
+                Ok(joined.history(family).map(|history| (history, not_before)))
+            }
+            None => {
+                let of_family = self
+                    .holdings
+                    .iter()
+                    .filter_map(|mine| Some((mine.holding.history(family)?, mine.not_before)));
+                Ok(of_family.max_by_key(|(history, _)| history.fresh()))
+            }
+        }
+    }
+
+    /// The part of the device that the pod was given.
+    pub(super) fn part(&self, known: &Known<'a>) -> HeldPart {
+        let state = known.exporter.device_state(self.key);
+        let holder = Holder {
+            device: self.key,
+            memory_total: state.and_then(|state| state.memory_total),
+            holdings: &self.holdings,
+            uid: &known.pod.uid,
+            grant: known.pod.grant.as_deref(),
+        };
+        holder.part()
+    }
+}
+
 impl Measure<'_> {
-    fn device(&self, device: &Device<'_>) -> Result<Measured, Omission> {
+    fn device<'d>(&'d self, device: &Device<'d>) -> Result<Measured, Omission> {
         let Self { question, known, .. } = self;
         let exporter = known.exporter;
         let state = exporter.device_state(device.key);
         let formula = question.metric.formula;
         let shared = state.map_or(0, |state| state.pods);
         let of_a_part = matches!(formula.family(), USE | MEMORY_USED);
-        let of_memory = formula.family() == MEMORY_USED;
         // NVIDIA's exporter gives every pod on a device the whole device's.
         if !exporter.native && shared > 1 && (of_a_part || matches!(formula, Formula::Sum(_))) {
             return Err(Omission::Shared { pods: shared });
@@ -113,46 +170,26 @@ impl Measure<'_> {
         if matches!(formula, Formula::Sum(_)) && state.is_some_and(DeviceState::is_instance) {
             return Err(Omission::OfWholeGpu);
         }
-        let means: Result<Vec<Mean>, Omission> = device
-            .holdings
-            .iter()
-            .map(|mine| {
-                self.mean(mine).map_err(|omission| {
-                    let reason = state.and_then(|state| state.unavailable.as_ref());
-                    // That memory is not divided says nothing of use.
-                    match (omission, reason.filter(|reason| of_memory || ***reason != *NO_PROCESS_MEMORY)) {
-                        // A value that stands outlives attribution; after that this is the reason.
-                        (
-                            Omission::NoSuchFamily { .. }
-                            | Omission::DeviceStale { .. }
-                            | Omission::Collecting { .. }
-                            | Omission::TooFewScrapes,
-                            Some(reason),
-                        ) => Omission::AttributionUnavailable { reason: reason.clone() },
-                        (Omission::NoSuchFamily { .. }, None) if shared > 1 => {
-                            Omission::Shared { pods: shared }
-                        }
-                        (omission, _) => omission,
-                    }
-                })
-            })
-            .collect();
-        let means = means?;
-        let at = means.iter().map(|mean| mean.at).max().ok_or(Omission::TooFewScrapes)?;
-        let sum: f64 = means.iter().map(|mean| mean.value).sum();
-        // Containers' parts add up; what is said of the whole device is said once per container.
-        let value = if exporter.native && of_a_part { sum } else { sum / means.len() as f64 };
-        let parts: Vec<f64> = device.holdings.iter().filter_map(|mine| mine.holding.allocation).collect();
-        let part = if parts.is_empty() { 1.0 } else { parts.iter().sum() };
-        Ok(Measured { value, part, memory_total: state.and_then(|state| state.memory_total), at })
+        let mean = if device.holdings.is_empty() {
+            self.named(device)?
+        } else {
+            self.mean(device).map_err(|omission| self.better_reason(omission, state))?
+        };
+        let memory_total = state.and_then(|state| state.memory_total);
+        let part = match (formula, device.part(known)) {
+            (Formula::Utilization, HeldPart::Unknown(unknown)) => return Err(Omission::PartUnknown(unknown)),
+            (_, HeldPart::Known { part, .. }) => Some(part),
+            (_, HeldPart::Unknown(_)) => None,
+        };
+        Ok(Measured { value: mean.value, part, memory_total, at: mean.at })
     }
 
-    fn mean(&self, mine: &Mine<'_>) -> Result<Mean, Omission> {
+    /// The mean over the window of a device that the pod holds.
+    fn mean<'d>(&'d self, device: &Device<'d>) -> Result<Mean, Omission> {
         let Self { question, known, observed, rules, now } = self;
         let exporter = known.exporter;
-        let missing =
-            || Omission::NoSuchFamily { family: format!("series for {}", question.metric.name).into() };
-        let history = mine.holding.history(question.metric.formula.family()).ok_or_else(missing)?;
+        let series = device.series(known, question.metric.formula.family())?;
+        let (history, not_before) = series.ok_or_else(|| self.no_such_family())?;
         if let Some(fresh) = history.fresh()
             && now.age(fresh) > rules.staleness
         {
@@ -162,9 +199,81 @@ impl Measure<'_> {
         if *observed < FIRST_ANSWER_SECONDS {
             return Err(Omission::Collecting { observed: *observed as u64 });
         }
-        match history.mean(question.metric.window(rules.window), mine.not_before) {
+        match history.mean(question.metric.window(rules.window), not_before) {
             Some(mean) => Ok(mean),
             None => Err(silence(exporter, rules, now).unwrap_or(Omission::TooFewScrapes)),
+        }
+    }
+
+    fn no_such_family(&self) -> Omission {
+        Omission::NoSuchFamily { family: format!("series for {}", self.question.metric.name).into() }
+    }
+
+    /// Why the device of the pod has no value, if its exporter says why.
+    fn better_reason(&self, omission: Omission, state: Option<&DeviceState>) -> Omission {
+        let shared = state.map_or(0, |state| state.pods);
+        let reason = state.and_then(|state| self.unattributed(state));
+        match (omission, reason) {
+            // A value that stands outlives attribution; after that this is the reason.
+            (
+                Omission::NoSuchFamily { .. }
+                | Omission::DeviceStale { .. }
+                | Omission::Collecting { .. }
+                | Omission::TooFewScrapes,
+                Some(reason),
+            ) => reason,
+            (Omission::NoSuchFamily { .. }, None) if shared > 1 => Omission::Shared { pods: shared },
+            (omission, _) => omission,
+        }
+    }
+
+    /// Why the device's use or memory cannot be attributed, if it cannot.
+    fn unattributed(&self, state: &DeviceState) -> Option<Omission> {
+        let of_memory = self.question.metric.formula.family() == MEMORY_USED;
+        let reason = state.unavailable.as_ref();
+        // That memory is not divided says nothing of use.
+        let reason = reason.filter(|reason| of_memory || ***reason != *NO_PROCESS_MEMORY)?;
+        Some(Omission::AttributionUnavailable { reason: reason.clone() })
+    }
+
+    /// The value of a GPU that an annotation gives to the pod and on which the pod has no process: it
+    /// used none of it, if the exporter attributes all of the GPU's use to others.
+    fn named(&self, device: &Device<'_>) -> Result<Mean, Omission> {
+        let Self { question, known, rules, now, .. } = self;
+        let exporter = known.exporter;
+        let cards = known.pod.grant.as_ref().and_then(|grant| grant.cards.as_ref());
+        let unproven = |unproven| {
+            let annotation = cards.map_or("", |cards| cards.annotation);
+            Omission::NamedGpu { annotation, uuid: device.key.into(), unproven }
+        };
+        if let Some(silence) = silence(exporter, rules, now) {
+            return Err(silence);
+        }
+        let state = exporter.device_state(device.key).filter(|state| now.age(state.seen) <= rules.staleness);
+        if cards.is_some_and(|cards| cards.of(device.key).any(|card| card.instance)) {
+            return Err(unproven(Unproven::Instance));
+        }
+        let state = state.ok_or_else(|| unproven(Unproven::NotReported))?;
+        let owners = state.owners.filter(|_| exporter.native);
+        let owners = owners.ok_or_else(|| unproven(Unproven::OwnersUnknown))?;
+        if let Some(reason) = self.unattributed(state) {
+            return Err(reason);
+        }
+        if let Some(began) = known.began.limit()?
+            && now.age(began).as_secs_f64() < FIRST_ANSWER_SECONDS
+        {
+            return Err(Omission::Collecting { observed: now.age(began).as_secs() });
+        }
+        let formula = question.metric.formula;
+        let whole = whole_device(exporter, device.key, formula.device_family(), question.metric, rules, now)?;
+        match formula.family() {
+            // A GPU that works for no owner works for one whose processes the exporter does not see.
+            USE if owners < 1.0 && whole.value > IDLE => Err(unproven(Unproven::OwnersUnknown)),
+            // Without an owner it is not known how much memory a GPU itself takes.
+            MEMORY_USED if owners < 1.0 => Err(unproven(Unproven::OwnersUnknown)),
+            USE | MEMORY_USED => Ok(Mean { value: 0.0, ..whole }),
+            DEVICE_USE => Ok(whole),
+            _ => Err(self.no_such_family()),
         }
     }
 }
@@ -191,7 +300,7 @@ impl Measured {
     /// In the metric's unit, for this device alone; `None` where its memory is not known.
     pub(super) fn in_unit(&self, formula: Formula) -> Option<f64> {
         Some(match formula {
-            Formula::Utilization => self.value / self.part * 100.0,
+            Formula::Utilization => self.value / self.part? * 100.0,
             Formula::UtilizationShare | Formula::DeviceUtilization => self.value * 100.0,
             Formula::MemoryUsed => self.value * MIB,
             Formula::MemoryUtilization => {

@@ -1,38 +1,44 @@
-//! Collects what a pod's value is made of, holding by holding, for people who ask why.
+//! Collects what a pod's value is made of, device by device, for people who ask why.
 
 use std::time::Instant;
 
-use super::{Began, Known, Now, Question, Rules};
+use super::devices::{Device, devices};
+use super::{Began, HeldPart, Known, Now, Question, Rules};
 use crate::cluster::PodRecord;
 use crate::metric::Formula;
 use crate::source::history::Part;
 use crate::source::store::ExporterState;
 
-/// What an exporter tells of one container's part of one device.
+/// Bytes of the unit of memory families.
+const MIB: f64 = 1024.0 * 1024.0;
+
+/// A pod on one device, as an exporter reports it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Evidence {
     /// How messages call the exporter.
     pub exporter: String,
     /// UUID, with `/GI` for a MIG instance.
     pub device: String,
-    /// What tells the device from others.
+    /// The labels that identify the device.
     pub labels: Vec<(&'static str, String)>,
-    /// Empty if the exporter does not know.
-    pub container: String,
-    /// The part that it was given; `None` if the exporter knows of no allocation.
-    pub allocation: Option<f64>,
-    /// The newest answer speaks of it.
+    /// The pod's containers on the device, of which one is empty if the exporter does not know its
+    /// name. None for a GPU that an annotation names and the pod does not use.
+    pub containers: Vec<String>,
+    /// The part of the device that the pod was given.
+    pub held: HeldPart,
+    /// The newest page reports the pod on it.
     pub present: bool,
-    pub seen: Instant,
+    /// When a page last did.
+    pub seen: Option<Instant>,
     /// Seconds for which the pod's use of it was observed.
     pub observed: f64,
     /// The readings in the window; `None` without any that grew.
     pub part: Option<Part>,
-    /// The window's mean in percent or the family's unit, of the device as a whole.
+    /// The window's mean in the metric's unit; a share is of the whole device.
     pub value: Option<f64>,
 }
 
-/// What every exporter tells of the pod, whether it counts or not.
+/// The evidence of every exporter, whether it counts or not.
 pub fn evidence(
     question: &Question<'_>,
     pod: &PodRecord,
@@ -41,36 +47,45 @@ pub fn evidence(
     now: &Now,
 ) -> Vec<Evidence> {
     let began = Began::of(pod, now);
-    let formula = question.metric.formula;
-    let window = question.metric.window(rules.window);
-    let scale = match formula {
-        Formula::Utilization | Formula::UtilizationShare | Formula::DeviceUtilization => 100.0,
-        Formula::Mean { scale, .. } => scale,
-        Formula::MemoryUsed | Formula::MemoryUtilization | Formula::Sum(_) => 1.0,
-    };
     let mut found = Vec::new();
     for exporter in exporters {
-        for mine in Known::of(question, pod, exporter, began).holdings {
-            let history = mine.holding.history(formula.family());
-            let mean = history.and_then(|history| history.mean(window, mine.not_before));
-            let device = exporter.device_state(mine.device);
-            found.push(Evidence {
-                exporter: exporter.name.clone(),
-                device: mine.device.to_owned(),
-                labels: device
-                    .map(|device| {
-                        device.labels().iter().map(|(name, value)| (name, value.to_owned())).collect()
-                    })
-                    .unwrap_or_default(),
-                container: mine.container.to_owned(),
-                allocation: mine.holding.allocation,
-                present: mine.holding.present,
-                seen: mine.holding.seen,
-                observed: mine.holding.observed(mine.not_before),
-                part: history.and_then(|history| history.part(window, mine.not_before)),
-                value: mean.map(|mean| mean.value * scale),
-            });
-        }
+        let known = Known::of(question, pod, exporter, began);
+        let mut all = Device::all(&known);
+        // GPUs that annotations name follow, unless the pod is known to be on them.
+        all.extend(devices(&known, rules, now).into_iter().filter(|device| device.holdings.is_empty()));
+        found.extend(all.iter().map(|device| of_device(question, &known, device, rules)));
     }
     found
+}
+
+fn of_device(question: &Question<'_>, known: &Known<'_>, device: &Device<'_>, rules: &Rules) -> Evidence {
+    let formula = question.metric.formula;
+    let window = question.metric.window(rules.window);
+    let state = known.exporter.device_state(device.key);
+    let memory_total = state.and_then(|state| state.memory_total).filter(|total| *total > 0.0);
+    let in_unit = |mean: f64| match formula {
+        Formula::Utilization | Formula::UtilizationShare | Formula::DeviceUtilization => Some(mean * 100.0),
+        Formula::MemoryUsed => Some(mean * MIB),
+        Formula::MemoryUtilization => memory_total.map(|total| mean / total * 100.0),
+        Formula::Mean { scale, .. } => Some(mean * scale),
+        Formula::Sum(_) => Some(mean),
+    };
+    let series = device.series(known, formula.family()).ok().flatten();
+    let holdings = || device.holdings.iter();
+    Evidence {
+        exporter: known.exporter.name.clone(),
+        device: device.key.to_owned(),
+        labels: state
+            .map(|state| state.labels().iter().map(|(name, value)| (name, value.to_owned())).collect())
+            .unwrap_or_default(),
+        containers: holdings().map(|mine| mine.container.to_owned()).collect(),
+        held: device.part(known),
+        present: holdings().any(|mine| mine.holding.present),
+        seen: holdings().map(|mine| mine.holding.seen).max(),
+        observed: holdings().map(|mine| mine.holding.observed(mine.not_before)).fold(0.0, f64::max),
+        part: series.and_then(|(history, not_before)| history.part(window, not_before)),
+        value: series
+            .and_then(|(history, not_before)| history.mean(window, not_before))
+            .and_then(|mean| in_unit(mean.value)),
+    }
 }

@@ -9,8 +9,10 @@
 
 mod devices;
 mod evidence;
+mod labels;
 mod nodes;
 pub mod omission;
+mod part;
 pub mod readiness;
 
 #[cfg(test)]
@@ -23,11 +25,12 @@ use jiff::{SignedDuration, Timestamp};
 pub use evidence::{Evidence, evidence};
 pub use nodes::{NodeExporter, NodeQuestion, node_value};
 pub use omission::Omission;
+pub use part::{HeldPart, PartSource, UnknownPart};
 
 use crate::cluster::Selector;
 use crate::cluster::pods::{Phase, PodRecord};
 use crate::metric::Metric;
-use crate::source::store::{ExporterState, Holding, Owner};
+use crate::source::store::{ExporterState, Holding, Owner, PodSeries};
 
 /// The moment of an answer, on both clocks.
 #[derive(Debug, Clone, Copy)]
@@ -123,12 +126,14 @@ pub fn pod_value(
         key(b).cmp(&key(a)).then_with(|| a.exporter.name.cmp(&b.exporter.name))
     });
     let observed = known.iter().map(Known::observed).fold(0.0, f64::max);
+    let known_by_uid = known.iter().any(|known| known.by_uid);
     let mut reason = None;
     for known in &known {
         match exporter_value(question, pod, known, observed, rules, now) {
             Ok(value) => return Ok(value),
-            // Whoever comes next may know less of whose the samples are.
-            Err(refused @ (Omission::OtherUid { .. } | Omission::Restarted { .. })) => return Err(refused),
+            Err(refused @ Omission::Restarted { .. }) => return Err(refused),
+            // The next exporter may report no UIDs, and mean the other pod as well.
+            Err(refused @ Omission::OtherUid { .. }) if !known_by_uid => return Err(refused),
             // The exporter that got furthest with it has the best reason.
             Err(omission)
                 if reason.as_ref().is_none_or(|known: &Omission| omission.rank() > known.rank()) =>
@@ -142,7 +147,7 @@ pub fn pod_value(
 }
 
 /// When the pod's first container started.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 enum Began {
     NotYet,
     /// Before anything that was received.
@@ -158,20 +163,37 @@ impl Began {
             Some(Some(at)) => Self::At(at),
         }
     }
+
+    /// The time from which readings without a UID are the pod's; `None`: all of them are.
+    ///
+    /// # Errors
+    /// No container has started.
+    fn limit(self) -> Result<Option<Instant>, Omission> {
+        match self {
+            Self::NotYet => Err(Omission::NotStarted),
+            Self::BeforeAll => Ok(None),
+            Self::At(at) => Ok(Some(at)),
+        }
+    }
 }
 
 /// What one exporter knows of the pod.
 struct Known<'a> {
     exporter: &'a ExporterState,
+    pod: &'a PodRecord,
+    began: Began,
+    series: Option<&'a PodSeries>,
     holdings: Vec<Mine<'a>>,
-    /// It speaks of another pod of that name.
+    /// It reports the UID of the pod.
+    by_uid: bool,
+    /// Its newest page is of another pod of that name.
     another: bool,
     /// It may speak of the pod, which has not begun.
     not_started: bool,
 }
 
 /// A holding that is the pod's.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 struct Mine<'a> {
     device: &'a str,
     container: &'a str,
@@ -181,17 +203,37 @@ struct Mine<'a> {
 }
 
 impl<'a> Known<'a> {
-    fn of(question: &Question<'_>, pod: &PodRecord, exporter: &'a ExporterState, began: Began) -> Self {
-        let mut known = Self { exporter, holdings: Vec::new(), another: false, not_started: false };
-        for ((device, container), holding) in
-            exporter.pod(question.namespace, question.pod).into_iter().flatten()
-        {
+    fn of(question: &Question<'_>, pod: &'a PodRecord, exporter: &'a ExporterState, began: Began) -> Self {
+        let series = exporter.pod(question.namespace, question.pod);
+        let mut known = Self {
+            exporter,
+            pod,
+            began,
+            series,
+            holdings: Vec::new(),
+            by_uid: false,
+            another: false,
+            not_started: false,
+        };
+        let all = || series.into_iter().flatten();
+        // Readings of a device without a UID are of the pod whose UID the newest page has for it.
+        let others: Vec<&str> = all()
+            .filter(|(_, holding)| holding.present && holding.owner(&pod.uid) == Owner::Another)
+            .map(|((device, _), _)| &**device)
+            .collect();
+        for ((device, container), holding) in all() {
             let mine = |not_before| Mine { device, container, holding, not_before };
-            match (holding.owner(&pod.uid), began) {
+            let owner = match holding.owner(&pod.uid) {
+                Owner::SinceItBegan if others.contains(&&**device) => Owner::Another,
+                owner => owner,
+            };
+            known.by_uid |= owner == Owner::Surely;
+            match (owner, began) {
                 (Owner::Surely, _) | (Owner::SinceItBegan, Began::BeforeAll) => {
                     known.holdings.push(mine(None));
                 }
-                (Owner::Another, _) => known.another = true,
+                // An earlier page may be of a pod that has left this node.
+                (Owner::Another, _) => known.another |= holding.present,
                 (Owner::SinceItBegan, Began::NotYet) => known.not_started = true,
                 // Last seen before the pod: another's of that name.
                 (Owner::SinceItBegan, Began::At(at)) if holding.seen < at => {}
@@ -201,9 +243,22 @@ impl<'a> Known<'a> {
         known
     }
 
+    fn no_gpu(&self) -> Omission {
+        let fraction = self.pod.grant.as_ref().and_then(|grant| grant.fraction.as_ref());
+        Omission::NoGpu {
+            exporter: self.exporter.name.clone(),
+            unnamed_by: fraction.map(|fraction| fraction.annotation),
+        }
+    }
+
     /// Seconds for which the pod was observed.
     fn observed(&self) -> f64 {
-        self.holdings.iter().map(|mine| mine.holding.observed(mine.not_before)).fold(0.0, f64::max)
+        let joined = |mine: &Mine<'_>| {
+            let joined = self.series?.joined(mine.device)?;
+            (joined.may_be_of(&self.pod.uid) && !joined.is_undated()).then(|| joined.told())
+        };
+        let of = |mine: &Mine<'_>| mine.holding.observed(mine.not_before).max(joined(mine).unwrap_or(0.0));
+        self.holdings.iter().map(of).fold(0.0, f64::max)
     }
 }
 
@@ -218,12 +273,13 @@ fn exporter_value(
     now: &Now,
 ) -> Result<Value, Omission> {
     let exporter = known.exporter;
-    if known.holdings.is_empty() {
+    let named = pod.grant.as_ref().is_some_and(|grant| grant.cards.is_some());
+    if known.holdings.is_empty() && (known.another || known.not_started || !named) {
+        let silence = silence(exporter, rules, now);
         return Err(match (known.another, known.not_started) {
-            (true, _) => Omission::OtherUid { exporter: exporter.name.clone() },
+            (true, _) => silence.unwrap_or_else(|| Omission::OtherUid { exporter: exporter.name.clone() }),
             (false, true) => Omission::NotStarted,
-            (false, false) => silence(exporter, rules, now)
-                .unwrap_or_else(|| Omission::NoGpu { exporter: exporter.name.clone() }),
+            (false, false) => silence.unwrap_or_else(|| known.no_gpu()),
         });
     }
     readiness::not_restarted(pod, &gpu_containers(&known.holdings))?;

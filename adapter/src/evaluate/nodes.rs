@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use super::devices::Measured;
+use super::labels::DeviceLabels;
 use super::{Now, Omission, Rules, Value, silence};
 use crate::cluster::Selector;
 use crate::metric::{Aggregation, FamilyId, Formula, Metric};
-use crate::source::history::History;
+use crate::source::history::{History, Mean};
 use crate::source::store::{DeviceState, ExporterState, Holding};
 
 /// Which node is asked for, and what of its devices.
@@ -86,7 +87,8 @@ fn exporter_value(
         selected.dedup_by_key(|(key, _)| key.split('/').next().unwrap_or(key));
     }
     if selected.is_empty() {
-        return Err(Omission::NoMatchingDevice);
+        let labels = DeviceLabels::of(question.devices, devices.iter().map(|(_, device)| *device));
+        return Err(Omission::NoMatchingDevice(labels));
     }
     let mut holdings: HashMap<&str, Vec<&Holding>> = HashMap::new();
     for (device, holding) in state.holdings() {
@@ -124,7 +126,44 @@ fn device_value(
     rules: &Rules,
     now: &Now,
 ) -> Result<(f64, Instant), Omission> {
-    let family = metric.formula.device_family();
+    let mean = device_mean(metric, metric.formula.device_family(), device, held, exporter, rules, now)?;
+    // A node is given all of its devices.
+    let measured =
+        Measured { value: mean.value, part: Some(1.0), memory_total: device.memory_total, at: mean.at };
+    let value = measured
+        .in_unit(metric.formula)
+        .ok_or_else(|| Omission::NoSuchFamily { family: "total memory".into() })?;
+    Ok((value, mean.at))
+}
+
+/// The mean over the window of one family of a whole device, whoever uses it.
+///
+/// # Errors
+/// Why it is not known.
+pub(super) fn whole_device(
+    exporter: &ExporterState,
+    key: &str,
+    family: FamilyId,
+    metric: &Metric,
+    rules: &Rules,
+    now: &Now,
+) -> Result<Mean, Omission> {
+    let missing = || Omission::NoSuchFamily { family: format!("series for {}", metric.name).into() };
+    let device = exporter.device_state(key).ok_or_else(missing)?;
+    let held: Vec<&Holding> =
+        exporter.holdings().filter(|(device, _)| *device == key).map(|(_, holding)| holding).collect();
+    device_mean(metric, family, device, &held, exporter, rules, now)
+}
+
+fn device_mean(
+    metric: &Metric,
+    family: FamilyId,
+    device: &DeviceState,
+    held: &[&Holding],
+    exporter: &ExporterState,
+    rules: &Rules,
+    now: &Now,
+) -> Result<Mean, Omission> {
     let told = histories(device, held, family);
     if told.is_empty() {
         return Err(Omission::NoSuchFamily { family: format!("series for {}", metric.name).into() });
@@ -141,11 +180,7 @@ fn device_value(
     if age > rules.staleness {
         return Err(silence(exporter, rules, now).unwrap_or(Omission::DeviceStale { seconds: age.as_secs() }));
     }
-    let measured = Measured { value: mean.value, part: 1.0, memory_total: device.memory_total, at: mean.at };
-    let value = measured
-        .in_unit(metric.formula)
-        .ok_or_else(|| Omission::NoSuchFamily { family: "total memory".into() })?;
-    Ok((value, mean.at))
+    Ok(mean)
 }
 
 /// The histories that speak of the whole device, and since when each does.

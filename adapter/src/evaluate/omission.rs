@@ -1,14 +1,17 @@
-//! Owns the reasons why a pod has no value: shown in the 404's text and counted.
+//! Names the reasons why a pod or node has no value: shown in the 404's text, explained and counted.
 
-use std::collections::BTreeMap;
-use std::fmt;
+mod text;
 
+pub use text::summary;
+
+use super::labels::DeviceLabels;
+use super::part::UnknownPart;
 use crate::cluster::pods::Phase;
 
-/// Most different reasons that one message tells.
-const MAX_REASONS: usize = 4;
-
 /// Why a pod is left out of an answer.
+///
+/// Written with `{}` it is a text that stays the same while nothing changes, or moves in coarse
+/// steps, because an HPA writes a new status and event for each new text. `{:#}` has the numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Omission {
     Terminating,
@@ -34,15 +37,24 @@ pub enum Omission {
     },
     NoGpu {
         exporter: String,
+        /// This annotation gives the pod a part of a GPU without naming the GPU.
+        unnamed_by: Option<&'static str>,
     },
     /// The exporter knows of no GPU of the node that is asked for.
     NoGpuOnNode {
         exporter: String,
     },
+    /// An annotation names a GPU on which the pod has no process, and it is not proven that it used
+    /// none of it.
+    NamedGpu {
+        annotation: &'static str,
+        uuid: Box<str>,
+        unproven: Unproven,
+    },
     OtherUid {
         exporter: String,
     },
-    NoMatchingDevice,
+    NoMatchingDevice(DeviceLabels),
     /// Not observed long enough for a first answer; seconds.
     Collecting {
         observed: u64,
@@ -57,6 +69,8 @@ pub enum Omission {
     NoSuchFamily {
         family: Box<str>,
     },
+    /// The part of the device that the pod was given has an unknown size.
+    PartUnknown(UnknownPart),
     /// The device is shared, and the family cannot be divided.
     Shared {
         pods: usize,
@@ -76,39 +90,100 @@ pub enum Omission {
     },
 }
 
+/// Why it is not proven that a pod used nothing of a GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unproven {
+    /// The exporter does not report the GPU.
+    NotReported,
+    /// The exporter does not know which containers use the GPU.
+    OwnersUnknown,
+    /// The annotation gives a MIG instance of the GPU, and does not say which one.
+    Instance,
+}
+
+macro_rules! reasons {
+    ($($variant:ident $label:literal)*) => {
+        /// The reasons as they are counted.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Reason {
+            $($variant,)*
+        }
+
+        impl Reason {
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// The value of the label `reason`.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $label,)*
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    Terminating "terminating"
+    Finished "finished"
+    NotScheduled "not_scheduled"
+    NotStarted "not_started"
+    NotReadyYet "not_ready_yet"
+    Restarted "restarted"
+    NoExporter "no_exporter"
+    ExporterNeverAnswered "exporter_never_answered"
+    ExporterSilent "exporter_silent"
+    NoGpu "no_gpu"
+    NamedGpu "named_gpu"
+    OtherUid "other_uid"
+    NoMatchingDevice "no_matching_device"
+    Collecting "collecting"
+    TooFewScrapes "too_few_scrapes"
+    DeviceStale "device_stale"
+    NoSuchFamily "no_such_family"
+    PartUnknown "part_unknown"
+    SharedDevice "shared_device"
+    AttributionUnavailable "attribution_unavailable"
+    OfWholeGpu "of_whole_gpu"
+    OutOfRange "out_of_range"
+}
+
 impl Omission {
-    /// The label under which it is counted.
-    pub fn label(&self) -> &'static str {
+    /// The reason under which it is counted.
+    pub fn reason(&self) -> Reason {
         match self {
-            Self::Terminating => "terminating",
-            Self::Finished(_) => "finished",
-            Self::NotScheduled => "not_scheduled",
-            Self::NotStarted => "not_started",
-            Self::NotReadyYet => "not_ready_yet",
-            Self::Restarted { .. } => "restarted",
-            Self::NoExporter { .. } => "no_exporter",
-            Self::ExporterNeverAnswered { .. } => "exporter_never_answered",
-            Self::ExporterSilent { .. } => "exporter_silent",
-            Self::NoGpu { .. } | Self::NoGpuOnNode { .. } => "no_gpu",
-            Self::OtherUid { .. } => "other_uid",
-            Self::NoMatchingDevice => "no_matching_device",
-            Self::Collecting { .. } => "collecting",
-            Self::TooFewScrapes => "too_few_scrapes",
-            Self::DeviceStale { .. } => "device_stale",
-            Self::NoSuchFamily { .. } => "no_such_family",
-            Self::Shared { .. } => "shared_device",
-            Self::AttributionUnavailable { .. } => "attribution_unavailable",
-            Self::OfWholeGpu => "of_whole_gpu",
-            Self::OutOfRange => "out_of_range",
-            Self::Devices { reason, .. } => reason.label(),
+            Self::Terminating => Reason::Terminating,
+            Self::Finished(_) => Reason::Finished,
+            Self::NotScheduled => Reason::NotScheduled,
+            Self::NotStarted => Reason::NotStarted,
+            Self::NotReadyYet => Reason::NotReadyYet,
+            Self::Restarted { .. } => Reason::Restarted,
+            Self::NoExporter { .. } => Reason::NoExporter,
+            Self::ExporterNeverAnswered { .. } => Reason::ExporterNeverAnswered,
+            Self::ExporterSilent { .. } => Reason::ExporterSilent,
+            Self::NoGpu { .. } | Self::NoGpuOnNode { .. } => Reason::NoGpu,
+            Self::NamedGpu { .. } => Reason::NamedGpu,
+            Self::OtherUid { .. } => Reason::OtherUid,
+            Self::NoMatchingDevice(_) => Reason::NoMatchingDevice,
+            Self::Collecting { .. } => Reason::Collecting,
+            Self::TooFewScrapes => Reason::TooFewScrapes,
+            Self::DeviceStale { .. } => Reason::DeviceStale,
+            Self::NoSuchFamily { .. } => Reason::NoSuchFamily,
+            Self::PartUnknown(_) => Reason::PartUnknown,
+            Self::Shared { .. } => Reason::SharedDevice,
+            Self::AttributionUnavailable { .. } => Reason::AttributionUnavailable,
+            Self::OfWholeGpu => Reason::OfWholeGpu,
+            Self::OutOfRange => Reason::OutOfRange,
+            Self::Devices { reason, .. } => reason.reason(),
         }
     }
 
-    /// Among several exporters' reasons the one that knows most of the pod is told.
+    /// Among several exporters' reasons the one that knows most of the pod is given.
     pub(super) const fn rank(&self) -> u8 {
         match self {
             Self::NoExporter { .. } => 0,
-            Self::NoGpu { .. } | Self::NoGpuOnNode { .. } => 1,
+            Self::NoGpu { .. }
+            | Self::NoGpuOnNode { .. }
+            | Self::NamedGpu { unproven: Unproven::NotReported, .. } => 1,
             Self::ExporterNeverAnswered { .. } | Self::ExporterSilent { .. } => 2,
             Self::OtherUid { .. } => 3,
             _ => 4,
@@ -116,77 +191,24 @@ impl Omission {
     }
 }
 
-impl fmt::Display for Omission {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Terminating => f.write_str("terminating"),
-            Self::Finished(phase) => write!(f, "finished ({})", phase.as_str()),
-            Self::NotScheduled => f.write_str("not scheduled to a node yet"),
-            Self::NotStarted => f.write_str("no container has started yet"),
-            Self::NotReadyYet => f.write_str("not Ready yet"),
-            Self::Restarted { container } => {
-                write!(f, "container {container} restarted and is not Ready again")
-            }
-            Self::NoExporter { node } => write!(f, "no exporter is known on node {node}"),
-            Self::ExporterNeverAnswered { exporter, failure: None } => {
-                write!(f, "{exporter} has not been asked yet")
-            }
-            Self::ExporterNeverAnswered { exporter, failure: Some(failure) } => {
-                write!(f, "{exporter} has never answered: {failure}")
-            }
-            Self::ExporterSilent { exporter, seconds } => {
-                write!(f, "{exporter} last answered {seconds}s ago")
-            }
-            Self::NoGpu { exporter } => write!(f, "{exporter} knows of no GPU that it uses"),
-            Self::NoGpuOnNode { exporter } => write!(f, "{exporter} knows of no GPU on it"),
-            Self::OtherUid { exporter } => {
-                write!(f, "{exporter} speaks of another pod of that name (its UID differs)")
-            }
-            Self::NoMatchingDevice => f.write_str("none of its devices matches the metricLabelSelector"),
-            Self::Collecting { observed } => {
-                write!(f, "observed for {observed}s, a first answer needs 15s")
-            }
-            Self::TooFewScrapes => f.write_str("not seen in two scrapes in a row yet"),
-            Self::DeviceStale { seconds } => write!(f, "the newest reading of its device is {seconds}s old"),
-            Self::NoSuchFamily { family } => write!(f, "its exporter gives no {family} for it"),
-            Self::Shared { pods } => {
-                write!(f, "its device is shared by {pods} pods and this value cannot be divided")
-            }
-            Self::AttributionUnavailable { reason } => {
-                write!(f, "the use of its device cannot be attributed: {reason}")
-            }
-            Self::OfWholeGpu => f.write_str("its device is a MIG instance and this value is the whole GPU's"),
-            Self::OutOfRange => f.write_str("its value is larger than a quantity can be"),
-            Self::Devices { without, of, reason } => {
-                let verb = if *without == 1 { "has" } else { "have" };
-                write!(f, "{without} of {of} devices {verb} no value: {reason}")
-            }
-        }
-    }
-}
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
 
-/// One sentence on why no object of an answer has a value; equal reasons are told once. `what`:
-/// `pod` or `node`.
-pub fn summary(what: &str, omissions: &[Omission]) -> String {
-    let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
-    for omission in omissions {
-        *reasons.entry(omission.to_string()).or_default() += 1;
+    use super::*;
+
+    /// The table of docs/ADAPTER.md and this enum name the same reasons.
+    #[test]
+    fn the_documented_reasons_are_those_that_are_counted() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/ADAPTER.md");
+        let text = std::fs::read_to_string(path).unwrap();
+        let (_, table) = text.split_once("\n## Why a pod is left out\n").unwrap();
+        let table = table.split("\n## ").next().unwrap();
+        let rows = table.lines().filter_map(|line| line.strip_prefix("| `")?.split(" | ").next());
+        let documented: Vec<&str> =
+            rows.flat_map(|cell| cell.split('`').filter(|name| !name.is_empty() && *name != ", ")).collect();
+        let names: BTreeSet<&str> = documented.iter().copied().collect();
+        assert_eq!(names, Reason::ALL.iter().map(|reason| reason.as_str()).collect());
+        assert_eq!(names.len(), documented.len(), "a reason has one row");
     }
-    let pods = match omissions.len() {
-        1 => format!("1 {what} matches, it has no value"),
-        n => format!("{n} {what}s match, none has a value"),
-    };
-    if reasons.len() == 1 {
-        let reason = reasons.into_keys().next().unwrap_or_default();
-        return format!("{pods}: {reason}");
-    }
-    let mut reasons: Vec<(String, usize)> = reasons.into_iter().collect();
-    reasons.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-    let more = reasons.len().saturating_sub(MAX_REASONS);
-    let mut told: Vec<String> =
-        reasons.iter().take(MAX_REASONS).map(|(reason, count)| format!("{count}: {reason}")).collect();
-    if more > 0 {
-        told.push(format!("and {more} more reasons"));
-    }
-    format!("{pods}: {}", told.join("; "))
 }

@@ -1,6 +1,8 @@
 //! What a pod's number is, case by case and for any course of events.
 
+mod containers;
 mod nodes;
+mod parts;
 mod truth;
 
 use std::time::{Duration, Instant};
@@ -114,8 +116,9 @@ impl Scene {
         self.ask("gpu_utilization")
     }
 
+    /// Why there is no utilization, with the exact numbers.
     fn reason(&self) -> String {
-        self.utilization().unwrap_err().to_string()
+        format!("{:#}", self.utilization().unwrap_err())
     }
 }
 
@@ -313,7 +316,11 @@ fn every_device_must_have_a_value() {
         (scene.ask_by("gpu_utilization", &[&scene.exporter], "UUID=GPU-0").unwrap() - 100.0).abs() < 1e-9
     );
     let none = scene.ask_by("gpu_utilization", &[&scene.exporter], "modelName=A100").unwrap_err();
-    assert_eq!(none, Omission::NoMatchingDevice);
+    assert_eq!(
+        none.to_string(),
+        "none of its devices matches the metricLabelSelector: \
+         no device has the label modelName, there is UUID=GPU-0|GPU-1, gpu=1"
+    );
 }
 
 #[test]
@@ -434,19 +441,6 @@ fn pods_that_end_or_wait_are_left_out() {
     );
     assert_eq!(with(|pod| pod["status"]["phase"] = json!("Failed")), "finished (Failed)");
     assert_eq!(with(|pod| pod["spec"] = json!({})), "not scheduled to a node yet");
-}
-
-#[test]
-fn equal_reasons_are_told_once() {
-    let silent = || Omission::ExporterSilent { exporter: "exporter on node gpu-7".to_owned(), seconds: 95 };
-    assert_eq!(
-        super::omission::summary("pod", &[silent(), silent(), silent()]),
-        "3 pods match, none has a value: exporter on node gpu-7 last answered 95s ago"
-    );
-    assert_eq!(
-        super::omission::summary("pod", &[silent(), Omission::NotReadyYet, silent()]),
-        "3 pods match, none has a value: 2: exporter on node gpu-7 last answered 95s ago; 1: not Ready yet"
-    );
 }
 
 /// Lines of ours for one device and pod `demo/p`, with an allocation of `uid` unless that is empty.
@@ -597,6 +591,32 @@ fn ours_comes_first_and_its_refusal_is_final() {
         let refused = scene.ask_by("gpu_utilization", &order, "");
         assert!(matches!(refused, Err(Omission::OtherUid { .. })), "{refused:?}");
     }
+}
+
+/// Both exporters are accepted for every node, and the one that had the pod before answered last.
+#[test]
+fn the_exporter_that_a_pod_left_says_nothing_of_it() {
+    let mut scene = busy();
+    let mut left = std::mem::replace(&mut scene.exporter, Scene::new().exporter);
+    scene.pod["metadata"]["uid"] = json!("u2");
+    let refused = scene.ask_by("gpu_utilization", &[&left], "");
+    assert!(matches!(refused, Err(Omission::OtherUid { .. })), "its newest page has the other: {refused:?}");
+    for seconds in [25.0, 30.0, 35.0, 40.0] {
+        scene.seconds = seconds;
+        scene.native("u2", &[(0, 0.7 * seconds, 500.0 + seconds)]);
+        // The other pod is still on its page, and it answered last.
+        left.last_answer = Some(scene.at() + Duration::from_secs(1));
+        for order in [[&left, &scene.exporter], [&scene.exporter, &left]] {
+            let value = scene.ask_by("gpu_utilization", &order, "");
+            assert!(value.is_ok() || seconds == 25.0, "{value:?} at {seconds} s");
+        }
+    }
+    let page = page::read("podgauge_gpu_up{UUID=\"GPU-0\"} 1\n", &scene.metrics).unwrap();
+    left.answered(page, scene.at(), &SPAN);
+    let gone = scene.ask_by("gpu_utilization", &[&left], "").unwrap_err();
+    assert!(matches!(gone, Omission::NoGpu { .. }), "{gone}");
+    let value = scene.ask_by("gpu_utilization", &[&left, &scene.exporter], "").unwrap();
+    assert!((value - 70.0).abs() < 1e-6, "{value}");
 }
 
 #[test]

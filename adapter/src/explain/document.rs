@@ -14,10 +14,15 @@ pub struct Explanation {
     pub label_selector: String,
     pub metric_label_selector: String,
     pub metric: String,
+    /// Unit of the values and means, such as `%` or `bytes`; empty if the metric has none.
+    pub unit: String,
     /// What becomes of several devices' values: `mean`, `sum`, `max`.
     pub aggregation: String,
     pub window_seconds: f64,
     pub staleness_seconds: f64,
+    /// Which watch of the cluster fails and why: what was added or deleted since is not in here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watch_failure: Option<String>,
     /// By name.
     pub pods: Vec<Pod>,
     /// What an HPA would compute, if a target was given.
@@ -44,6 +49,16 @@ pub struct Pod {
     pub omitted: Option<Omitted>,
     pub exporters: Vec<Exporter>,
     pub devices: Vec<Device>,
+    /// Annotations about GPUs that cannot be used.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ignored_annotations: Vec<IgnoredAnnotation>,
+}
+
+/// An annotation that cannot be used.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct IgnoredAnnotation {
+    pub annotation: String,
+    pub reason: String,
 }
 
 /// Why a pod is left out.
@@ -68,7 +83,7 @@ pub struct Exporter {
     pub failure: Option<String>,
 }
 
-/// What an exporter tells of one container's part of one device.
+/// What an exporter reports of a pod on one device.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Device {
@@ -76,15 +91,18 @@ pub struct Device {
     /// UUID, with `/GI` for a MIG instance.
     pub device: String,
     pub labels: BTreeMap<String, String>,
-    /// Empty if the exporter does not know.
+    /// The pod's containers on it, separated by commas; empty if the exporter does not know them.
     pub container: String,
-    /// The part of the device that the container was given; absent without an allocation.
+    /// The part of the device that the pod was given; absent if it is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub part: Option<f64>,
-    /// The newest page speaks of it.
+    /// Where the part comes from, or why it is not known.
+    pub part_source: String,
+    /// The newest page reports the pod on it.
     pub present: bool,
-    /// Since a page spoke of it.
-    pub seen_seconds: f64,
+    /// Since a page did; absent for a GPU that an annotation names and the pod does not use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seen_seconds: Option<f64>,
     /// For which the pod's use of it was observed, ever.
     pub observed_seconds: f64,
     /// In the window.
@@ -95,7 +113,7 @@ pub struct Device {
     pub newest_seconds: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oldest_seconds: Option<f64>,
-    /// The window's mean: percent of the whole device, or the family's unit.
+    /// The window's mean in the unit of the metric. A percentage is of the whole device.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mean: Option<f64>,
 }

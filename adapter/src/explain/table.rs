@@ -2,10 +2,32 @@
 
 use std::fmt::Write as _;
 
+use podgauge_common::hpa;
+
 use super::document::{Device, Explanation, Hpa, Pod};
 
-const HEADS: [&str; 11] =
-    ["POD", "PHASE", "READY", "VALUE", "AGE", "DEVICE", "CONTAINER", "PART", "READINGS", "COVERED", "MEAN"];
+/// The source of a part that needs no note.
+const EXPORTER: &str = "exporter";
+
+const COLUMNS: usize = 11;
+
+/// The heads of the columns; VALUE and MEAN with their unit.
+fn heads(unit: &str) -> [String; COLUMNS] {
+    let in_unit = |head: &str| if unit.is_empty() { head.to_owned() } else { format!("{head} ({unit})") };
+    [
+        "POD".to_owned(),
+        "PHASE".to_owned(),
+        "READY".to_owned(),
+        in_unit("VALUE"),
+        "AGE".to_owned(),
+        "DEVICE".to_owned(),
+        "CONTAINER".to_owned(),
+        "PART".to_owned(),
+        "READINGS".to_owned(),
+        "COVERED".to_owned(),
+        in_unit("MEAN"),
+    ]
+}
 
 /// An explanation as text.
 pub(super) fn render(explanation: &Explanation) -> String {
@@ -19,7 +41,7 @@ pub(super) fn render(explanation: &Explanation) -> String {
          a value stands for {staleness_seconds}s\n\n",
         explanation.pods.len()
     );
-    let mut rows: Vec<Row> = vec![Row::Cells(HEADS.map(str::to_owned).to_vec())];
+    let mut rows: Vec<Row> = vec![Row::Cells(heads(&explanation.unit).to_vec())];
     for pod in &explanation.pods {
         let devices =
             if pod.devices.is_empty() { vec![None] } else { pod.devices.iter().map(Some).collect() };
@@ -29,6 +51,12 @@ pub(super) fn render(explanation: &Explanation) -> String {
         if let Some(omitted) = &pod.omitted {
             rows.push(Row::Note(format!("left out, {}: {}", omitted.reason, omitted.message)));
         }
+        for ignored in &pod.ignored_annotations {
+            rows.push(Row::Note(format!("annotation {} is ignored: {}", ignored.annotation, ignored.reason)));
+        }
+        for device in pod.devices.iter().filter(|device| device.part_source != EXPORTER) {
+            rows.push(Row::Note(format!("part of {}: {}", device.device, device.part_source)));
+        }
         for exporter in &pod.exporters {
             if let Some(failure) = &exporter.failure {
                 rows.push(Row::Note(format!("{} does not answer: {failure}", exporter.name)));
@@ -36,6 +64,10 @@ pub(super) fn render(explanation: &Explanation) -> String {
         }
     }
     write_rows(&mut text, &rows);
+    if let Some(failure) = &explanation.watch_failure {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "\n{failure}");
+    }
     if let Some(hpa) = &explanation.hpa {
         text.push('\n');
         write_hpa(&mut text, hpa);
@@ -60,7 +92,7 @@ fn cells(pod: &Pod, first: bool, device: Option<&Device>) -> Vec<String> {
         of_pod(pod.name.clone()),
         of_pod(if pod.terminating { "Terminating".to_owned() } else { pod.phase.clone() }),
         of_pod(if pod.ready { "yes" } else { "no" }.to_owned()),
-        of_pod(pod.value.clone().unwrap_or_else(dash)),
+        of_pod(pod.value.as_deref().map_or_else(dash, plain)),
         of_pod(pod.age_seconds.map_or_else(dash, seconds)),
         device_name,
         device.map(|device| device.container.clone()).filter(|name| !name.is_empty()).unwrap_or_else(dash),
@@ -75,7 +107,7 @@ fn cells(pod: &Pod, first: bool, device: Option<&Device>) -> Vec<String> {
 }
 
 fn write_rows(text: &mut String, rows: &[Row]) {
-    let mut widths = [0; HEADS.len()];
+    let mut widths = [0; COLUMNS];
     for row in rows {
         if let Row::Cells(cells) = row {
             for (width, cell) in widths.iter_mut().zip(cells) {
@@ -138,6 +170,11 @@ fn write_hpa(text: &mut String, hpa: &Hpa) {
     let _ = writeln!(text, "  not modelled: {}", hpa.not_modelled);
 }
 
+/// A quantity as a plain number, so that it can be compared with the means.
+fn plain(quantity: &str) -> String {
+    hpa::milli(quantity).map_or_else(|| quantity.to_owned(), |milli| short(milli as f64 / 1000.0))
+}
+
 fn seconds(seconds: f64) -> String {
     format!("{seconds:.1}s")
 }
@@ -163,8 +200,9 @@ mod tests {
             labels: BTreeMap::from([("gpu".to_owned(), "0".to_owned())]),
             container: "main".to_owned(),
             part: Some(0.5),
+            part_source: EXPORTER.to_owned(),
             present: true,
-            seen_seconds: 0.4,
+            seen_seconds: Some(0.4),
             observed_seconds: 600.0,
             readings: 13,
             covered_seconds: 60.0,
@@ -178,11 +216,12 @@ mod tests {
             phase: "Running".to_owned(),
             ready: true,
             terminating: false,
-            value: Some("85".to_owned()),
+            value: Some("85500m".to_owned()),
             age_seconds: Some(0.4),
             omitted: None,
             exporters: Vec::new(),
             devices: vec![device.clone(), Device { device: "GPU-b".to_owned(), ..device }],
+            ignored_annotations: Vec::new(),
         };
         let silent = Pod {
             name: "chat-with-a-long-name-1".to_owned(),
@@ -216,16 +255,19 @@ mod tests {
             label_selector: "app=chat".to_owned(),
             metric_label_selector: String::new(),
             metric: "gpu_utilization".to_owned(),
+            unit: "%".to_owned(),
             aggregation: "mean".to_owned(),
             window_seconds: 60.0,
             staleness_seconds: 30.0,
+            watch_failure: None,
             pods: vec![pod, silent],
             hpa: Some(hpa),
         };
         let text = render(&explanation);
         let lines: Vec<&str> = text.lines().collect();
-        let column = lines[3].find("VALUE").unwrap();
-        assert_eq!(&lines[4][column..column + 2], "85");
+        let column = lines[3].find("VALUE (%)").unwrap();
+        assert_eq!(&lines[4][column..column + 4], "85.5");
+        assert!(lines[3].ends_with("MEAN (%)") && lines[4].ends_with(" 42.5"), "{text}");
         assert_eq!(lines[4].find("0 GPU-a"), lines[5].find("0 GPU-b"));
         assert!(lines[5].starts_with("   "), "a pod's name stands once: {text}");
         assert_eq!(lines[7], "  left out, no_exporter: no exporter is known");

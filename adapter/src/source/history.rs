@@ -33,7 +33,7 @@ pub struct Span {
 /// left out.
 ///
 /// There are four of these for each pod and device: what they take is what the adapter takes.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct History {
     points: Vec<Point>,
     /// What the points' times are counted from; `None` before the first reading.
@@ -60,7 +60,7 @@ struct Point {
     at: Millis,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Last {
     reading: Reading,
     at: Millis,
@@ -126,6 +126,11 @@ impl History {
             let old = self.points.partition_point(|point| point.at < from);
             self.points.drain(..old);
         }
+    }
+
+    /// The next reading begins a new piece, because it measures something else than the last one.
+    pub fn interrupt(&mut self) {
+        self.last = None;
     }
 
     /// The mean over the window that ends with the newest growth, of readings received since

@@ -1,7 +1,12 @@
 //! Owns the labels that tell devices apart, as pages spell them and as they are kept: in one text
 //! per device, because there are ten thousand devices.
 
+use std::borrow::Cow;
+
 use podgauge_common::exposition::parse::Sample;
+
+/// The label with the GPU's model.
+pub const MODEL_NAME: &str = "modelName";
 
 /// Their names, and the older or other spellings of them.
 const NAMES: [(&str, &[&str]); 8] = [
@@ -9,7 +14,7 @@ const NAMES: [(&str, &[&str]); 8] = [
     ("UUID", &["UUID", "uuid"]),
     ("pci_bus_id", &["pci_bus_id"]),
     ("device", &["device"]),
-    ("modelName", &["modelName"]),
+    (MODEL_NAME, &[MODEL_NAME]),
     ("GPU_I_PROFILE", &["GPU_I_PROFILE"]),
     ("GPU_I_ID", &["GPU_I_ID"]),
     ("hostname", &["hostname", "Hostname"]),
@@ -53,11 +58,26 @@ impl Labels {
     }
 }
 
+/// A value as a label selector can hold it: each run of blanks is a `-`, as exporters with
+/// `--replace-blanks-in-model-name` print it.
+pub fn selectable(value: &str) -> Cow<'_, str> {
+    if !value.contains(char::is_whitespace) {
+        return value.into();
+    }
+    value.split_whitespace().collect::<Vec<_>>().join("-").into()
+}
+
 #[cfg(test)]
 mod tests {
     use podgauge_common::exposition::parse;
 
     use super::*;
+
+    #[test]
+    fn a_selector_writes_blanks_as_hyphens() {
+        assert_eq!(selectable("NVIDIA H100  80GB HBM3"), "NVIDIA-H100-80GB-HBM3");
+        assert_eq!(selectable("NVIDIA-H100-80GB-HBM3"), "NVIDIA-H100-80GB-HBM3");
+    }
 
     #[test]
     fn each_label_is_found_under_its_name() {

@@ -6,6 +6,7 @@
 
 pub mod access;
 pub mod history;
+pub mod joined;
 pub mod labels;
 pub mod page;
 pub mod scrape;

@@ -77,6 +77,9 @@ pub struct Holding {
     pub container: String,
     /// The part of the device that it was given.
     pub allocation: Option<f64>,
+    /// It was given a part of the device whose size is not known: podgauge's exporter says so, or
+    /// another exporter prints a replica of the device, and never how many replicas there are.
+    pub part_unknown: bool,
     pub pod_uid: Option<String>,
     active: Option<f64>,
     /// Seconds for which its use is known, since it began.
@@ -84,6 +87,8 @@ pub struct Holding {
     pub readings: Vec<(FamilyId, Reading)>,
     /// The samples as they are read, one entry a family.
     samples: Vec<Repeated>,
+    /// Its samples are of a replica of the device.
+    replica: bool,
     /// Samples of two pods under the same labels: whose the readings are is unknown.
     two_pods: bool,
 }

@@ -9,7 +9,8 @@ use parking_lot::RwLock;
 
 use super::Target;
 use super::history::{History, Reading, Span};
-use super::labels::Labels;
+use super::joined::Joined;
+use super::labels::{Labels, MODEL_NAME, selectable};
 use super::page::{self, Page};
 use crate::cluster::Selector;
 use crate::metric::FamilyId;
@@ -56,6 +57,9 @@ pub struct DeviceState {
     labels: Labels,
     /// Pods that have a part of it.
     pub pods: usize,
+    /// How many own it, as the exporter counts them: containers, and processes outside every pod as
+    /// one. `None`: it does not know.
+    pub owners: Option<f64>,
     /// MiB.
     pub memory_total: Option<f64>,
     /// Why its use cannot be attributed.
@@ -70,6 +74,8 @@ pub struct DeviceState {
 pub struct PodSeries {
     /// Sorted.
     holdings: Vec<Placed>,
+    /// For each device with several containers: what they have together.
+    joined: Vec<Joined>,
 }
 
 /// Device and container.
@@ -79,8 +85,10 @@ type Placed = (Place, Holding);
 /// A container's part of a device, with its histories.
 #[derive(Debug)]
 pub struct Holding {
-    /// The part that it was given; `None` if the exporter knows of no allocation.
-    pub allocation: Option<f64>,
+    /// The part that the newest page reports.
+    pub part: ReportedPart,
+    /// The last size of the part that was reported for the pod with this UID.
+    last_part: Option<f64>,
     /// It was allocated, so that it stays the pod's as long as the pod lives.
     allocated: bool,
     /// The newest answer speaks of it.
@@ -101,6 +109,18 @@ pub struct Holding {
     series: Vec<(FamilyId, History)>,
     /// Since when it is the only one of its device; what it says is then said of the device.
     only_since: Option<Instant>,
+}
+
+/// The part of a device that a page reports for a container.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub enum ReportedPart {
+    /// The page knows of no allocation.
+    #[default]
+    Unallocated,
+    /// Of one.
+    Size(f64),
+    /// There is an allocation whose size the exporter does not know.
+    Unknown,
 }
 
 /// Whose a holding is.
@@ -180,7 +200,9 @@ impl ExporterState {
 
     /// Number of series kept.
     pub fn series(&self) -> usize {
+        let pods = self.namespaces.values().flat_map(HashMap::values);
         self.holdings().map(|(_, holding)| holding.series.len()).sum::<usize>()
+            + pods.flat_map(|pod| &pod.joined).map(Joined::len).sum::<usize>()
             + self.devices.values().map(|device| device.series.len()).sum::<usize>()
     }
 
@@ -197,6 +219,7 @@ impl ExporterState {
         let memory_total = device.memory_total();
         let known = self.devices.entry(Arc::clone(&key)).or_insert_with(|| DeviceState::new(round.at));
         known.pods = pods;
+        known.owners = device.owners;
         known.memory_total = memory_total;
         known.seen = round.at;
         push_all(&mut known.series, device.readings, round);
@@ -211,7 +234,15 @@ impl ExporterState {
             known.unavailable = device.unavailable.map(Into::into);
         }
         let only = device.holdings.len() == 1;
-        for holding in device.holdings {
+        let mut holdings = device.holdings;
+        holdings.sort_unstable_by(|a, b| {
+            (&a.namespace, &a.pod, &a.container).cmp(&(&b.namespace, &b.pod, &b.container))
+        });
+        for containers in holdings.chunk_by(|a, b| (&a.namespace, &a.pod) == (&b.namespace, &b.pod)) {
+            let pods = entry(&mut self.namespaces, &containers[0].namespace);
+            entry(pods, &containers[0].pod).join(&key, containers, round);
+        }
+        for holding in holdings {
             let pods = entry(&mut self.namespaces, &holding.namespace);
             let pod = entry(pods, &holding.pod);
             let kept = pod.holding(&key, &holding.container, round.at);
@@ -256,7 +287,7 @@ impl ExporterState {
         let Some(last) = unseen.get(count - 1).or(unseen.last()).copied() else { return };
         self.namespaces.retain(|_, pods| {
             pods.retain(|_, pod| {
-                pod.holdings.retain(|(_, holding)| holding.present || holding.seen > last);
+                pod.retain(|holding| holding.present || holding.seen > last);
                 !pod.holdings.is_empty()
             });
             !pods.is_empty()
@@ -273,11 +304,11 @@ fn entry<'m, V: Default>(map: &'m mut HashMap<Box<str>, V>, name: &str) -> &'m m
 }
 
 /// One answered scrape.
-struct Round<'a> {
-    at: Instant,
-    scrape: u64,
-    native: bool,
-    span: &'a Span,
+pub(super) struct Round<'a> {
+    pub(super) at: Instant,
+    pub(super) scrape: u64,
+    pub(super) native: bool,
+    pub(super) span: &'a Span,
 }
 
 // === impl PodSeries ===
@@ -297,6 +328,46 @@ impl PodSeries {
         &mut self.holdings[at].1
     }
 
+    /// The series of all containers on a device, if there are or were several.
+    pub fn joined(&self, device: &str) -> Option<&Joined> {
+        self.joined.iter().find(|joined| *joined.device == *device)
+    }
+
+    /// The holdings on a device.
+    fn on(&self, device: &str) -> &[Placed] {
+        let begin = self.holdings.partition_point(|((known, _), _)| **known < *device);
+        let count = self.holdings[begin..].partition_point(|((known, _), _)| **known == *device);
+        &self.holdings[begin..begin + count]
+    }
+
+    /// Adds a page's readings of several containers on one device to what they have together,
+    /// before each of them takes its own.
+    fn join(&mut self, device: &Arc<str>, containers: &[page::Holding], round: &Round<'_>) {
+        let known = self.on(device);
+        let at = self.joined.iter().position(|joined| joined.device == *device);
+        if at.is_none()
+            && let [only] = containers
+            && known.iter().all(|((_, container), _)| **container == *only.container)
+        {
+            return;
+        }
+        let only = match known {
+            [((_, container), holding)] => Some((&**container, holding)),
+            _ => None,
+        };
+        let begun = at.is_none().then(|| Joined::from_only(device, only));
+        self.joined.extend(begun);
+        let at = at.unwrap_or(self.joined.len() - 1);
+        self.joined[at].push(containers, round);
+    }
+
+    fn retain(&mut self, keep: impl Fn(&Holding) -> bool) {
+        self.holdings.retain(|(_, holding)| keep(holding));
+        let holdings = &self.holdings;
+        let count = |device: &str| holdings.iter().filter(|((known, _), _)| **known == *device).count();
+        self.joined.retain(|joined| count(&joined.device) > 1);
+    }
+
     /// Keeps what was seen lately, and what was allocated to a pod of which anything was.
     fn forget(&mut self, recent: impl Fn(Instant) -> bool) {
         if self.holdings.iter().all(|(_, holding)| recent(holding.seen)) {
@@ -304,8 +375,7 @@ impl PodSeries {
         }
         let alive = self.holdings.iter().filter(|(_, holding)| recent(holding.seen));
         let alive: HashSet<Option<Box<str>>> = alive.map(|(_, holding)| holding.uid.clone()).collect();
-        self.holdings
-            .retain(|(_, holding)| recent(holding.seen) || holding.allocated && alive.contains(&holding.uid));
+        self.retain(|holding| recent(holding.seen) || holding.allocated && alive.contains(&holding.uid));
     }
 }
 
@@ -325,6 +395,7 @@ impl DeviceState {
         Self {
             labels: Labels::default(),
             pods: 0,
+            owners: None,
             memory_total: None,
             unavailable: None,
             seen,
@@ -351,9 +422,13 @@ impl DeviceState {
         self.series.iter().find(|(id, _)| *id == family).map(|(_, history)| history)
     }
 
-    /// Whether its labels meet a `metricLabelSelector`.
+    /// Whether its labels meet a `metricLabelSelector`, which writes blanks of a model's name as `-`.
     pub fn matches(&self, selector: &Selector) -> bool {
-        selector.matches(|key| self.labels.get(key))
+        if selector.is_empty() {
+            return true;
+        }
+        let model = self.labels.get(MODEL_NAME).map(selectable);
+        selector.matches(|key| if key == MODEL_NAME { model.as_deref() } else { self.labels.get(key) })
     }
 }
 
@@ -362,7 +437,8 @@ impl DeviceState {
 impl Holding {
     fn new(seen: Instant) -> Self {
         Self {
-            allocation: None,
+            part: ReportedPart::Unallocated,
+            last_part: None,
             allocated: false,
             present: true,
             seen,
@@ -380,6 +456,30 @@ impl Holding {
     /// Since when what it says is said of its whole device.
     pub fn only_since(&self) -> Option<Instant> {
         self.only_since
+    }
+
+    /// The size of the part, if it was reported for the pod with this UID, or is on the newest page.
+    pub fn known_part(&self, uid: &str) -> Option<f64> {
+        match self.part {
+            ReportedPart::Size(part) => Some(part),
+            ReportedPart::Unknown | ReportedPart::Unallocated => {
+                self.last_part.filter(|_| self.uid.as_deref() == Some(uid))
+            }
+        }
+    }
+
+    /// The last pod that the exporter named for it.
+    pub(super) fn uid(&self) -> Option<&str> {
+        self.uid.as_deref()
+    }
+
+    /// Whether some of what is kept came without a UID.
+    pub(super) fn is_undated(&self) -> bool {
+        self.undated
+    }
+
+    pub(super) fn series(&self) -> impl Iterator<Item = (FamilyId, &History)> {
+        self.series.iter().map(|(family, history)| (*family, history))
     }
 
     /// Whether it is the pod's of that UID.
@@ -432,12 +532,21 @@ impl Holding {
                 self.total_before = self.total;
                 self.undated = false;
                 self.allocated = false;
+                self.last_part = None;
             }
         }
         self.undated |= !self.named && !from.readings.is_empty();
         // Without counters of its own an exporter speaks of allocations only.
-        self.allocated |= from.allocation.is_some() || !round.native;
-        self.allocation = from.allocation;
+        self.allocated |= from.allocation.is_some() || from.part_unknown || !round.native;
+        self.part = match from.allocation {
+            // Both at once contradict each other.
+            _ if from.part_unknown => ReportedPart::Unknown,
+            Some(part) => ReportedPart::Size(part),
+            None => ReportedPart::Unallocated,
+        };
+        if let ReportedPart::Size(part) = self.part {
+            self.last_part = Some(part);
+        }
         self.present = true;
         self.seen = round.at;
         push_all(&mut self.series, from.readings, round);

@@ -161,7 +161,7 @@ pub(super) const STATE: &[Metric] = metrics! {
         => "Device memory that is used, without the driver's reserve (in MiB)."
     "DCGM_FI_DEV_FB_RESERVED" Some(253), Gauge Instance "MiB" Reading::Memory(Memory::Reserved)
         => "Device memory that driver and firmware reserve (in MiB)."
-    "DCGM_FI_DEV_FB_USED_PERCENT" Some(254), Gauge Instance "" Reading::Memory(Memory::UsedRatio)
+    "DCGM_FI_DEV_FB_USED_PERCENT" Some(254), Gauge Instance "ratio" Reading::Memory(Memory::UsedRatio)
         => "Part of the device memory without the reserve that is used (0 to 1)."
 };
 

@@ -20,6 +20,11 @@ pub const OWN: &[Own] = &[
     own::UTILIZATION,
     own::OWNERS,
     own::ALLOCATION,
+    own::PART_UNKNOWN,
+    own::RECENT_ACTIVE_SECONDS,
+    own::RECENT_OBSERVED_SECONDS,
+    own::RECENT_DEVICE_ACTIVE_SECONDS,
+    own::RECENT_DEVICE_OBSERVED_SECONDS,
     own::ATTRIBUTION_UNAVAILABLE,
     own::NVLINK_BYTES,
     own::XID_ERRORS,
@@ -33,7 +38,7 @@ pub mod own {
         name: "podgauge_gpu_up",
         kind: Kind::Gauge,
         unit: "",
-        help: "1 if the GPU answers, 0 if it is lost.",
+        help: "1 if the GPU answers, 0 if it does not.",
     };
     pub const ACTIVE_SECONDS: Own = Own {
         name: "podgauge_gpu_active_seconds_total",

@@ -1,7 +1,8 @@
 //! Owns the families that come in rows: NVLinks and their counters, ECC errors by place.
 
+use super::names::field_of;
 use super::served::metrics;
-use super::{Direction, Kind, LinkError, MemoryPlace, Metric, Reading, Scope, known};
+use super::{Direction, Kind, LinkError, MemoryPlace, Metric, Reading, Scope};
 
 /// Classic DCGM names links up to this one.
 const LINKS: u8 = 18;
@@ -142,15 +143,16 @@ fn of_place((word, place, words): (&str, MemoryPlace, &'static str)) -> Vec<Metr
 
 /// A row whose texts are made once for the life of the program.
 pub(super) fn row(name: &str, kind: Kind, unit: &'static str, help: String, reading: Reading) -> Metric {
-    let known = known(name);
-    debug_assert!(known.is_some(), "{name} is no name of DCGM's");
+    let field = field_of(name);
+    debug_assert!(field.is_some(), "{name} is not a name of DCGM's");
     Metric {
         name: String::leak(name.to_owned()),
-        field: known.and_then(|known| known.field),
+        field,
         kind,
         scope: Scope::Gpu,
         unit,
         reading,
+        scale: reading.classic_scale(),
         help: String::leak(help),
     }
 }

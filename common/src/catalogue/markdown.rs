@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::base_units::{in_4_9, renamed};
 use super::{Kind, Metric, OWN, Pace, Reading, SERVED, Scope};
 
 /// The whole page.
@@ -14,7 +15,7 @@ pub fn page() -> String {
          two GPM samples `-c` apart (the first 0.15 s), on Hopper and newer.\n\n\
          | field | id | type | unit | of | read | |\n|---|---|---|---|---|---|---|\n",
     );
-    for metric in SERVED.iter() {
+    for metric in classic() {
         let id = metric.field.map_or_else(String::new, |field| field.to_string());
         let _ = writeln!(
             text,
@@ -28,9 +29,25 @@ pub fn page() -> String {
         );
     }
     text.push_str(
-        "\nOther names of the same fields (DCGM 4.6's, and the lower-case ones of dcgm-exporter 1.x) are read alike and printed\n\
-         as the counters file writes them. A name that DCGM knows and that is not listed here costs one warning.\n\n\
-         ## podgauge's own\n\nOn every page, whatever the counters file says.\n\n| family | type | unit | |\n|---|---|---|---|\n",
+        "\nOther names of the same fields (DCGM 4.6's, and the lower-case ones of dcgm-exporter 1.x) are accepted, and printed\n\
+         as the counters file writes them. A name of DCGM's form that is not listed here costs one warning.\n\n\
+         ## Names and units of dcgm-exporter 4.9\n\n\
+         A counters file may use these names as well; `--metric-names 4.9` prints them in place of the classic ones. A field in\n\
+         another unit is another field of DCGM's, with an id of its own; without an id the field is the same and has another\n\
+         name alone. Fields that are not listed keep their names.\n\n\
+         | classic | unit | 4.9 | id | unit |\n|---|---|---|---|---|\n",
+    );
+    for metric in classic() {
+        let (name, other) = in_4_9(metric);
+        if name != metric.name {
+            let id = other.field.filter(|id| Some(*id) != metric.field);
+            let id = id.map_or_else(String::new, |id| id.to_string());
+            let _ =
+                writeln!(text, "| `{}` | {} | `{name}` | {id} | {} |", metric.name, metric.unit, other.unit);
+        }
+    }
+    text.push_str(
+        "\n## podgauge's own\n\nOn every page, whatever the counters file says.\n\n| family | type | unit | |\n|---|---|---|---|\n",
     );
     let mut own: Vec<_> = OWN.iter().collect();
     own.sort_by_key(|own| own.name);
@@ -38,6 +55,11 @@ pub fn page() -> String {
         let _ = writeln!(text, "| `{}` | {} | {} | {} |", own.name, own.kind.as_str(), own.unit, own.help);
     }
     text
+}
+
+/// The metrics without those that are others in another unit.
+fn classic() -> impl Iterator<Item = &'static Metric> {
+    SERVED.iter().filter(|metric| renamed(metric.name).is_none())
 }
 
 fn scope(metric: &Metric) -> &'static str {

@@ -17,21 +17,21 @@ const fn integer(metric: u32) -> Reading {
 }
 
 pub(super) const ENGINES: &[Metric] = metrics! {
-    "DCGM_FI_PROF_GR_ENGINE_ACTIVE" Some(1001), Gauge Instance "" ratio(1)
+    "DCGM_FI_PROF_GR_ENGINE_ACTIVE" Some(1001), Gauge Instance "ratio" ratio(1)
         => "Part of the time in which the graphics engine was active."
-    "DCGM_FI_PROF_SM_ACTIVE" Some(1002), Gauge Instance "" ratio(2)
+    "DCGM_FI_PROF_SM_ACTIVE" Some(1002), Gauge Instance "ratio" ratio(2)
         => "Part of the cycles in which a multiprocessor had a warp, mean over all of them."
-    "DCGM_FI_PROF_SM_OCCUPANCY" Some(1003), Gauge Instance "" ratio(3)
+    "DCGM_FI_PROF_SM_OCCUPANCY" Some(1003), Gauge Instance "ratio" ratio(3)
         => "Warps on a multiprocessor divided by the most it can hold."
-    "DCGM_FI_PROF_PIPE_TENSOR_ACTIVE" Some(1004), Gauge Instance "" ratio(5)
+    "DCGM_FI_PROF_PIPE_TENSOR_ACTIVE" Some(1004), Gauge Instance "ratio" ratio(5)
         => "Part of the cycles in which the tensor pipe was active."
-    "DCGM_FI_PROF_DRAM_ACTIVE" Some(1005), Gauge Instance "" ratio(10)
+    "DCGM_FI_PROF_DRAM_ACTIVE" Some(1005), Gauge Instance "ratio" ratio(10)
         => "Part of the cycles in which the memory interface was active."
-    "DCGM_FI_PROF_PIPE_FP64_ACTIVE" Some(1006), Gauge Instance "" ratio(11)
+    "DCGM_FI_PROF_PIPE_FP64_ACTIVE" Some(1006), Gauge Instance "ratio" ratio(11)
         => "Part of the cycles in which the FP64 pipe was active."
-    "DCGM_FI_PROF_PIPE_FP32_ACTIVE" Some(1007), Gauge Instance "" ratio(12)
+    "DCGM_FI_PROF_PIPE_FP32_ACTIVE" Some(1007), Gauge Instance "ratio" ratio(12)
         => "Part of the cycles in which the FP32 pipe was active."
-    "DCGM_FI_PROF_PIPE_FP16_ACTIVE" Some(1008), Gauge Instance "" ratio(13)
+    "DCGM_FI_PROF_PIPE_FP16_ACTIVE" Some(1008), Gauge Instance "ratio" ratio(13)
         => "Part of the cycles in which the FP16 pipe was active."
     "DCGM_FI_PROF_PCIE_TX_BYTES" Some(1009), Gauge Gpu "B/s" bytes(20)
         => "Bytes per second that the GPU sent over PCIe."
@@ -41,13 +41,13 @@ pub(super) const ENGINES: &[Metric] = metrics! {
         => "Bytes per second that the GPU sent over NVLink."
     "DCGM_FI_PROF_NVLINK_RX_BYTES" Some(1012), Gauge Gpu "B/s" bytes(60)
         => "Bytes per second that the GPU received over NVLink."
-    "DCGM_FI_PROF_PIPE_TENSOR_IMMA_ACTIVE" Some(1013), Gauge Instance "" ratio(9)
+    "DCGM_FI_PROF_PIPE_TENSOR_IMMA_ACTIVE" Some(1013), Gauge Instance "ratio" ratio(9)
         => "Part of the cycles in which the tensor pipe multiplied integers."
-    "DCGM_FI_PROF_PIPE_TENSOR_HMMA_ACTIVE" Some(1014), Gauge Instance "" ratio(7)
+    "DCGM_FI_PROF_PIPE_TENSOR_HMMA_ACTIVE" Some(1014), Gauge Instance "ratio" ratio(7)
         => "Part of the cycles in which the tensor pipe multiplied halves."
-    "DCGM_FI_PROF_PIPE_TENSOR_DFMA_ACTIVE" Some(1015), Gauge Instance "" ratio(6)
+    "DCGM_FI_PROF_PIPE_TENSOR_DFMA_ACTIVE" Some(1015), Gauge Instance "ratio" ratio(6)
         => "Part of the cycles in which the tensor pipe multiplied doubles."
-    "DCGM_FI_PROF_PIPE_INT_ACTIVE" Some(1016), Gauge Instance "" ratio(4)
+    "DCGM_FI_PROF_PIPE_INT_ACTIVE" Some(1016), Gauge Instance "ratio" ratio(4)
         => "Part of the cycles in which the integer pipe was active."
     "DCGM_FI_PROF_C2C_TX_ALL_BYTES" Some(1076), Gauge Gpu "B/s" bytes(100)
         => "Bytes per second sent over the chip-to-chip link, headers included."
@@ -98,7 +98,7 @@ pub(super) fn metrics() -> impl Iterator<Item = Metric> {
     let engine = |word: &'static str, count: u32, first: u32, what: &'static str| {
         (0..count).map(move |n| {
             let help = format!("Part of the time in which {what} {n} was active.");
-            row(&format!("DCGM_FI_PROF_{word}{n}_ACTIVE"), Kind::Gauge, "", help, ratio(first + n))
+            row(&format!("DCGM_FI_PROF_{word}{n}_ACTIVE"), Kind::Gauge, "ratio", help, ratio(first + n))
         })
     };
     let links = (0..18).flat_map(|link| {

@@ -1,4 +1,6 @@
-//! Owns how a value is read from NVML, with the conversion to the unit it is exported in.
+//! How a value is read from NVML, and in which unit it comes.
+
+use super::Scale;
 
 /// How a value is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,9 +73,9 @@ pub enum Reading {
     ClockEventsInWindow,
     /// How often a clock event reason appeared since the exporter started.
     ClockEventsTotal,
-    /// `nvmlDeviceGetMemoryInfo_v2`.
+    /// `nvmlDeviceGetMemoryInfo_v2`, bytes.
     Memory(Memory),
-    /// `nvmlDeviceGetBAR1MemoryInfo`, bytes ÷ 1048576, truncated.
+    /// `nvmlDeviceGetBAR1MemoryInfo`, bytes.
     Bar1(Memory),
     /// One field of `nvmlDeviceGetFieldValues`, printed as it is. Above `max` is no measurement.
     Field {
@@ -105,8 +107,7 @@ pub enum Reading {
     RemapBanks(RemapBanks),
     /// `nvmlDeviceGetRetiredPages` for repeated single-bit errors.
     RetiredPages,
-    /// Fields 138 and 139, KiB: difference ÷ seconds ÷ 1000, truncated. No link: all of them.
-    /// No direction: both.
+    /// Fields 138 and 139, KiB: difference ÷ seconds. No link: all of them. No direction: both.
     NvlinkRate {
         link: Option<u8>,
         direction: Option<Direction>,
@@ -209,7 +210,7 @@ pub enum Codec {
     Decoder,
 }
 
-/// Part of a memory, in MiB but for the ratio.
+/// Part of a memory, in bytes but for the ratio.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Memory {
     Total,
@@ -296,6 +297,18 @@ impl Reading {
             | Self::NvlinkErrors { .. }
             | Self::VgpuLicense => Pace::Slow,
             _ => Pace::Interval,
+        }
+    }
+
+    /// From the unit in which it comes to the unit of DCGM's classic names.
+    pub(super) const fn classic_scale(self) -> Scale {
+        match self {
+            Self::Memory(part) | Self::Bar1(part) if !matches!(part, Memory::UsedRatio) => {
+                Scale::Over(1024 * 1024)
+            }
+            // DCGM calls KiB ÷ 1000 MB.
+            Self::NvlinkRate { .. } => Scale::Over(1000),
+            _ => Scale::One,
         }
     }
 

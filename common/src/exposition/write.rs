@@ -28,6 +28,17 @@ pub enum Value {
     F64(f64),
 }
 
+impl Value {
+    /// As a float, which is exact up to 2^53.
+    pub fn as_f64(self) -> f64 {
+        match self {
+            Self::U64(value) => value as f64,
+            Self::I64(value) => value as f64,
+            Self::F64(value) => value,
+        }
+    }
+}
+
 impl std::fmt::Display for Value {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut text = String::new();

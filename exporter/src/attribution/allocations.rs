@@ -1,13 +1,17 @@
-//! Owns allocations: which container the kubelet gave which device, and how much of it.
+//! Allocations: the containers that the kubelet gave devices, and how much of each.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::claims::{Claim, Claims};
+use super::claims::{Claim, ClaimedDevice, Claims};
 use super::device_id::{Device, DeviceId};
 use super::kubelet::api::{ContainerDevices, PodResources};
+use super::own_pod::PodName;
 use crate::gpu::Identity;
+
+/// Most devices of one node that are kept, of whatever kind.
+const MAX_ALLOCATIONS: usize = 16_384;
 
 /// A container and a device that it was given, whole or in part.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,23 +20,43 @@ pub(crate) struct Allocation {
     pub(crate) pod: String,
     pub(crate) container: String,
     pub(crate) device: Device,
+    /// The extended resource and the first id under which a device plugin gave it.
+    pub(crate) given_as: Option<Given>,
     /// Held replicas, as the plugin numbers them; none means the whole device, which has none.
     pub(crate) replicas: Vec<String>,
-    /// By which claims it is held, in order, each once; none: a device plugin gave it.
+    /// The claims by which it is held, in order, each once; none: a device plugin gave it.
     pub(crate) claims: Vec<Arc<Claim>>,
-    /// 1, or the replicas held ÷ the device's, `None` if those were never seen. Of a claim that
-    /// several pods share, the pod's part; `None` if several claims share the device.
+    /// Part of the device: 1, or the replicas held ÷ the device's, or the claim's consumed capacity ÷
+    /// the device's, or of a claim that several pods share the pod's part. `None`: not known.
     pub(crate) part: Option<f64>,
-    /// From the pod's processes, else its logs; `None` if it cannot be told.
+    /// From the pod's processes, else its logs; `None` if neither names it.
     pub(crate) pod_uid: Option<String>,
     /// When its log folder was written to; tells the newest of pods.
     pub(crate) started: Option<SystemTime>,
+}
+
+/// The words in which a device plugin gave a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Given {
+    pub(crate) resource: String,
+    pub(crate) id: String,
+}
+
+/// Pods that hold devices and use none of them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Watchers {
+    /// This exporter's own.
+    pub(crate) own: Option<PodName>,
+    /// `--reservation-namespaces`: fractional schedulers hold devices for others there.
+    pub(crate) reservation_namespaces: Vec<String>,
 }
 
 /// Every allocation of the node.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Allocations {
     all: Vec<Allocation>,
+    /// How many were left out because of [`MAX_ALLOCATIONS`].
+    pub(crate) beyond: usize,
 }
 
 /// How many replicas each device has, from GetAllocatableResources. Keeps the last count that was
@@ -40,51 +64,50 @@ pub(crate) struct Allocations {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ReplicaCounts(HashMap<Device, u32>);
 
-/// Whether a resource means GPUs.
-pub(crate) fn is_gpu_resource(name: &str, more: &[String]) -> bool {
-    name == "nvidia.com/gpu" || name.starts_with("nvidia.com/mig-") || more.iter().any(|other| other == name)
+// === impl Watchers ===
+
+impl Watchers {
+    fn include(&self, pod: &PodResources) -> bool {
+        let is_own = |(namespace, name): &PodName| (namespace, name) == (&pod.namespace, &pod.name);
+        self.own.as_ref().is_some_and(is_own) || self.reservation_namespaces.contains(&pod.namespace)
+    }
 }
 
 // === impl Allocations ===
 
 impl Allocations {
-    /// Reads the kubelet's list. `resources` are names that mean GPUs besides NVIDIA's own; without
-    /// `claims` devices that are held by claims are left out.
-    pub(crate) fn from_list(pods: &[PodResources], resources: &[String], claims: Option<&Claims>) -> Self {
+    /// Reads the kubelet's list. Devices of every resource are kept: an id that names a GPU of this
+    /// node is a GPU, whatever its resource is called. Without `claims` devices that are held by
+    /// claims are left out.
+    pub(crate) fn from_list(pods: &[PodResources], watchers: &Watchers, claims: Option<&Claims>) -> Self {
         let mut all: Vec<Allocation> = Vec::new();
-        for pod in pods {
+        let mut beyond = 0;
+        for pod in pods.iter().filter(|pod| !watchers.include(pod)) {
             for container in &pod.containers {
                 let first_of_container = all.len();
-                let gpus = container.devices.iter().filter(|d| is_gpu_resource(&d.resource_name, resources));
-                let ids = gpus.flat_map(|devices| &devices.device_ids).map(|id| DeviceId::parse(id));
+                let given = container.devices.iter().flat_map(|devices| {
+                    let resource = &devices.resource_name;
+                    devices
+                        .device_ids
+                        .iter()
+                        .map(move |id| Given { resource: resource.clone(), id: id.clone() })
+                });
                 let claimed = claims
                     .into_iter()
                     .flat_map(|claims| container.dynamic_resources.iter().flat_map(|claim| claims.of(claim)));
-                let held = ids.map(|id| (id.device, id.replica, None));
-                let held = held.chain(claimed.map(|(device, claim)| (device, None, Some(claim))));
-                for (device, replica, claim) in held {
-                    let known = all[first_of_container..].iter().position(|other| other.device == device);
-                    let at = known.map_or(all.len(), |at| first_of_container + at);
-                    if known.is_none() {
-                        all.push(Allocation {
-                            namespace: pod.namespace.clone(),
-                            pod: pod.name.clone(),
-                            container: container.name.clone(),
-                            device,
-                            replicas: Vec::new(),
-                            claims: Vec::new(),
-                            part: None,
-                            pod_uid: None,
-                            started: None,
-                        });
+                let held = given.map(Held::Given).chain(claimed.map(Held::Claimed));
+                for held in held {
+                    let new = held.allocation(pod, &container.name);
+                    let same = all[first_of_container..].iter().position(|other| other.device == new.device);
+                    match same {
+                        Some(at) => all[first_of_container + at].take(new),
+                        None if all.len() < MAX_ALLOCATIONS => all.push(new),
+                        None => beyond += 1,
                     }
-                    let allocation = &mut all[at];
-                    allocation.replicas.extend(replica.filter(|it| !allocation.replicas.contains(it)));
-                    allocation.add_claims(claim);
                 }
             }
         }
-        Self { all }
+        Self { all, beyond }
     }
 
     /// Adds what other sources know: the part of the device, and the pod's UID.
@@ -112,14 +135,25 @@ impl Allocations {
     }
 
     /// The container of a pod that has allocations, if it is one alone.
-    pub(crate) fn only_container(&self, namespace: &str, pod: &str) -> Option<&str> {
-        let mut containers = self
-            .all
-            .iter()
-            .filter(|a| a.namespace == namespace && a.pod == pod)
-            .map(|a| a.container.as_str());
+    pub(crate) fn only_container<'a>(&'a self, namespace: &'a str, pod: &'a str) -> Option<&'a str> {
+        let mut containers = self.of_pod(namespace, pod).map(|a| a.container.as_str());
         let first = containers.next()?;
         containers.all(|other| other == first).then_some(first)
+    }
+
+    /// Whether a pod was given a device that may be a GPU.
+    pub(crate) fn is_holder(&self, namespace: &str, pod: &str) -> bool {
+        self.of_pod(namespace, pod).next().is_some()
+    }
+
+    /// The virtual GPU that a container was given, whose id names no card.
+    pub(crate) fn virtual_gpu(&self, namespace: &str, pod: &str, container: &str) -> Option<&Allocation> {
+        let is_virtual = |a: &&Allocation| matches!(a.device, Device::Virtual(_)) && a.container == container;
+        self.all.iter().filter(|a| a.namespace == namespace && a.pod == pod).find(is_virtual)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Allocation> {
+        self.all.iter()
     }
 
     /// The allocations of one GPU or MIG instance, or of parts of it, one for each container: a
@@ -137,6 +171,45 @@ impl Allocations {
         }
         of_device
     }
+
+    /// What a pod holds of GPUs, as far as the ids tell.
+    fn of_pod<'a>(&'a self, namespace: &'a str, pod: &'a str) -> impl Iterator<Item = &'a Allocation> {
+        let of_gpu =
+            |a: &&Allocation| a.given_as.as_ref().is_none_or(|given| a.device.is_like_gpu(&given.resource));
+        self.all.iter().filter(move |a| a.namespace == namespace && a.pod == pod).filter(of_gpu)
+    }
+}
+
+/// One entry of the kubelet's list.
+enum Held {
+    Given(Given),
+    Claimed(ClaimedDevice),
+}
+
+// === impl Held ===
+
+impl Held {
+    fn allocation(self, pod: &PodResources, container: &str) -> Allocation {
+        let (device, replica, claim, part, given_as) = match self {
+            Self::Given(given) => {
+                let DeviceId { device, replica } = DeviceId::parse(&given.id);
+                (device, replica, None, None, Some(given))
+            }
+            Self::Claimed(ClaimedDevice { device, claim, part }) => (device, None, Some(claim), part, None),
+        };
+        Allocation {
+            namespace: pod.namespace.clone(),
+            pod: pod.name.clone(),
+            container: container.to_owned(),
+            device,
+            given_as,
+            replicas: replica.into_iter().collect(),
+            claims: claim.into_iter().collect(),
+            part,
+            pod_uid: None,
+            started: None,
+        }
+    }
 }
 
 // === impl Allocation ===
@@ -146,6 +219,17 @@ impl Allocation {
         self.claims.extend(more);
         self.claims.sort_unstable();
         self.claims.dedup();
+    }
+
+    /// Adds what the same container holds of the same device besides.
+    fn take(&mut self, other: Self) {
+        for replica in other.replicas {
+            if !self.replicas.contains(&replica) {
+                self.replicas.push(replica);
+            }
+        }
+        self.add_claims(other.claims);
+        self.part = self.part.zip(other.part).map(|(part, more)| part + more);
     }
 
     fn name_of_pod(&self) -> (&str, &str) {
@@ -159,16 +243,15 @@ impl Allocation {
             }
         }
         self.add_claims(other.claims.iter().cloned());
-        self.part = match (self.part, other.part) {
-            (Some(part), Some(more)) => Some((part + more).min(1.0)),
-            (part, more) => part.or(more),
-        };
+        // With one unknown the sum is, too.
+        self.part = self.part.zip(other.part).map(|(part, more)| (part + more).min(1.0));
     }
 }
 
-/// The part of each allocation that a claim made, in order.
+/// The part of each allocation that a claim made, in order: the capacity that it consumes, if that is
+/// known.
 ///
-/// A claim that several pods share gives each the same right to the device, so each has the same
+/// Else a claim that several pods share gives each the same right to the device, so each has the same
 /// part of it, and so have a pod's containers of that. What several claims of one device have of it
 /// the kubelet does not tell: one may be of a program that only watches the device.
 fn claimed_parts(all: &[Allocation]) -> Vec<Option<f64>> {
@@ -177,18 +260,17 @@ fn claimed_parts(all: &[Allocation]) -> Vec<Option<f64>> {
         by_device.entry(&allocation.device).or_default().push(allocation);
     }
     let part = |allocation: &Allocation| -> Option<f64> {
-        let claim = allocation.claims.first()?;
+        let [claim] = &allocation.claims[..] else { return None };
         let holders = by_device.get(&allocation.device)?;
-        let is_only =
-            claim.reference.share.is_none() && holders.iter().all(|it| it.claims == allocation.claims);
-        if !is_only || allocation.claims.len() > 1 {
-            return None;
-        }
-        let mut pods: Vec<(&str, &str)> = holders.iter().map(|it| it.name_of_pod()).collect();
+        let (same, others): (Vec<&Allocation>, Vec<&Allocation>) =
+            holders.iter().copied().partition(|it| it.claims == allocation.claims);
+        let is_whole = claim.reference.share.is_none() && others.is_empty();
+        let of_claim = allocation.part.or(is_whole.then_some(1.0))?;
+        let mut pods: Vec<(&str, &str)> = same.iter().map(|it| it.name_of_pod()).collect();
         let containers = pods.iter().filter(|pod| **pod == allocation.name_of_pod()).count();
         pods.sort_unstable();
         pods.dedup();
-        Some(1.0 / (pods.len() * containers) as f64)
+        Some(of_claim / (pods.len() * containers) as f64)
     };
     all.iter().map(part).collect()
 }
@@ -197,10 +279,10 @@ fn claimed_parts(all: &[Allocation]) -> Vec<Option<f64>> {
 
 impl ReplicaCounts {
     /// Takes a new list. Devices that are not in it keep their last count.
-    pub(crate) fn learn(&mut self, devices: &[ContainerDevices], resources: &[String]) {
+    pub(crate) fn learn(&mut self, devices: &[ContainerDevices]) {
         let mut counts: HashMap<Device, u32> = HashMap::new();
-        let gpus = devices.iter().filter(|d| is_gpu_resource(&d.resource_name, resources));
-        for id in gpus.flat_map(|devices| &devices.device_ids).map(|id| DeviceId::parse(id)) {
+        let ids = devices.iter().flat_map(|devices| &devices.device_ids);
+        for id in ids.map(|id| DeviceId::parse(id)) {
             if id.replica.is_some() {
                 *counts.entry(id.device).or_default() += 1;
             }
@@ -215,6 +297,7 @@ mod tests {
 
     use super::*;
     use crate::attribution::kubelet::api::{CdiDevice, ClaimResource, ContainerResources, DynamicResource};
+    use crate::attribution::resource_claims::ResourceClaims;
     use crate::attribution::slices::{DRIVER, Slices};
 
     fn devices(resource: &str, ids: &[&str]) -> ContainerDevices {
@@ -227,6 +310,7 @@ mod tests {
     fn gpu(uuid: &str) -> Identity {
         Identity {
             index: 9,
+            minor: Some(9),
             uuid: uuid.into(),
             pci_bus_id: String::new(),
             model: String::new(),
@@ -249,20 +333,19 @@ mod tests {
             }],
         }];
         let mut counts = ReplicaCounts::default();
-        let list = Allocations::from_list(&pods, &[], None);
+        let list = Allocations::from_list(&pods, &Watchers::default(), None);
         assert!(list.has_uncounted(&counts));
         let part =
             |allocations: &Allocations, uuid| allocations.of_device(&gpu(uuid)).first().and_then(|a| a.part);
         assert_eq!(part(&list.clone().completed(&counts, |_, _| None), "GPU-a"), None);
         for replica in 0..4 {
-            counts.learn(&[devices("nvidia.com/gpu", &[&format!("GPU-a::{replica}")])], &[]);
+            counts.learn(&[devices("nvidia.com/gpu", &[&format!("GPU-a::{replica}")])]);
         }
         // One entry per device, as the kubelet answers; the device then turns unhealthy.
         counts.learn(
-            &(0..4).map(|r| devices("nvidia.com/gpu", &[&format!("GPU-a::{r}")])).collect::<Vec<_>>(),
-            &[],
+            &(0..4).map(|r| devices("nvidia.com/gpu.shared", &[&format!("GPU-a::{r}")])).collect::<Vec<_>>(),
         );
-        counts.learn(&[], &[]);
+        counts.learn(&[]);
         let completed = list.completed(&counts, |_, _| Some(("uid".into(), SystemTime::UNIX_EPOCH)));
         assert_eq!(part(&completed, "GPU-a"), Some(0.5));
         assert_eq!(part(&completed, "GPU-b"), Some(1.0));
@@ -298,10 +381,10 @@ mod tests {
     }
 
     fn claimed(pods: &[PodResources]) -> Vec<(String, String, Option<f64>)> {
-        let mut claims = Claims::new(watch::channel(Slices::Unknown).1);
+        let mut claims = Claims::new(watch::channel(Slices::Unknown).1, ResourceClaims::new(None));
         claims.learn(pods);
         assert_eq!(claims.untold(), 0);
-        let list = Allocations::from_list(pods, &[], Some(&claims));
+        let list = Allocations::from_list(pods, &Watchers::default(), Some(&claims));
         let list = list.completed(&ReplicaCounts::default(), |_, _| None).of_device(&gpu(UUID));
         list.into_iter().map(|a| (a.pod, a.container, a.part)).collect()
     }
@@ -324,15 +407,43 @@ mod tests {
             let parts = claimed(&unknown);
             assert!(!parts.is_empty() && parts.iter().all(|(.., part)| part.is_none()), "{parts:?}");
         }
-        assert_eq!(Allocations::from_list(&shared, &[], None), Allocations::default());
+        assert_eq!(Allocations::from_list(&shared, &Watchers::default(), None), Allocations::default());
     }
 
     #[test]
-    fn resources_that_mean_gpus() {
-        let more = ["nvidia.com/gpu.shared".to_owned()];
-        assert!(is_gpu_resource("nvidia.com/gpu", &[]) && is_gpu_resource("nvidia.com/mig-1g.10gb", &[]));
-        assert!(
-            !is_gpu_resource("nvidia.com/gpu.shared", &[]) && is_gpu_resource("nvidia.com/gpu.shared", &more)
-        );
+    fn pods_that_only_watch_hold_nothing() {
+        let pod = |namespace: &str, name: &str| PodResources {
+            name: name.into(),
+            namespace: namespace.into(),
+            containers: vec![ContainerResources {
+                name: "c".into(),
+                devices: vec![devices("nvidia.com/gpu", &["GPU-a"])],
+                ..ContainerResources::default()
+            }],
+        };
+        let pods = [pod("kai", "gpu-reservation-x"), pod("ops", "exporter-1"), pod("ops", "train")];
+        let watchers = Watchers {
+            own: Some(("ops".into(), "exporter-1".into())),
+            reservation_namespaces: vec!["kai".into()],
+        };
+        let list = Allocations::from_list(&pods, &watchers, None);
+        assert_eq!(list.iter().map(|a| a.pod.as_str()).collect::<Vec<_>>(), ["train"]);
+    }
+
+    #[test]
+    fn a_device_is_known_by_its_id_whatever_its_resource_is_called() {
+        let pods = [PodResources {
+            name: "p".into(),
+            namespace: "ns".into(),
+            containers: vec![ContainerResources {
+                name: "c".into(),
+                devices: vec![devices("example.com/card", &["GPU-a"]), devices("example.com/nic", &["eth0"])],
+                ..ContainerResources::default()
+            }],
+        }];
+        let list = Allocations::from_list(&pods, &Watchers::default(), None);
+        assert_eq!(list.of_device(&gpu("GPU-a")).len(), 1);
+        assert!(list.is_holder("ns", "p") && list.only_container("ns", "p") == Some("c"));
+        assert!(!list.is_holder("ns", "other"));
     }
 }

@@ -1,4 +1,7 @@
-//! Owns the forms of `/proc/<pid>/cgroup`: which pod and which container a path means. Pure.
+//! Reads `/proc/<pid>/cgroup`: which pods and containers a path names, from the outermost in. Pure.
+//!
+//! A container may make cgroups of any name below its own, so an inner name proves nothing. The
+//! caller takes the outermost pod that the kubelet's log folders know.
 
 /// Length of a container id, hexadecimal digits.
 const CONTAINER_ID_LENGTH: usize = 64;
@@ -9,16 +12,27 @@ const STATIC_UID_LENGTH: usize = 32;
 /// Controllers whose path tells the pod under cgroup v1, the best first.
 const CONTROLLERS: [&str; 3] = ["devices", "memory", "pids"];
 
+/// Most pods of one path that are looked at: clusters in pods of clusters nest a few deep.
+const MAX_NESTED: usize = 8;
+
 /// What a cgroup file says of a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// In a pod: its UID with dashes (without for a static pod), and the container's id if the path
-    /// has one.
-    Pod { uid: String, container: Option<String> },
+    /// Below cgroups that are named like pods, the outermost first; never empty.
+    Pods(Vec<PodCgroup>),
     /// In no pod.
     Outside,
     /// Below the pods' cgroup, and yet no pod can be read off it.
     Unclear,
+}
+
+/// A cgroup that is named like a pod's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PodCgroup {
+    /// With dashes; without for a static pod.
+    pub(crate) uid: String,
+    /// The id of the outermost container below it, if the path has one.
+    pub(crate) container: Option<String>,
 }
 
 /// Understands the file's text, of cgroup v1 or v2.
@@ -33,23 +47,25 @@ pub(crate) fn place(text: &str) -> Place {
     let preferred = CONTROLLERS.iter().filter_map(|controller| of_controller(controller)).chain(lines());
     let mut below_pods = false;
     for (_, path) in preferred {
-        if let Some((uid, rest)) = pod(path) {
-            return Place::Pod { uid, container: container(rest) };
+        let pods: Vec<PodCgroup> = pods(path).take(MAX_NESTED).collect();
+        if !pods.is_empty() {
+            return Place::Pods(pods);
         }
         below_pods |= path.contains("kubepods");
     }
     if below_pods { Place::Unclear } else { Place::Outside }
 }
 
-/// The last `pod<uid>` of a path, since clusters nest, and what follows it.
-fn pod(path: &str) -> Option<(String, &str)> {
-    path.rmatch_indices("pod").find_map(|(at, word)| {
+/// Every `pod<uid>` of a path, in order.
+fn pods(path: &str) -> impl Iterator<Item = PodCgroup> {
+    path.match_indices("pod").filter_map(|(at, word)| {
         let rest = &path[at + word.len()..];
         [UID_LENGTH, STATIC_UID_LENGTH].into_iter().find_map(|length| {
             let uid = uid(rest.get(..length)?)?;
             let after = &rest[length..];
             // A longer run of digits would be another thing.
-            (!after.starts_with(|c: char| c.is_ascii_alphanumeric())).then_some((uid, after))
+            (!after.starts_with(|c: char| c.is_ascii_alphanumeric()))
+                .then(|| PodCgroup { uid, container: container(after) })
         })
     })
 }
@@ -64,10 +80,10 @@ fn uid(text: &str) -> Option<String> {
     fits.then(|| text.replace('_', "-").to_ascii_lowercase())
 }
 
-/// The last run of 64 hexadecimal digits.
+/// The first run of 64 hexadecimal digits: what runs in the container may have ids of its own.
 fn container(path: &str) -> Option<String> {
     path.split(|c: char| !c.is_ascii_hexdigit())
-        .rfind(|run| run.len() == CONTAINER_ID_LENGTH)
+        .find(|run| run.len() == CONTAINER_ID_LENGTH)
         .map(str::to_owned)
 }
 
@@ -140,12 +156,30 @@ mod tests {
                 STATIC,
                 true,
             ),
-            // A cluster in a pod of another one: the inner pod.
-            (format!("0::/kubepods/pod{STATIC}/{node}/kubelet/kubepods/pod{UID}/{id}"), UID, true),
         ] {
-            let expected = Place::Pod { uid: uid.to_owned(), container: container.then(|| id.clone()) };
+            let container = container.then(|| id.clone());
+            let expected = Place::Pods(vec![PodCgroup { uid: uid.to_owned(), container }]);
             assert_eq!(place(&text), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn pods_within_pods_come_from_the_outside_in() {
+        let (id, outer) = (id(), "ab".repeat(32));
+        let pod = |uid: &str, container: &str| PodCgroup {
+            uid: uid.to_owned(),
+            container: Some(container.to_owned()),
+        };
+        // A cluster in a pod, and a container that named a cgroup after another pod.
+        for between in ["kubelet/kubepods/", ""] {
+            let text = format!("0::/kubepods/pod{STATIC}/{outer}/{between}pod{UID}/{id}");
+            assert_eq!(place(&text), Place::Pods(vec![pod(STATIC, &outer), pod(UID, &id)]), "{text}");
+        }
+        // Docker in a pod: its containers are the pod's container.
+        let text = format!("0::/kubepods/pod{UID}/{outer}/docker/{id}");
+        assert_eq!(place(&text), Place::Pods(vec![pod(UID, &outer)]));
+        let deep = format!("0::/kubepods{}", format!("/pod{UID}").repeat(100));
+        assert!(matches!(place(&deep), Place::Pods(pods) if pods.len() == MAX_NESTED));
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Owns claims of dynamic resource allocation: what the kubelet lists of them, and which device
-//! each means. A device that cannot be told for certain is not told at all.
+//! Claims of dynamic resource allocation: what the kubelet lists of them, and the device of each. A
+//! device that is not certain is left out.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -8,15 +8,13 @@ use std::time::Duration;
 use podgauge_common::exposition::write::LabelText;
 use tokio::sync::watch;
 
-use super::device_id::{Device, DeviceId};
+use super::device_id::{Device, DeviceId, is_uuid};
 use super::kubelet::api::{ClaimResource, DynamicResource, PodResources};
+use super::resource_claims::ResourceClaims;
 use super::slices::{DRIVER, Slices};
 
 /// Devices that one log line names.
 const NAMED: usize = 5;
-/// Length of a UUID without its prefix.
-const UUID_LENGTH: usize = 36;
-
 /// What samples of a claimed device say of the claim.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Claim {
@@ -25,6 +23,15 @@ pub(crate) struct Claim {
     pub(crate) mig_profile: Option<String>,
     /// `MIG-…`.
     pub(crate) mig_uuid: Option<String>,
+}
+
+/// A device that a claim holds.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct ClaimedDevice {
+    pub(crate) device: Device,
+    pub(crate) claim: Arc<Claim>,
+    /// Consumed capacity ÷ the device's, if both are known.
+    pub(crate) part: Option<f64>,
 }
 
 /// A device as the kubelet names it in a claim.
@@ -38,10 +45,11 @@ pub(crate) struct Reference {
     pub(crate) share: Option<String>,
 }
 
-/// Which device each listed claim means.
+/// The device of each listed claim.
 #[derive(Debug)]
 pub(crate) struct Claims {
     slices: watch::Receiver<Slices>,
+    resources: ResourceClaims,
     /// Those of the last list that are told.
     told: HashMap<Reference, Told>,
     untold: BTreeMap<Reference, Untold>,
@@ -51,6 +59,7 @@ pub(crate) struct Claims {
 struct Told {
     device: Device,
     claim: Arc<Claim>,
+    part: Option<f64>,
 }
 
 /// Why a device is not told.
@@ -79,11 +88,20 @@ impl Claim {
     }
 }
 
+// === impl Reference ===
+
+impl Reference {
+    /// Namespace and name of the claim.
+    pub(crate) fn claim(&self) -> (String, String) {
+        (self.namespace.clone(), self.name.clone())
+    }
+}
+
 // === impl Claims ===
 
 impl Claims {
-    pub(crate) fn new(slices: watch::Receiver<Slices>) -> Self {
-        Self { slices, told: HashMap::new(), untold: BTreeMap::new() }
+    pub(crate) fn new(slices: watch::Receiver<Slices>, resources: ResourceClaims) -> Self {
+        Self { slices, resources, told: HashMap::new(), untold: BTreeMap::new() }
     }
 
     /// Waits until the API server has answered or failed, so that no series begins without labels
@@ -100,6 +118,14 @@ impl Claims {
         }
     }
 
+    /// Reads what the kubelet does not list of the claims in a new list.
+    pub(crate) async fn read(&mut self, pods: &[PodResources]) {
+        let containers = pods.iter().flat_map(|pod| &pod.containers);
+        let claims = containers.flat_map(|container| &container.dynamic_resources);
+        let wanted: Vec<Reference> = claims.flat_map(references).map(|(reference, _)| reference).collect();
+        self.resources.follow(&wanted).await;
+    }
+
     /// Takes the claims of a new list.
     pub(crate) fn learn(&mut self, pods: &[PodResources]) {
         let slices = self.slices.borrow_and_update().clone();
@@ -111,8 +137,14 @@ impl Claims {
                 if self.told.contains_key(&reference) || untold.contains_key(&reference) {
                     continue;
                 }
+                let grant = self.resources.grant(&reference);
+                if grant.is_some_and(|grant| grant.is_admin) {
+                    continue;
+                }
                 match tell(&reference, resource, &slices, &before) {
-                    Ok(told) => {
+                    Ok(mut told) => {
+                        let capacity = slices.capacity(&reference);
+                        told.part = grant.zip(capacity).and_then(|(grant, capacity)| grant.part(capacity));
                         self.told.insert(reference, told);
                     }
                     Err(why) => {
@@ -128,10 +160,14 @@ impl Claims {
     }
 
     /// The devices that a container's claim holds, as far as they are told.
-    pub(crate) fn of(&self, claim: &DynamicResource) -> Vec<(Device, Arc<Claim>)> {
+    pub(crate) fn of(&self, claim: &DynamicResource) -> Vec<ClaimedDevice> {
         references(claim)
             .filter_map(|(reference, _)| self.told.get(&reference))
-            .map(|told| (told.device.clone(), Arc::clone(&told.claim)))
+            .map(|told| ClaimedDevice {
+                device: told.device.clone(),
+                claim: Arc::clone(&told.claim),
+                part: told.part,
+            })
             .collect()
     }
 
@@ -152,7 +188,7 @@ impl Told {
             mig_profile: profile.filter(|_| is_mig),
             mig_uuid: is_mig.then(|| uuid.to_owned()),
         };
-        Self { device, claim: Arc::new(claim) }
+        Self { device, claim: Arc::new(claim), part: None }
     }
 }
 
@@ -197,12 +233,7 @@ fn cdi_uuid(resource: &ClaimResource) -> Option<&str> {
     let mut uuids = resource.cdi_devices.iter().filter_map(|device| {
         let (_, name) = device.name.rsplit_once('=')?;
         let uuid = name.strip_prefix("GPU-").or_else(|| name.strip_prefix("MIG-"))?;
-        let is_uuid = uuid.len() == UUID_LENGTH
-            && uuid.bytes().zip(0..).all(|(byte, at)| match at {
-                8 | 13 | 18 | 23 => byte == b'-',
-                _ => byte.is_ascii_hexdigit(),
-            });
-        is_uuid.then_some(name)
+        is_uuid(uuid).then_some(name)
     });
     let first = uuids.next()?;
     uuids.all(|other| other == first).then_some(first)

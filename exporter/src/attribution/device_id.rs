@@ -1,4 +1,4 @@
-//! Owns the forms in which device plugins write device ids, and which device each one names.
+//! The forms in which device plugins write device ids, and the device that each one names.
 
 use crate::gpu::{ComputeInstance, Identity};
 
@@ -15,15 +15,22 @@ pub(crate) struct DeviceId {
 pub(crate) enum Device {
     /// `GPU-<uuid>`, or anything else that a plugin may call a whole device.
     Gpu(String),
-    /// `nvidia<index>`, as GKE's plugin writes it.
-    Index(u32),
+    /// `nvidia<minor>`, as GKE's plugin writes it: the name of the device node. NVML's index is
+    /// another number, which changes when a GPU is lost.
+    Minor(u32),
     /// `MIG-<uuid>`: a compute instance.
     Instance(String),
     /// `MIG-<GPU's UUID>/<gi>/<ci>`, as drivers before 470 name a compute instance.
     OldInstance { gpu: String, gi: u32, ci: u32 },
-    /// `nvidia<index>/gi<id>`: a GPU instance, as GKE's plugin writes it.
-    IndexedInstance { index: u32, gi: u32 },
+    /// `nvidia<minor>/gi<id>`: a GPU instance, as GKE's plugin writes it.
+    MinorInstance { minor: u32, gi: u32 },
+    /// `GPU-<uuid>-<n>`, as HAMi's and Volcano's plugins write it. The kubelet chose it among equals:
+    /// the card in it is not the one that is used.
+    Virtual(String),
 }
+
+/// Length of a UUID without its prefix.
+const UUID_LENGTH: usize = 36;
 
 impl DeviceId {
     /// Understands an id. Nothing is refused: an unknown form is a device of that name.
@@ -36,22 +43,39 @@ impl DeviceId {
             },
         };
         let device = old_instance(base)
-            .or_else(|| indexed(base))
+            .or_else(|| device_node(base))
             .or_else(|| base.starts_with("MIG-").then(|| Device::Instance(base.to_owned())))
+            .or_else(|| is_virtual(base).then(|| Device::Virtual(base.to_owned())))
             .unwrap_or_else(|| Device::Gpu(base.to_owned()));
         Self { device, replica }
     }
 }
 
+/// Whether a resource means GPUs by its name: NVIDIA's, Volcano's, or one of `more`. Any other may
+/// turn out to, by its ids.
+pub(crate) fn is_gpu_resource(name: &str, more: &[String]) -> bool {
+    name.starts_with("nvidia.com/")
+        || name.starts_with("volcano.sh/vgpu")
+        || more.iter().any(|other| other == name)
+}
+
 impl Device {
+    /// Whether it is a GPU or a part of one by the look of its id, or by its resource's name.
+    pub(crate) fn is_like_gpu(&self, resource: &str) -> bool {
+        match self {
+            Self::Gpu(id) => id.starts_with("GPU-") || is_gpu_resource(resource, &[]),
+            _ => true,
+        }
+    }
+
     /// Whether it is the GPU, or the MIG instance or a part of it, of that identity.
     pub(crate) fn is_of(&self, identity: &Identity) -> bool {
         self.compute(identity).is_some()
             || match (self, &identity.instance) {
                 (Self::Gpu(id), None) => *id == identity.uuid,
-                (Self::Index(id), None) => *id == identity.index,
-                (Self::IndexedInstance { index, gi }, Some(instance)) => {
-                    (*index, *gi) == (identity.index, instance.gi)
+                (Self::Minor(minor), None) => Some(*minor) == identity.minor,
+                (Self::MinorInstance { minor, gi }, Some(instance)) => {
+                    (Some(*minor), *gi) == (identity.minor, instance.gi)
                 }
                 _ => false,
             }
@@ -84,19 +108,38 @@ impl Device {
     }
 }
 
+/// Whether an id is a GPU's UUID with a number behind it.
+fn is_virtual(id: &str) -> bool {
+    let Some((uuid, number)) = id.strip_prefix("GPU-").and_then(|rest| rest.split_at_checked(UUID_LENGTH))
+    else {
+        return false;
+    };
+    let number = number.strip_prefix('-').unwrap_or_default();
+    is_uuid(uuid) && !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Whether a text is a UUID without a prefix.
+pub(crate) fn is_uuid(text: &str) -> bool {
+    text.len() == UUID_LENGTH
+        && text.bytes().zip(0..).all(|(byte, at)| match at {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        })
+}
+
 fn old_instance(id: &str) -> Option<Device> {
     let mut parts = id.strip_prefix("MIG-").filter(|rest| rest.starts_with("GPU-"))?.split('/');
     let (gpu, gi, ci) = (parts.next()?, parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
     parts.next().is_none().then(|| Device::OldInstance { gpu: gpu.to_owned(), gi, ci })
 }
 
-fn indexed(id: &str) -> Option<Device> {
+fn device_node(id: &str) -> Option<Device> {
     let mut parts = id.strip_prefix("nvidia")?.split('/');
-    let index = parts.next()?.parse().ok()?;
+    let minor = parts.next()?.parse().ok()?;
     match (parts.next(), parts.next()) {
-        (None, _) => Some(Device::Index(index)),
+        (None, _) => Some(Device::Minor(minor)),
         (Some(instance), None) => {
-            Some(Device::IndexedInstance { index, gi: instance.strip_prefix("gi")?.parse().ok()? })
+            Some(Device::MinorInstance { minor, gi: instance.strip_prefix("gi")?.parse().ok()? })
         }
         (Some(_), Some(_)) => None,
     }
@@ -111,7 +154,9 @@ mod tests {
 
     fn gpu() -> Identity {
         Identity {
-            index: 3,
+            // A GPU before it is lost: NVML has counted it out.
+            index: 2,
+            minor: Some(3),
             uuid: UUID.into(),
             pci_bus_id: String::new(),
             model: String::new(),
@@ -156,6 +201,14 @@ mod tests {
             assert_eq!(parsed.device.is_of(&gpu()), of_gpu, "{id}");
             assert_eq!(parsed.device.is_of(&instance(1)), of_instance, "{id}");
             assert_eq!(parsed.replica.as_deref(), replica, "{id}");
+        }
+    }
+
+    #[test]
+    fn without_a_minor_number_no_device_node_is_matched() {
+        let gpu = Identity { minor: None, ..gpu() };
+        for id in ["nvidia2", "nvidia3", "nvidia0"] {
+            assert!(!DeviceId::parse(id).device.is_of(&gpu), "{id}");
         }
     }
 

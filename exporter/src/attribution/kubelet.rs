@@ -1,18 +1,24 @@
-//! Owns the conversation with the kubelet: polls its pod-resources socket and publishes
-//! [`Knowledge`]. Nothing waits for it: who asks gets what is known.
+//! Polls the kubelet's pod-resources socket and publishes [`Knowledge`]. Nothing waits for it: who
+//! asks gets what is known.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use podgauge_common::cluster::one_line;
 use podgauge_common::readiness::Condition;
 use tokio::sync::{Notify, watch};
 use tonic::transport::{Channel, Endpoint};
 
 use super::Knowledge;
-use super::allocations::{Allocations, ReplicaCounts};
+use super::allocations::{Allocations, ReplicaCounts, Watchers};
 use super::claims::Claims;
+use super::own_pod;
+use super::pod_names::PodNames;
 use super::pod_uid::PodUids;
+use super::slices::DRIVER;
+use super::socket::{SocketFault, examine};
 use crate::self_metrics::SelfMetrics;
 
 /// The kubelet's own messages and client.
@@ -43,21 +49,49 @@ const FIRST: Duration = Duration::from_secs(3);
 /// Why a list was not an answer.
 #[derive(Debug, thiserror::Error)]
 enum PollError {
-    #[error("cannot connect: {0}")]
+    #[error(transparent)]
+    Socket(#[from] SocketFault),
+    #[error("cannot connect: {}{}", one_line(.0), if is_broken(.0) { CUT } else { "" })]
     Connect(#[from] tonic::transport::Error),
-    #[error("{call}: {status}")]
+    #[error("{call}: {}{}", said(.status), if is_cut(.status) { CUT } else { "" })]
     Call { call: &'static str, status: Box<tonic::Status> },
     #[error("List has no pod at all, not even this one; the kubelet answers so for a moment after its start")]
     Empty,
 }
 
+/// What a [`Poller`] is told at its start.
+#[derive(Debug)]
+pub(crate) struct PollerOptions {
+    pub(crate) socket: PathBuf,
+    /// `--nvidia-resource-names`.
+    pub(crate) resources: Vec<String>,
+    pub(crate) reservation_namespaces: Vec<String>,
+    /// `None`: devices that are held by claims are not asked for.
+    pub(crate) claims: Option<Claims>,
+    pub(crate) procfs: PathBuf,
+    pub(crate) pod_logs: PathBuf,
+    pub(crate) container_logs: PathBuf,
+    /// A process showed up that was not there: its pod may be new.
+    pub(crate) unknown_pid: Arc<Notify>,
+}
+/// The advice if the other end of the socket does not speak the kubelet's protocol.
+const CUT: &str = "; the other end closed the connection: is this the socket of the kubelet's pod-resources API \
+    (--pod-resources-kubelet-socket), and is the kubelet healthy?";
+
 /// Polls the kubelet until nobody listens any more.
 #[derive(Debug)]
 pub(crate) struct Poller {
     socket: PathBuf,
+    /// `--nvidia-resource-names`.
     resources: Vec<String>,
+    watchers: Watchers,
+    procfs: PathBuf,
+    names: PodNames,
     /// `None`: devices that are held by claims are not asked for.
     claims: Option<Claims>,
+    /// Claims were seen that are not asked for, which was logged.
+    reported_claims: bool,
+    reported_beyond: bool,
     client: Option<PodResourcesListerClient<Channel>>,
     counts: ReplicaCounts,
     counted_at: Option<Instant>,
@@ -69,6 +103,8 @@ pub(crate) struct Poller {
     /// A process showed up that was not there: its pod may be new.
     unknown_pid: Arc<Notify>,
     count_failing: bool,
+    /// Names that match no device are reported once.
+    reported_unmatched: bool,
     metrics: SelfMetrics,
 }
 
@@ -78,7 +114,7 @@ impl PollError {
     /// One word, for a metric.
     fn kind(&self) -> &'static str {
         match self {
-            Self::Connect(_) => "connect",
+            Self::Connect(_) | Self::Socket(_) => "connect",
             Self::Empty => "empty",
             Self::Call { status, .. } => match status.code() {
                 tonic::Code::Cancelled | tonic::Code::DeadlineExceeded => "timeout",
@@ -94,18 +130,26 @@ impl PollError {
 // === impl Poller ===
 
 impl Poller {
-    pub(crate) fn new(
-        socket: PathBuf,
-        resources: Vec<String>,
-        claims: Option<Claims>,
-        pod_logs: PathBuf,
-        unknown_pid: Arc<Notify>,
-        metrics: SelfMetrics,
-    ) -> Self {
+    pub(crate) fn new(options: PollerOptions, metrics: SelfMetrics) -> Self {
+        let PollerOptions {
+            socket,
+            resources,
+            reservation_namespaces,
+            claims,
+            procfs,
+            pod_logs,
+            container_logs,
+            unknown_pid,
+        } = options;
         Self {
             socket,
             resources,
+            watchers: Watchers { own: None, reservation_namespaces },
+            procfs,
+            names: PodNames::new(pod_logs.clone(), container_logs),
             claims,
+            reported_claims: false,
+            reported_beyond: false,
             client: None,
             counts: ReplicaCounts::default(),
             counted_at: None,
@@ -115,6 +159,7 @@ impl Poller {
             failing: false,
             unknown_pid,
             count_failing: false,
+            reported_unmatched: false,
             metrics,
         }
     }
@@ -191,11 +236,25 @@ impl Poller {
         if list.pod_resources.is_empty() {
             return Err(PollError::Empty);
         }
-        if let Some(claims) = &mut self.claims {
-            claims.learn(&list.pod_resources);
-            self.metrics.claims_learned(claims.untold());
+        match &mut self.claims {
+            Some(claims) => {
+                claims.read(&list.pod_resources).await;
+                claims.learn(&list.pod_resources);
+                self.metrics.claims_learned(claims.untold());
+            }
+            None => self.report_claims(&list.pod_resources),
         }
-        let allocations = Allocations::from_list(&list.pod_resources, &self.resources, self.claims.as_ref());
+        if self.watchers.own.is_none() {
+            self.watchers.own = own_pod::find(&self.procfs, &mut self.names, Instant::now());
+        }
+        let allocations = Allocations::from_list(&list.pod_resources, &self.watchers, self.claims.as_ref());
+        if allocations.beyond > 0 && !std::mem::replace(&mut self.reported_beyond, true) {
+            tracing::warn!(
+                "kubelet {}: {} devices are more than are kept of one node; they are left out",
+                self.socket.display(),
+                allocations.beyond
+            );
+        }
         let count_due = self.counted_at.is_none_or(|at| at.elapsed() >= COUNT_EVERY);
         if count_due || allocations.has_uncounted(&self.counts) {
             // The list is worth having without: only parts of shared devices stay unknown.
@@ -212,6 +271,22 @@ impl Poller {
         }
         self.uids.refresh();
         Ok(allocations.completed(&self.counts, |namespace, pod| self.uids.get(namespace, pod)))
+    }
+
+    /// Says once that pods hold GPUs by claims, which are not looked up without the flag. Where an
+    /// extended resource is served by claims, nobody has asked for one.
+    fn report_claims(&mut self, pods: &[api::PodResources]) {
+        let holder = pods.iter().find(|pod| {
+            let claims = pod.containers.iter().flat_map(|container| &container.dynamic_resources);
+            claims.flat_map(|claim| &claim.claim_resources).any(|device| device.driver_name == DRIVER)
+        });
+        let Some(holder) = holder.filter(|_| !self.reported_claims) else { return };
+        self.reported_claims = true;
+        tracing::warn!(
+            "pods hold devices of {DRIVER} by claims (such as {}/{}), and samples of these devices have no pod labels: set --kubernetes-enable-dra, and let this service account get, list and watch resourceslices and get resourceclaims of resource.k8s.io in a ClusterRole",
+            holder.namespace,
+            holder.name
+        );
     }
 
     async fn list(&mut self) -> Result<api::ListPodResourcesResponse, PollError> {
@@ -231,9 +306,22 @@ impl Poller {
             .map_err(|status| PollError::Call { call: "GetAllocatableResources", status: Box::new(status) })?
             .into_inner()
             .devices;
-        self.counts.learn(&devices, &self.resources);
+        self.counts.learn(&devices);
+        self.report_unmatched(&devices);
         self.counted_at = Some(Instant::now());
         Ok(())
+    }
+
+    /// Says once which of the resources that were named no device of the node is of.
+    fn report_unmatched(&mut self, devices: &[api::ContainerDevices]) {
+        if devices.is_empty() || std::mem::replace(&mut self.reported_unmatched, true) {
+            return;
+        }
+        let is_of_none = |name: &&String| !devices.iter().any(|device| device.resource_name == **name);
+        let unmatched: Vec<&str> = self.resources.iter().filter(is_of_none).map(String::as_str).collect();
+        if !unmatched.is_empty() {
+            tracing::warn!("--nvidia-resource-names: no device of this node is of {}", unmatched.join(", "));
+        }
     }
 
     async fn connected(&mut self) -> Result<&mut PodResourcesListerClient<Channel>, PollError> {
@@ -255,6 +343,41 @@ async fn connect(socket: &Path) -> Result<PodResourcesListerClient<Channel>, Pol
     let endpoint = Endpoint::try_from(format!("unix://{}", socket.display()))?
         .connect_timeout(CALL_LIMIT)
         .timeout(CALL_LIMIT);
-    let channel = endpoint.connect().await?;
+    let channel = match endpoint.connect().await {
+        Ok(channel) => channel,
+        // gRPC's own error says no more than "transport error".
+        Err(error) => return Err(examine(socket).await.map_or(PollError::Connect(error), PollError::Socket)),
+    };
     Ok(PodResourcesListerClient::new(channel).max_decoding_message_size(ANSWER_LIMIT))
+}
+
+/// The status' code and the text that says most: of what gRPC could not do, that is the cause's.
+fn said(status: &tonic::Status) -> String {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = std::error::Error::source(status);
+    while let Some(deeper) = cause.and_then(std::error::Error::source) {
+        cause = Some(deeper);
+    }
+    match cause {
+        Some(cause) => format!("{:?}: {}: {cause}", status.code(), status.message()),
+        None => format!("{:?}: {}", status.code(), status.message()),
+    }
+}
+
+/// Whether the other end closed the connection while it was being made.
+fn is_broken(error: &tonic::transport::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<std::io::Error>() {
+            return matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset);
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// Whether the connection broke before there was an answer.
+fn is_cut(status: &tonic::Status) -> bool {
+    std::error::Error::source(status).is_some() && status.code() == tonic::Code::Unknown
+        || status.message().contains("transport error")
+        || status.message().contains("h2 protocol error")
 }

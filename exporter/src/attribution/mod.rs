@@ -5,25 +5,30 @@
 //! kubelet poll ─────────────┴► Allocations ────────┐
 //! process lists ─► ProcessTable ─► Processes ──────┼─► attribute(device) ─► Attribution
 //! (NVML thread)    (cgroups, log folders' names)   │
-//! credited slots ─► Doubt ─────────────────────────┘
+//! credited slots ─► Confidence ────────────────────┘
 //! ```
 
 pub(crate) mod allocations;
 pub(crate) mod cgroup;
 pub(crate) mod claims;
+pub(crate) mod confidence;
 pub(crate) mod device_id;
-pub(crate) mod doubt;
 pub(crate) mod kubelet;
+pub(crate) mod own_pod;
 pub(crate) mod pod_labels;
 pub(crate) mod pod_names;
 pub(crate) mod pod_uid;
 pub(crate) mod process_table;
 pub(crate) mod processes;
+pub(crate) mod resource_claims;
 pub(crate) mod slices;
+mod socket;
+pub(crate) mod unmatched;
 
 use std::sync::Arc;
 
 use allocations::{Allocation, Allocations};
+use confidence::User;
 pub(crate) use processes::{Processes, Whose};
 
 use crate::gpu::{Identity, Unmeasured};
@@ -44,8 +49,14 @@ pub(crate) enum Unavailable {
     Kubelet,
     /// This process is not in the host's PID namespace: NVML hides processes from it.
     NoHostPidNamespace,
-    /// Processes run on the device whose pods cannot be read off `/proc`.
+    /// Processes run on the device whose pods cannot be read from `/proc`.
     ProcessesUnreadable,
+    /// Too many of the driver's samples of processes were not seen for what is left to be fair.
+    SamplesMissed,
+    /// The device is used, and the driver returns no samples of processes at all.
+    NoProcessSamples,
+    /// The driver has no call for the lists of processes that this program knows.
+    DriverTooOld,
     /// NVML does not say what each process uses.
     NoProcessUtilization,
     /// NVML credits the MPS server with what its clients use.
@@ -65,16 +76,6 @@ pub(crate) enum Division {
     Among(Vec<Arc<Owner>>),
 }
 
-/// Whom a use of a device is charged to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Charge {
-    To(Arc<Owner>),
-    /// Nobody that has labels.
-    Rest,
-    /// It cannot be told.
-    Unknown,
-}
-
 /// What is known of a device's owners.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Attribution {
@@ -86,6 +87,9 @@ pub(crate) struct Attribution {
     pub(crate) owners: Option<usize>,
     /// Every container that holds the device or a part of it.
     pub(crate) allocations: Vec<Allocation>,
+    /// Containers with processes on it that were given a virtual GPU, whose id names no card: how
+    /// much of the device is theirs is not known here.
+    pub(crate) virtual_gpus: Vec<Allocation>,
     pub(crate) unavailable: Vec<Unavailable>,
 }
 
@@ -109,11 +113,15 @@ impl Unavailable {
             Self::Kubelet => "kubelet_unavailable",
             Self::NoHostPidNamespace => "no_host_pid_namespace",
             Self::ProcessesUnreadable => "processes_unreadable",
+            Self::SamplesMissed => "samples_missed",
+            Self::NoProcessSamples => "no_process_samples",
+            Self::DriverTooOld => "driver_too_old",
             Self::NoProcessUtilization => "no_process_utilization",
             Self::MpsServer => "mps_server",
             Self::NoProcessMemory => "no_process_memory",
             Self::Unmeasured(Unmeasured::MigWithoutGpm) => "mig_without_gpm",
             Self::Unmeasured(Unmeasured::MigNotPermitted) => "mig_gpm_not_permitted",
+            Self::Unmeasured(Unmeasured::NotOpened) => "gpu_not_opened",
         }
     }
 }
@@ -133,7 +141,7 @@ pub(crate) fn attribute(
     knowledge: &Knowledge,
     identity: &Identity,
     processes: &Processes,
-    doubt: Option<Unavailable>,
+    undivided: Option<Unavailable>,
 ) -> Attribution {
     let all = match knowledge {
         Knowledge::NotAsked | Knowledge::Waiting => return Attribution::default(),
@@ -154,7 +162,9 @@ pub(crate) fn attribute(
         })),
         _ => None,
     };
-    let mut attribution = Attribution { owner, owners: Some(count), allocations, ..Attribution::default() };
+    let virtual_gpus = virtual_gpus(all, &allocations, processes);
+    let mut attribution =
+        Attribution { owner, owners: Some(count), allocations, virtual_gpus, ..Attribution::default() };
     if count <= 1 {
         let sole = Division::Whole(owners.into_iter().next());
         (attribution.utilization, attribution.memory) = (sole.clone(), sole);
@@ -162,7 +172,7 @@ pub(crate) fn attribute(
     }
     let no_utilization = processes
         .unavailable
-        .or(doubt)
+        .or(undivided)
         .or(processes.no_utilization.then_some(Unavailable::NoProcessUtilization));
     let no_memory =
         processes.unavailable.or(processes.memory.is_none().then_some(Unavailable::NoProcessMemory));
@@ -179,13 +189,15 @@ pub(crate) fn attribute(
     attribution
 }
 
-/// Whom what a process uses is charged to.
-pub(crate) fn charge(knowledge: &Knowledge, whose: &Whose) -> Charge {
+/// The user that a process's use counts for.
+pub(crate) fn user_of(knowledge: &Knowledge, whose: &Whose) -> User {
     match (whose, knowledge) {
-        (Whose::Pod { owner, .. }, Knowledge::Known(all)) => Charge::To(with_container(all, owner)),
-        (Whose::Pod { owner, .. }, _) => Charge::To(Arc::clone(owner)),
-        (Whose::Outside, _) => Charge::Rest,
-        (Whose::MpsServer | Whose::Unknown, _) => Charge::Unknown,
+        (Whose::Pod { owner, .. }, Knowledge::Known(all)) => User::Of(Some(with_container(all, owner))),
+        (Whose::Pod { owner, .. }, _) => User::Of(Some(Arc::clone(owner))),
+        // One that ended unseen is nobody's, so that nobody's number rises or vanishes because of it.
+        (Whose::Outside | Whose::Gone, _) => User::Of(None),
+        (Whose::MpsServer, _) => User::MpsServer,
+        (Whose::Unreadable, _) => User::Unreadable,
     }
 }
 
@@ -251,7 +263,7 @@ fn owners(all: &Allocations, allocations: &[Allocation], processes: &Processes) 
             match &holder.whose {
                 Whose::Pod { owner, .. } => owners.push(with_container(all, owner)),
                 Whose::Outside => outside = true,
-                Whose::MpsServer | Whose::Unknown => {}
+                Whose::MpsServer | Whose::Gone | Whose::Unreadable => {}
             }
         }
     }
@@ -260,7 +272,28 @@ fn owners(all: &Allocations, allocations: &[Allocation], processes: &Processes) 
     (owners, outside)
 }
 
-/// A process's container that nothing tells is the pod's only allocated one.
+/// The holders of virtual GPUs that have processes on the device, and no allocation of it.
+fn virtual_gpus(all: &Allocations, allocations: &[Allocation], processes: &Processes) -> Vec<Allocation> {
+    let mut holders: Vec<Allocation> = Vec::new();
+    let pods = processes.holders.iter().filter_map(|holder| match &holder.whose {
+        Whose::Pod { owner, uid } => Some((with_container(all, owner), uid)),
+        _ => None,
+    });
+    for (owner, uid) in pods {
+        let is_owners = |a: &Allocation| {
+            (&a.namespace, &a.pod, &a.container) == (&owner.namespace, &owner.pod, &owner.container)
+        };
+        if allocations.iter().chain(&holders).any(is_owners) {
+            continue;
+        }
+        if let Some(given) = all.virtual_gpu(&owner.namespace, &owner.pod, &owner.container) {
+            holders.push(Allocation { part: None, pod_uid: Some(uid.to_string()), ..given.clone() });
+        }
+    }
+    holders
+}
+
+/// A process's container that nothing names is the pod's only allocated one.
 fn with_container(all: &Allocations, owner: &Arc<Owner>) -> Arc<Owner> {
     if !owner.container.is_empty() {
         return Arc::clone(owner);
@@ -281,7 +314,7 @@ fn distinct_pods(allocations: &[Allocation]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attribution::allocations::ReplicaCounts;
+    use crate::attribution::allocations::{ReplicaCounts, Watchers};
     use crate::attribution::kubelet::api::{ContainerDevices, ContainerResources, PodResources};
     use crate::attribution::processes::Holder;
     use crate::gpu::{ComputeInstance, MigInstance};
@@ -305,11 +338,18 @@ mod tests {
     }
 
     fn gpu(uuid: &str, index: u32) -> Identity {
-        Identity { index, uuid: uuid.into(), pci_bus_id: String::new(), model: String::new(), instance: None }
+        Identity {
+            index,
+            minor: Some(index),
+            uuid: uuid.into(),
+            pci_bus_id: String::new(),
+            model: String::new(),
+            instance: None,
+        }
     }
 
     fn known(pods: &[PodResources]) -> Knowledge {
-        Knowledge::Known(Arc::new(Allocations::from_list(pods, &[], None)))
+        Knowledge::Known(Arc::new(Allocations::from_list(pods, &Watchers::default(), None)))
     }
 
     fn owner(pod: &str, container: &str) -> Arc<Owner> {
@@ -410,7 +450,8 @@ mod tests {
         let instance = MigInstance::of_test(7, vec![compute(0, "MIG-a"), compute(1, "MIG-b")]);
         let identity = Identity { instance: Some(instance), ..gpu("GPU-1", 0) };
         let list = [pod("a", &[("main", &["MIG-a"])]), pod("b", &[("main", &["MIG-b"])])];
-        let list = Allocations::from_list(&list, &[], None).completed(&ReplicaCounts::default(), |_, _| None);
+        let list = Allocations::from_list(&list, &Watchers::default(), None)
+            .completed(&ReplicaCounts::default(), |_, _| None);
         let knowledge = Knowledge::Known(Arc::new(list));
         let blind = Processes { no_utilization: true, ..Processes::default() };
         let attribution = attribute(&knowledge, &identity, &blind, None);
@@ -423,7 +464,8 @@ mod tests {
             [Unavailable::NoProcessMemory, Unavailable::NoProcessUtilization]
         );
         // One container with both has all of it.
-        let list = Allocations::from_list(&[pod("a", &[("main", &["MIG-a", "MIG-b"])])], &[], None);
+        let list =
+            Allocations::from_list(&[pod("a", &[("main", &["MIG-a", "MIG-b"])])], &Watchers::default(), None);
         let list = list.completed(&ReplicaCounts::default(), |_, _| None);
         let attribution = attribute(&Knowledge::Known(Arc::new(list)), &identity, &blind, None);
         assert_eq!((attribution.owners, attribution.allocations[0].part), (Some(1), Some(1.0)));

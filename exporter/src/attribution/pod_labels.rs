@@ -2,16 +2,15 @@
 //! one node, and their label keys made into names that Prometheus takes.
 
 use std::collections::{BTreeMap, HashMap};
-use std::pin::pin;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use kube::api::Api;
-use kube::runtime::WatchStreamExt as _;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher::{self, Event};
+use podgauge_common::cluster;
+use podgauge_common::cluster::outages::{Cause, Watches};
 use regex::Regex;
 
 /// Most labels of one pod that are printed.
@@ -92,33 +91,25 @@ impl PodLabels {
         self.0.load().get(&(namespace.to_owned(), pod.to_owned())).cloned().unwrap_or_default()
     }
 
-    /// Follows the pods of a node until the program ends. A watch that fails is tried again; what
-    /// is known stays.
-    pub(crate) async fn watch(self, client: Client, node: String, allowed: AllowList) {
+    /// Follows the pods of a node until the program ends. What is known stays while the watch fails.
+    pub(crate) async fn watch(self, client: Client, watches: Watches, node: String, allowed: AllowList) {
         let config = watcher::Config::default().fields(&format!("spec.nodeName={node}")).any_semantic();
-        let mut events = pin!(watcher(Api::<Pod>::all(client), config).default_backoff());
-        let mut failing = false;
+        let watched = watches.add_with_advice(format!("pods of {node}"), advice);
         let mut pods = Index::new();
-        while let Some(event) = events.next().await {
-            match event {
-                Ok(event) => {
-                    if failing && !matches!(event, Event::Init) {
-                        failing = false;
-                        tracing::info!("pods of {node}: the watch works again");
-                    }
-                    if apply(event, &mut pods, &allowed) {
-                        self.0.store(Arc::new(pods.clone()));
-                    }
-                }
-                Err(error) if !std::mem::replace(&mut failing, true) => {
-                    tracing::warn!(
-                        "pods of {node}: the watch fails, trying on; labels are as last known: {error}"
-                    );
-                }
-                Err(_) => {}
+        cluster::watch::follow(Api::<Pod>::all(client), config, watched, |event| {
+            if event.is_ok_and(|event| apply(event, &mut pods, &allowed)) {
+                self.0.store(Arc::new(pods.clone()));
             }
-        }
+        })
+        .await;
     }
+}
+
+/// What to do about a watch that the API server refuses.
+fn advice(cause: Cause) -> Option<&'static str> {
+    matches!(cause, Cause::Refused(401 | 403)).then_some(
+        "--kubernetes-enable-pod-labels needs a ClusterRole that lets this service account list and watch pods",
+    )
 }
 
 /// Takes an event; whether it is to be seen.

@@ -19,6 +19,16 @@ pub(crate) struct PodNames {
     containers: Folder<(String, String, String)>,
 }
 
+/// The answer of a folder that is not read for every question.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Name<'a, T> {
+    Known(&'a T),
+    /// The folder was read just now and has no such entry.
+    Missing,
+    /// The folder as it was a moment ago has no such entry; it is too soon to read it again.
+    Undecided,
+}
+
 #[derive(Debug)]
 struct Folder<T> {
     path: PathBuf,
@@ -49,13 +59,16 @@ impl PodNames {
     }
 
     /// Namespace and name of the pod with this UID.
-    pub(crate) fn pod(&mut self, uid: &str, now: Instant) -> Option<&(String, String)> {
+    pub(crate) fn pod(&mut self, uid: &str, now: Instant) -> Name<'_, (String, String)> {
         self.pods.get(uid, now)
     }
 
     /// Namespace, pod and container behind a container's id.
     pub(crate) fn container(&mut self, id: &str, now: Instant) -> Option<&(String, String, String)> {
-        self.containers.get(id, now)
+        match self.containers.get(id, now) {
+            Name::Known(names) => Some(names),
+            Name::Missing | Name::Undecided => None,
+        }
     }
 }
 
@@ -66,13 +79,17 @@ impl<T> Folder<T> {
         Self { path, without, parse, known: HashMap::new(), read_at: None, failing: false }
     }
 
-    fn get(&mut self, key: &str, now: Instant) -> Option<&T> {
-        let read_again = || self.read_at.is_none_or(|at| now.saturating_duration_since(at) >= READ_AGAIN);
-        if !self.known.contains_key(key) && read_again() {
+    fn get(&mut self, key: &str, now: Instant) -> Name<'_, T> {
+        let is_due = self.read_at.is_none_or(|at| now.saturating_duration_since(at) >= READ_AGAIN);
+        if !self.known.contains_key(key) && is_due {
             self.read_at = Some(now);
             self.read();
         }
-        self.known.get(key)
+        match self.known.get(key) {
+            Some(known) => Name::Known(known),
+            None if is_due || self.read_at == Some(now) => Name::Missing,
+            None => Name::Undecided,
+        }
     }
 
     fn read(&mut self) {
@@ -119,13 +136,14 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let mut names = PodNames::new(root.path().join("pods"), root.path().join("containers"));
         let start = Instant::now();
-        assert_eq!(names.pod("u-1", start), None);
+        assert_eq!(names.pod("u-1", start), Name::Missing);
         std::fs::create_dir_all(root.path().join("pods/ml_train-0_u-1")).unwrap();
         std::fs::create_dir(root.path().join("containers")).unwrap();
         std::fs::write(root.path().join("containers/train-0_ml_side-car-abc123.log"), "").unwrap();
-        assert_eq!(names.pod("u-1", start), None, "not read again at once");
+        let soon = start + READ_AGAIN / 2;
+        assert_eq!(names.pod("u-1", soon), Name::Undecided, "not read again at once");
         let later = start + READ_AGAIN;
-        assert_eq!(names.pod("u-1", later), Some(&("ml".into(), "train-0".into())));
+        assert_eq!(names.pod("u-1", later), Name::Known(&("ml".into(), "train-0".into())));
         assert_eq!(
             names.container("abc123", later),
             Some(&("ml".into(), "train-0".into(), "side-car".into()))

@@ -1,4 +1,4 @@
-//! Owns what is known of one device's processes: whose they are, and who had one a while ago. Pure.
+//! The processes of one device: their pods, and the pods that had one a while ago. Pure.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,17 +10,19 @@ const OWNER_AFTER: Duration = Duration::from_secs(60);
 /// Most holders of one device that are remembered.
 const MAX_HOLDERS: usize = 1024;
 
-/// Whose a process is.
+/// The owner of a process.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Whose {
-    /// A pod's. The container is empty if nothing tells it.
+    /// A pod. The container is empty if nothing names it.
     Pod { owner: Arc<Owner>, uid: Arc<str> },
-    /// Of no pod.
+    /// A process of the host, in no pod.
     Outside,
-    /// The MPS server, which is credited with what its clients use.
+    /// The MPS server, which the driver credits with the use of its clients.
     MpsServer,
-    /// It cannot be told.
-    Unknown,
+    /// It ended before anybody could look it up.
+    Gone,
+    /// It runs, and its pod cannot be read from `/proc`.
+    Unreadable,
 }
 
 /// Someone with processes on a device.
@@ -103,7 +105,7 @@ mod tests {
         let start = Instant::now();
         let mut book = HolderBook::default();
         book.seen(&Whose::Outside, start);
-        book.seen(&Whose::Unknown, start);
+        book.seen(&Whose::Unreadable, start);
         book.seen(&Whose::MpsServer, start);
         let later = start + Duration::from_secs(59);
         assert_eq!(book.holders(start), [Holder { whose: Whose::Outside, live: true }]);

@@ -1,20 +1,22 @@
 //! Owns which device a name in a claim is: the ResourceSlices that NVIDIA's driver for dynamic
 //! resource allocation publishes of this node, watched at the API server.
 
-use std::collections::HashMap;
-use std::pin::pin;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use futures::StreamExt as _;
 use k8s_openapi::api::resource::v1::ResourceSlice;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
 use kube::api::Api;
-use kube::runtime::WatchStreamExt as _;
-use kube::runtime::watcher::{self, Event, watcher};
-use podgauge_common::cluster::one_line;
+use kube::runtime::watcher::{self, Event};
+use podgauge_common::cluster;
+use podgauge_common::cluster::outages::{Cause, Watches};
+use podgauge_common::hpa::milli;
 use serde::Deserialize;
 use tokio::sync::watch;
+
+use super::claims::Reference;
 
 /// The driver whose devices are GPUs and MIG instances.
 pub(crate) const DRIVER: &str = "gpu.nvidia.com";
@@ -51,6 +53,8 @@ pub(crate) struct SliceDevice {
     pub(crate) uuid: Option<String>,
     /// Of a MIG device, such as `1g.10gb`.
     pub(crate) profile: Option<String>,
+    /// By name, in thousandths of a unit.
+    pub(crate) capacity: BTreeMap<String, i64>,
 }
 
 /// What is kept of one slice.
@@ -89,6 +93,12 @@ struct SlimPool {
 struct SlimDevice {
     name: String,
     attributes: Option<HashMap<String, SlimAttribute>>,
+    capacity: Option<BTreeMap<String, SlimCapacity>>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct SlimCapacity {
+    value: Quantity,
 }
 
 /// An attribute; those read here are strings.
@@ -97,20 +107,19 @@ struct SlimAttribute {
     string: Option<String>,
 }
 
-/// How the watch fares; a change is logged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Health {
-    Works,
-    NotServed,
-    Forbidden,
-    Fails,
-}
-
 // === impl Slices ===
 
 impl Slices {
     pub(crate) fn is_waiting(&self) -> bool {
         matches!(self, Self::Waiting)
+    }
+
+    /// The capacity of a claim's device.
+    pub(crate) fn capacity(&self, reference: &Reference) -> Option<&BTreeMap<String, i64>> {
+        match self {
+            Self::Known(devices) => Some(&devices.find(&reference.pool, &reference.device)?.capacity),
+            Self::Waiting | Self::Unknown => None,
+        }
     }
 }
 
@@ -150,7 +159,7 @@ impl Published {
             generation: spec.pool.generation,
             devices: devices
                 .filter(|_| spec.driver == DRIVER)
-                .map(|device| (device.name, SliceDevice::new(device.attributes.unwrap_or_default())))
+                .map(|device| (device.name.clone(), SliceDevice::new(device)))
                 .collect(),
         }
     }
@@ -159,69 +168,37 @@ impl Published {
 // === impl SliceDevice ===
 
 impl SliceDevice {
-    fn new(mut attributes: HashMap<String, SlimAttribute>) -> Self {
+    fn new(device: SlimDevice) -> Self {
+        let mut attributes = device.attributes.unwrap_or_default();
+        let capacity = device.capacity.unwrap_or_default().into_iter();
+        let capacity = capacity.filter_map(|(name, amount)| Some((name, milli(&amount.value.0)?))).collect();
         // A name without a domain is of the driver's.
         let mut text = |name: &str| {
             let attribute =
                 attributes.remove(name).or_else(|| attributes.remove(&format!("{DRIVER}/{name}")))?;
             attribute.string.filter(|text| !text.is_empty())
         };
-        Self { uuid: text("uuid"), profile: text("profile") }
+        Self { uuid: text("uuid"), profile: text("profile"), capacity }
     }
 }
 
-// === impl Health ===
-
-impl Health {
-    fn of(error: &watcher::Error) -> Self {
-        let status = match error {
-            // A watch that the API server ends because it is too old is a matter of course.
-            watcher::Error::WatchError(status) if status.code == 410 => return Self::Works,
-            watcher::Error::WatchError(status)
-            | watcher::Error::InitialListFailed(kube::Error::Api(status))
-            | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status,
-            _ => return Self::Fails,
-        };
-        match status.code {
-            404 => Self::NotServed,
-            401 | 403 => Self::Forbidden,
-            _ => Self::Fails,
-        }
-    }
-}
-
-/// Follows the slices of a node for as long as somebody listens. A watch that fails is tried again,
-/// at first after a second, then more and more slowly up to every 30 s; what is known stays.
-pub(crate) async fn follow(client: Client, node: String, slices: watch::Sender<Slices>) {
+/// Follows the slices of a node for as long as somebody listens. What is known stays while the watch
+/// fails.
+pub(crate) async fn follow(client: Client, watches: Watches, node: String, slices: watch::Sender<Slices>) {
     let fields = format!("spec.nodeName={node},spec.driver={DRIVER}");
     let config = watcher::Config::default().fields(&fields).any_semantic();
-    let mut events = pin!(watcher(Api::<SlimSlice>::all(client), config).default_backoff());
+    let watched = watches.add_with_advice(format!("ResourceSlices of {node}"), advice);
     let mut known: HashMap<String, Published> = HashMap::new();
-    let mut health = Health::Works;
-    loop {
-        let event = tokio::select! {
-            event = events.next() => event,
-            () = slices.closed() => return,
-        };
-        match event {
+    let following =
+        cluster::watch::follow(Api::<SlimSlice>::all(client), config, watched, |event| match event {
             // Init only says that a list is about to be asked for.
-            Some(Ok(Event::Init)) => known.clear(),
-            Some(Ok(event)) => {
-                if std::mem::replace(&mut health, Health::Works) != Health::Works {
-                    tracing::info!("ResourceSlices of {node}: the watch works again");
-                }
+            Ok(Event::Init) => known.clear(),
+            Ok(event) => {
                 if apply(event, &mut known) {
                     publish(&slices, Devices::new(known.values()));
                 }
             }
-            Some(Err(error)) => {
-                let now = Health::of(&error);
-                if now == Health::Works {
-                    continue;
-                }
-                if std::mem::replace(&mut health, now) != now {
-                    complain(now, &node, &error);
-                }
+            Err(_) => {
                 slices.send_if_modified(|known| {
                     known.is_waiting() && {
                         *known = Slices::Unknown;
@@ -229,8 +206,10 @@ pub(crate) async fn follow(client: Client, node: String, slices: watch::Sender<S
                     }
                 });
             }
-            None => return,
-        }
+        });
+    tokio::select! {
+        () = following => {}
+        () = slices.closed() => {}
     }
 }
 
@@ -262,20 +241,16 @@ fn publish(slices: &watch::Sender<Slices>, devices: Devices) {
     });
 }
 
-fn complain(health: Health, node: &str, error: &watcher::Error) {
-    let rest = "which devices pods hold by claims is as last known, everything else goes on; trying on";
-    match health {
-        Health::Works => {}
-        Health::NotServed => tracing::warn!(
-            "ResourceSlices of {node}: this cluster does not serve resource.k8s.io/v1, which Kubernetes has from 1.34 on: upgrade it, or leave --kubernetes-enable-dra out; {rest}"
+/// What to do about a watch that the API server refuses.
+fn advice(cause: Cause) -> Option<&'static str> {
+    match cause {
+        Cause::Refused(404) => Some(
+            "this cluster does not serve resource.k8s.io/v1, which Kubernetes has from 1.34 on: upgrade it, or leave --kubernetes-enable-dra out",
         ),
-        Health::Forbidden => tracing::warn!(
-            "ResourceSlices of {node}: the API server refuses: let this service account get, list and watch resourceslices of resource.k8s.io in a ClusterRole; {rest}: {}",
-            one_line(error)
+        Cause::Refused(401 | 403) => Some(
+            "the API server refuses: let this service account list and watch resourceslices of resource.k8s.io in a ClusterRole",
         ),
-        Health::Fails => {
-            tracing::warn!("ResourceSlices of {node}: the watch fails; {rest}: {}", one_line(error));
-        }
+        Cause::Refused(_) | Cause::NoAnswer => None,
     }
 }
 

@@ -1,68 +1,46 @@
-//! Owns one GPU during a session: its rings, its values, and whether it is lost.
+//! One GPU during a session: its rings, its values, and whether it is lost.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nvml_wrapper::error::NvmlError;
-use nvml_wrapper::{Device, Nvml};
-use nvml_wrapper_sys::bindings::{
-    nvmlSamplingType_enum_NVML_GPU_UTILIZATION_SAMPLES as GPU_SAMPLES,
-    nvmlSamplingType_enum_NVML_MEMORY_UTILIZATION_SAMPLES as MEMORY_SAMPLES,
-};
 use podgauge_common::exposition::write::Value;
+use podgauge_common::measurement::{measured_u32, measured_u64};
 
-use super::account::timed;
+use super::driver::{Device, Driver, Fault, NvmlError, known};
 use super::events::EventLog;
-use super::fields::{Fault, Memo};
+use super::fields::Memo;
 use super::gpm::Gpm;
 use super::mig::Partition;
-use super::processes::{DeviceProcesses, ProcessWatch};
-use super::ring::{RingClock, Slot};
-use super::sampler::Plan;
-use super::{Credit, DeviceReading, DeviceSelection, Identity, MigInstance, calls, direct, raw};
+use super::plan::Plan;
+use super::processes::{Credited, DeviceProcesses, NewSlots, ProcessWatch};
+use super::rings::{MEMORY_EVERY, Rings};
+use super::unopened::{ASK_AGAIN, Unopened};
+use super::{Credit, DeviceReading, DeviceSelection, Identity, MigInstance, calls, direct};
+use crate::attribution::Processes;
 
-/// A ring that gives nothing new for so long is replaced by the rates.
-const DRY_AFTER: Duration = Duration::from_secs(1);
-/// The memory ring is drained at every second tick: it has no counter that a pod is paid by, and
-/// each drain costs 2 ms of the driver's time.
-const MEMORY_EVERY: u32 = 2;
-
-/// How often a lost GPU is asked whether it is back.
-const LOST_RETRY: Duration = Duration::from_secs(5);
-
-/// The rings of a GPU. They outlive a session, so that nothing counts twice after a reload.
-#[derive(Debug)]
-pub(super) struct Rings {
-    gpu: Ring,
-    memory: Ring,
-}
-
-#[derive(Debug)]
-struct Ring {
-    clock: RingClock,
-    /// How long it may give nothing before it is dry.
-    patience: Duration,
-    unsupported: bool,
-    slots: Vec<Slot>,
-}
+/// How often a text is read again that the driver did not tell.
+const TEXTS_AGAIN: Duration = Duration::from_secs(30);
 
 /// One GPU during a session.
 #[derive(Debug)]
 pub(super) struct SampledDevice<'nvml> {
     device: Device<'nvml>,
     pub(super) identity: Arc<Identity>,
+    /// Bytes; `None` is not known.
+    memory: Option<u64>,
     pub(super) rings: Rings,
     processes: DeviceProcesses,
-    /// New slots with their owners, until they are taken.
-    credited: Vec<(Slot, Credit)>,
+    /// New slots with their users, until they are taken.
+    credited: Credited,
     partition: Partition<'nvml>,
     memo: Memo,
     gpm: Gpm<'nvml>,
     /// Of the plan that `memo`, `values` and `texts` are in the order of.
     generation: u64,
     values: Vec<Option<Value>>,
-    /// In the order of the plan's texts, read once.
+    /// In the order of the plan's texts, each read until it is known.
     texts: Option<Arc<[Option<String>]>>,
+    texts_at: Option<Instant>,
     values_at: Option<Instant>,
     /// Means between two readings are still missing, for lack of a second one.
     settling: bool,
@@ -73,38 +51,47 @@ pub(super) struct SampledDevice<'nvml> {
 #[derive(Debug)]
 struct Lost {
     reason: String,
+    /// The driver gives no reason.
+    is_unknown: bool,
     asked_at: Instant,
 }
 
 // === impl SampledDevice ===
 
 impl<'nvml> SampledDevice<'nvml> {
-    pub(super) fn open(nvml: &'nvml Nvml, index: u32) -> Result<Self, NvmlError> {
-        let device = timed("nvmlDeviceGetHandleByIndex_v2", || nvml.device_by_index(index))?;
-        let identity = Identity {
+    /// Opens the GPU of an index. Only its UUID is required: integrated GPUs are on no PCI bus, and
+    /// not every driver tells the rest.
+    pub(super) fn open(driver: &'nvml Driver, index: u32) -> Result<Self, Unopened> {
+        let mut identity = Identity {
             index,
-            uuid: device.uuid()?,
-            pci_bus_id: device.pci_info()?.bus_id,
-            model: device.name()?,
+            minor: None,
+            uuid: String::new(),
+            pci_bus_id: String::new(),
+            model: String::new(),
             instance: None,
         };
-        Ok(Self {
-            device,
-            identity: Arc::new(identity),
-            rings: Rings::default(),
-            processes: DeviceProcesses::default(),
-            credited: Vec::new(),
-            partition: Partition::default(),
-            memo: Memo::default(),
-            gpm: Gpm::default(),
-            generation: 0,
-            values: Vec::new(),
-            texts: None,
-            values_at: None,
-            settling: false,
-            lost: None,
-            ticks: 0,
-        })
+        match identify(driver, &mut identity) {
+            Ok(device) => Ok(Self {
+                memory: total_memory(&device),
+                device,
+                identity: Arc::new(identity),
+                rings: Rings::default(),
+                processes: DeviceProcesses::default(),
+                credited: Credited::default(),
+                partition: Partition::default(),
+                memo: Memo::default(),
+                gpm: Gpm::default(),
+                generation: 0,
+                values: Vec::new(),
+                texts: None,
+                texts_at: None,
+                values_at: None,
+                settling: false,
+                lost: None,
+                ticks: 0,
+            }),
+            Err(error) => Err(Unopened::new(identity, error)),
+        }
     }
 
     /// Drains the rings and, if they are due, reads the other values. An error asks for a reload.
@@ -116,11 +103,11 @@ impl<'nvml> SampledDevice<'nvml> {
     ) -> Result<(), NvmlError> {
         if let Some(lost) = &mut self.lost {
             let now = Instant::now();
-            if now.saturating_duration_since(lost.asked_at) < LOST_RETRY {
+            if now.saturating_duration_since(lost.asked_at) < ASK_AGAIN {
                 return Ok(());
             }
             lost.asked_at = now;
-            if timed("nvmlDeviceGetUUID", || self.device.uuid()).is_err() {
+            if !self.device.answers() {
                 return Ok(());
             }
             tracing::info!("GPU {} ({}) answers again", self.identity.index, self.identity.uuid);
@@ -151,6 +138,11 @@ impl<'nvml> SampledDevice<'nvml> {
     /// When what processes use is to be read; `None` while nobody shares the GPU.
     pub(super) fn processes_due(&self) -> Option<Instant> {
         self.processes.due().filter(|_| self.lost.is_none())
+    }
+
+    /// Whether it does not answer, and the driver gives no reason.
+    pub(super) fn is_unknown(&self) -> bool {
+        self.lost.as_ref().is_some_and(|lost| lost.is_unknown)
     }
 
     /// Whether a second reading soon would complete the page.
@@ -186,6 +178,7 @@ impl<'nvml> SampledDevice<'nvml> {
         selection: &DeviceSelection,
     ) -> Vec<DeviceReading> {
         let now = Instant::now();
+        let Credited { slots, loose } = std::mem::take(&mut self.credited);
         let gpu = DeviceReading {
             texts: self.texts.clone().unwrap_or_default(),
             events: events.counts(&self.identity.uuid, None, now),
@@ -193,9 +186,10 @@ impl<'nvml> SampledDevice<'nvml> {
             identity: Arc::clone(&self.identity),
             lost: self.lost.as_ref().map(|lost| lost.reason.clone()),
             values: if self.lost.is_some() { vec![None; self.values.len()] } else { self.values.clone() },
-            gpu_slots: std::mem::take(&mut self.credited),
+            gpu_slots: slots,
+            loose_samples: loose,
             unmeasured: None,
-            processes: self.processes.known(),
+            processes: plausible(self.processes.known(), self.memory),
             memory_slots: std::mem::take(&mut self.rings.memory.slots),
         };
         let instances = self.partition.take_readings(&plan.instance, &gpu, events, now);
@@ -218,7 +212,7 @@ impl<'nvml> SampledDevice<'nvml> {
             // Another plan has other values at these places, and wants them with this tick.
             self.forget_values();
             self.values.clear();
-            self.texts = None;
+            (self.texts, self.texts_at) = (None, None);
         }
         if self.partition.follow(&self.device, &self.identity, events)? {
             // What the driver supports has changed with it, and new instances have no values yet.
@@ -259,45 +253,52 @@ impl<'nvml> SampledDevice<'nvml> {
     }
 
     fn read_values(&mut self, plan: &Plan, events: &EventLog) -> Result<(), NvmlError> {
-        if self.texts.is_none() {
-            let texts = plan.texts.iter().map(|text| direct::text(&self.device, *text));
-            self.texts = Some(texts.collect::<Result<_, _>>()?);
-        }
+        self.read_texts(plan)?;
         self.gpm.read(&self.device, None, &plan.gpm, &mut self.values)?;
         let by_gpm = self.gpm.is_sampling();
         plan.fields.read(&self.device, &plan.metrics, &mut self.memo, by_gpm, &mut self.values)?;
         self.partition.read(&self.device, &plan.instance)?;
         if plan.clock_events {
-            match calls::clock_event_reasons(&self.device) {
-                Ok(bits) => events.clock_reasons(&self.identity.uuid, bits, Instant::now()),
-                Err(error) if matches!(Fault::of(&error), Fault::Lost | Fault::Reload) => return Err(error),
-                Err(_) => {}
+            let bits = known(calls::clock_event_reasons(&self.device))?.and_then(measured_u64);
+            if let Some(bits) = bits {
+                events.clock_reasons(&self.identity.uuid, bits, Instant::now());
             }
         }
         Ok(())
     }
 
+    fn read_texts(&mut self, plan: &Plan) -> Result<(), NvmlError> {
+        let now = Instant::now();
+        let old = self.texts.as_deref().unwrap_or_default();
+        let complete = self.texts.is_some() && old.iter().all(Option::is_some);
+        if complete || self.texts_at.is_some_and(|at| now.saturating_duration_since(at) < TEXTS_AGAIN) {
+            return Ok(());
+        }
+        let read = plan.texts.iter().enumerate().map(|(position, text)| match old.get(position) {
+            Some(Some(known)) => Ok(Some(known.clone())),
+            _ => direct::text(&self.device, *text),
+        });
+        self.texts = Some(read.collect::<Result<_, _>>()?);
+        self.texts_at = Some(now);
+        Ok(())
+    }
+
     fn drain_rings(&mut self, plan: &Plan, watch: Option<&mut ProcessWatch>) -> Result<(), NvmlError> {
-        self.rings.gpu.drain(&self.device, GPU_SAMPLES)?;
+        let clock_went_back = self.rings.gpu.drain(&self.device)?;
         let slots = std::mem::take(&mut self.rings.gpu.slots);
         match watch {
             // Right after the ring: a process's sample is gone 200 ms after its slot at the earliest.
             Some(watch) => {
-                let (spacing, now) = (self.rings.gpu.clock.spacing(), Instant::now());
+                let new = NewSlots { slots, spacing: self.rings.gpu.clock.spacing(), clock_went_back };
                 let processes = &mut self.processes;
-                self.credited.extend(processes.tick(
-                    &self.device,
-                    &self.identity,
-                    slots,
-                    spacing,
-                    watch,
-                    now,
-                )?);
+                let credited = processes.tick(&self.device, &self.identity, new, watch, Instant::now())?;
+                self.credited.slots.extend(credited.slots);
+                self.credited.loose.extend(credited.loose);
             }
-            None => self.credited.extend(slots.into_iter().map(|slot| (slot, Credit::Unsampled))),
+            None => self.credited.slots.extend(slots.into_iter().map(|slot| (slot, Credit::Unsampled))),
         }
         if plan.memory_utilization && self.ticks.is_multiple_of(MEMORY_EVERY) {
-            self.rings.memory.drain(&self.device, MEMORY_SAMPLES)?;
+            self.rings.memory.drain(&self.device)?;
         }
         self.ticks = self.ticks.wrapping_add(1);
         if self.is_dry(plan) {
@@ -307,7 +308,7 @@ impl<'nvml> SampledDevice<'nvml> {
     }
 
     fn read_rates(&mut self, plan: &Plan) -> Result<(), NvmlError> {
-        match timed("nvmlDeviceGetUtilizationRates", || self.device.utilization_rates()) {
+        match self.device.utilization_rates() {
             Ok(rates) => {
                 let now = Instant::now();
                 self.rings.gpu.read(rates.gpu, now);
@@ -333,63 +334,40 @@ impl<'nvml> SampledDevice<'nvml> {
         if Fault::of(&error) != Fault::Lost {
             return Err(error);
         }
+        let is_unknown = error.is_unknown();
         tracing::error!(
-            "GPU {} ({}, {}) is lost: {error}; its values are left out until it answers again (asked every {LOST_RETRY:?})",
+            "GPU {} ({}, {}) {}: {error}; its values are left out until it answers again (asked every {ASK_AGAIN:?})",
             self.identity.index,
             self.identity.uuid,
-            self.identity.pci_bus_id
+            self.identity.pci_bus_id,
+            if is_unknown { "does not answer" } else { "is lost" }
         );
-        self.lost = Some(Lost { reason: error.to_string(), asked_at: Instant::now() });
+        self.lost = Some(Lost { reason: error.to_string(), is_unknown, asked_at: Instant::now() });
         // It may come back from a reset, in which counters and GPM samples are lost.
         self.forget_values();
         Ok(())
     }
 }
 
-// === impl Rings ===
-
-impl Default for Rings {
-    fn default() -> Self {
-        Self { gpu: Ring::new(DRY_AFTER), memory: Ring::new(DRY_AFTER * MEMORY_EVERY) }
-    }
+/// Reads which GPU it is, as far as the driver tells it.
+fn identify<'nvml>(driver: &'nvml Driver, identity: &mut Identity) -> Result<Device<'nvml>, NvmlError> {
+    let device = driver.device_by_index(identity.index)?;
+    identity.pci_bus_id = device.pci_info().map(|pci| pci.bus_id).unwrap_or_default();
+    identity.model = device.name().unwrap_or_default();
+    identity.minor = device.minor_number().ok().and_then(measured_u32);
+    identity.uuid = device.uuid()?;
+    Ok(device)
 }
 
-// === impl Ring ===
+/// Bytes of device memory, if the driver tells it.
+fn total_memory(device: &Device<'_>) -> Option<u64> {
+    let total = device.memory_info().map(|info| info.total);
+    total.or_else(|_| calls::memory_v1(device).map(|info| info.total)).ok().and_then(measured_u64)
+}
 
-impl Ring {
-    fn new(patience: Duration) -> Self {
-        Self { clock: RingClock::default(), patience, unsupported: false, slots: Vec::new() }
-    }
-
-    fn drain(&mut self, device: &Device<'_>, kind: u32) -> Result<(), NvmlError> {
-        let read = if self.unsupported {
-            Ok(Vec::new())
-        } else {
-            raw::samples(device, kind, self.clock.last_seen_us())
-        };
-        let samples = match read {
-            Ok(samples) => samples,
-            Err(error) => match Fault::of(&error) {
-                Fault::Unsupported => {
-                    self.unsupported = true;
-                    Vec::new()
-                }
-                // Nothing newer than what was seen.
-                Fault::NoValue => Vec::new(),
-                Fault::Lost | Fault::Reload => return Err(error),
-            },
-        };
-        self.slots.extend(self.clock.drained(samples, Instant::now()));
-        Ok(())
-    }
-
-    fn read(&mut self, percent: u32, now: Instant) {
-        if self.is_dry(now) {
-            self.clock.reading(percent, now);
-        }
-    }
-
-    fn is_dry(&self, now: Instant) -> bool {
-        self.unsupported || self.clock.is_dry(now, self.patience)
-    }
+/// A process cannot hold more memory than the GPU has: one that seems to makes all of them unknown.
+fn plausible(processes: Processes, total: Option<u64>) -> Processes {
+    let is_possible = |held: &u64| total.is_none_or(|total| *held <= total);
+    let memory = processes.memory.filter(|held| held.iter().all(|(_, bytes)| is_possible(bytes)));
+    Processes { memory, ..processes }
 }

@@ -1,19 +1,18 @@
 //! Reads the values that take a driver call each.
 
-use nvml_wrapper::Device;
 use nvml_wrapper::enum_wrappers::device::{
-    Clock as NvmlClock, EccCounter, InfoRom, MemoryError, MemoryLocation, RetirementCause, TemperatureSensor,
+    Clock as NvmlClock, EccCounter, InfoRom, MemoryError, MemoryLocation, TemperatureSensor,
     TemperatureThreshold,
 };
 use nvml_wrapper::enum_wrappers::nv_link::ErrorCounter;
-use nvml_wrapper::error::NvmlError;
+use nvml_wrapper::error::NvmlError as Cause;
 use podgauge_common::catalogue::{
     Clock, Codec, LinkError, MemoryPlace, PcieLink, PowerLimit, Reading, RemapBanks, Text, Threshold,
 };
 use podgauge_common::exposition::write::Value;
+use podgauge_common::measurement::{measured_u32, measured_u64};
 
-use super::account::timed;
-use super::fields::Fault;
+use super::driver::{Device, Fault, NvmlError, known};
 use super::{calls, raw};
 
 /// Above this a temperature is no measurement, as DCGM has it.
@@ -22,12 +21,14 @@ const HOTTEST: u32 = 200;
 const UNKNOWN_STATE: u32 = 32;
 const MILLIWATTS: u32 = 1000;
 
-/// The value of a reading of one call. `None` is no measurement, and no failure.
+/// The value of a reading of one call, in the unit in which it is read. `None` is not a measurement,
+/// and no failure.
 pub(super) fn value(device: &Device<'_>, reading: Reading) -> Result<Option<Value>, NvmlError> {
-    let integer = |value: u32| Some(Value::U64(value.into()));
+    let integer = |value: u32| measured_u32(value).map(|value| Value::U64(value.into()));
+    let long = |value: u64| measured_u64(value).map(Value::U64);
     Ok(match reading {
-        Reading::DeviceCount => integer(device.nvml().device_count()?),
-        Reading::CudaVersion => Some(Value::I64(calls::cuda_version(device.nvml())?.into())),
+        Reading::DeviceCount => integer(device.driver().device_count()?),
+        Reading::CudaVersion => Some(Value::I64(calls::cuda_version(device.driver())?.into())),
         Reading::Index => integer(device.index()?),
         Reading::MinorNumber => integer(device.minor_number()?),
         Reading::PciId { subsystem: false } => integer(device.pci_info()?.pci_device_id),
@@ -46,18 +47,16 @@ pub(super) fn value(device: &Device<'_>, reading: Reading) -> Result<Option<Valu
         Reading::InforomChecksum => integer(device.config_checksum()?),
         Reading::InforomValid => match device.validate_info_rom() {
             Ok(()) => integer(1),
-            Err(NvmlError::CorruptedInfoROM) => integer(0),
+            Err(NvmlError { cause: Cause::CorruptedInfoROM, .. }) => integer(0),
             Err(error) => return Err(error),
         },
-        Reading::Clock(clock) => {
-            integer(timed("nvmlDeviceGetClockInfo", || device.clock_info(nvml_clock(clock)))?)
-        }
+        Reading::Clock(clock) => integer(device.clock_info(nvml_clock(clock))?),
         Reading::MaxClock(clock) => integer(device.max_clock_info(nvml_clock(clock))?),
         Reading::ApplicationClock(clock) => integer(device.applications_clock(nvml_clock(clock))?),
-        Reading::ClockEventReasons => Some(Value::U64(calls::clock_event_reasons(device)?)),
+        Reading::ClockEventReasons => long(calls::clock_event_reasons(device)?),
         Reading::AutoBoost => integer(device.auto_boosted_clocks_enabled()?.is_enabled.into()),
         Reading::GpuTemperature => {
-            let celsius = timed("nvmlDeviceGetTemperature", || device.temperature(TemperatureSensor::Gpu))?;
+            let celsius = device.temperature(TemperatureSensor::Gpu)?;
             (celsius <= HOTTEST).then_some(Value::U64(celsius.into()))
         }
         Reading::TemperatureThreshold(which) => integer(device.temperature_threshold(match which {
@@ -69,33 +68,27 @@ pub(super) fn value(device: &Device<'_>, reading: Reading) -> Result<Option<Valu
         Reading::TemperatureMargin => {
             Some(Value::I64(calls::margin_temperature(device)?.marginTemperature.into()))
         }
-        Reading::PowerUsage => Some(Value::F64(
-            f64::from(timed("nvmlDeviceGetPowerUsage", || device.power_usage())?) / f64::from(MILLIWATTS),
-        )),
-        Reading::PowerLimit(limit) => integer(power_limit_mw(device, limit)? / MILLIWATTS),
+        Reading::PowerUsage => measured_u32(device.power_usage()?)
+            .map(|milliwatts| Value::F64(f64::from(milliwatts) / f64::from(MILLIWATTS))),
+        Reading::PowerLimit(limit) => measured_u32(power_limit_mw(device, limit)?)
+            .map(|milliwatts| Value::U64((milliwatts / MILLIWATTS).into())),
         Reading::PerformanceState => {
             let state = calls::performance_state(device)?;
             (state < UNKNOWN_STATE).then_some(Value::U64(state.into()))
         }
         Reading::FanSpeed => integer(calls::fan_speed(device)?),
-        Reading::PcieReplays => {
-            integer(timed("nvmlDeviceGetPcieReplayCounter", || device.pcie_replay_counter())?)
-        }
+        Reading::PcieReplays => integer(device.pcie_replay_counter()?),
         Reading::PcieLink(PcieLink::Generation) => integer(device.current_pcie_link_gen()?),
         Reading::PcieLink(PcieLink::Width) => integer(device.current_pcie_link_width()?),
         Reading::PcieLink(PcieLink::MaxGeneration) => integer(device.max_pcie_link_gen()?),
         Reading::PcieLink(PcieLink::MaxWidth) => integer(device.max_pcie_link_width()?),
-        Reading::Codec(Codec::Encoder) => {
-            integer(timed("nvmlDeviceGetEncoderUtilization", || device.encoder_utilization())?.utilization)
-        }
-        Reading::Codec(Codec::Decoder) => {
-            integer(timed("nvmlDeviceGetDecoderUtilization", || device.decoder_utilization())?.utilization)
-        }
-        Reading::EccErrors { corrected, volatile, place } => Some(Value::U64(device.memory_error_counter(
+        Reading::Codec(Codec::Encoder) => integer(device.encoder_utilization()?.utilization),
+        Reading::Codec(Codec::Decoder) => integer(device.decoder_utilization()?.utilization),
+        Reading::EccErrors { corrected, volatile, place } => long(device.memory_error_counter(
             if corrected { MemoryError::Corrected } else { MemoryError::Uncorrected },
             if volatile { EccCounter::Volatile } else { EccCounter::Aggregate },
             location(place),
-        )?)),
+        )?),
         Reading::SramThreshold => integer((calls::sram_errors(device)?.bThresholdExceeded != 0).into()),
         Reading::RemapBanks(banks) => {
             let histogram = calls::remap_banks(device)?;
@@ -107,10 +100,7 @@ pub(super) fn value(device: &Device<'_>, reading: Reading) -> Result<Option<Valu
                 RemapBanks::None => histogram.none,
             })
         }
-        Reading::RetiredPages => {
-            let pages = device.retired_pages(RetirementCause::MultipleSingleBitEccErrors)?;
-            Some(Value::U64(pages.len() as u64))
-        }
+        Reading::RetiredPages => integer(raw::retired_pages(device)?),
         Reading::NvlinkErrors { link, error } => {
             let counter = match error {
                 LinkError::CrcFlit => ErrorCounter::DlCrcFlit,
@@ -118,7 +108,7 @@ pub(super) fn value(device: &Device<'_>, reading: Reading) -> Result<Option<Valu
                 LinkError::Replay => ErrorCounter::DlReplay,
                 LinkError::Recovery => ErrorCounter::DlRecovery,
             };
-            Some(Value::U64(device.link_wrapper_for(link.into()).error_counter(counter)?))
+            long(device.link_errors(link.into(), counter)?)
         }
         Reading::VgpuLicense => match raw::vgpu_licensed(device) {
             Ok(licensed) => integer(licensed.unwrap_or(false).into()),
@@ -151,8 +141,8 @@ pub(super) fn value(device: &Device<'_>, reading: Reading) -> Result<Option<Valu
 /// The text of a label field. An error is one that speaks of the whole GPU or library.
 pub(super) fn text(device: &Device<'_>, text: Text) -> Result<Option<String>, NvmlError> {
     let read = match text {
-        Text::DriverVersion => device.nvml().sys_driver_version(),
-        Text::NvmlVersion => device.nvml().sys_nvml_version(),
+        Text::DriverVersion => device.driver().driver_version(),
+        Text::NvmlVersion => device.driver().nvml_version(),
         Text::Name => device.name(),
         Text::Brand => calls::brand(device).map(|brand| brand_name(brand).to_owned()),
         Text::Serial => device.serial(),
@@ -164,13 +154,7 @@ pub(super) fn text(device: &Device<'_>, text: Text) -> Result<Option<String>, Nv
         Text::InforomImage => device.info_rom_image_version(),
         Text::Vbios => device.vbios_version(),
     };
-    match read {
-        Ok(text) => Ok(Some(text)),
-        Err(error) => match Fault::of(&error) {
-            Fault::Lost | Fault::Reload => Err(error),
-            Fault::Unsupported | Fault::NoValue => Ok(None),
-        },
-    }
+    known(read)
 }
 
 fn or_zero(read: Result<u32, NvmlError>) -> Result<u32, NvmlError> {

@@ -1,13 +1,12 @@
-//! Owns the requests for field values: each kind in one driver call, and those alone that a call for
-//! many gets wrong.
+//! The requests for field values: each kind in one driver call, and those alone that a call for many
+//! gets wrong.
 //!
 //! Seen on an H100 and an H200 with driver 580: in one call with fields of NVLinks the pending ECC
 //! mode and the ECC total are "not supported"; asked alone, or without links, they have values.
 
-use nvml_wrapper::Device;
-use nvml_wrapper::error::NvmlError;
+use podgauge_common::measurement::measured_u64;
 
-use super::fields::Fault;
+use super::driver::{Device, Fault, NvmlError};
 use super::raw;
 
 /// Major and minor number of a driver.
@@ -41,7 +40,7 @@ pub(super) struct FieldRequests {
 #[derive(Debug, Default)]
 pub(super) struct FieldMemo {
     ways: Vec<Way>,
-    /// Asked once.
+    /// `None` until the driver has said it.
     driver: Option<Driver>,
 }
 
@@ -108,7 +107,9 @@ impl FieldRequests {
         memo: &mut FieldMemo,
         left_out: &[u32],
     ) -> Result<Vec<Option<u64>>, NvmlError> {
-        let driver = *memo.driver.get_or_insert_with(|| driver_version(device));
+        memo.driver = memo.driver.or_else(|| driver_version(device));
+        // A version that is not known counts as a new one.
+        let driver = memo.driver.unwrap_or((u32::MAX, 0));
         memo.ways.resize(self.requests.len(), Way::Untried);
         let mut values = vec![None; self.requests.len()];
         let wanted = |request: &Request| request.since.includes(driver) && !left_out.contains(&request.id);
@@ -152,7 +153,7 @@ impl FieldRequests {
 
 fn answer_of(answer: Result<u64, NvmlError>) -> Result<Answer, NvmlError> {
     match answer {
-        Ok(value) => Ok(Answer::Value(value)),
+        Ok(value) => Ok(measured_u64(value).map_or(Answer::NoValue, Answer::Value)),
         Err(error) => match Fault::of(&error) {
             Fault::Lost | Fault::Reload => Err(error),
             Fault::Unsupported => Ok(Answer::Unsupported),
@@ -161,14 +162,12 @@ fn answer_of(answer: Result<u64, NvmlError>) -> Result<Answer, NvmlError> {
     }
 }
 
-/// Major and minor of the driver's version; a version that cannot be read counts as a new one.
-fn driver_version(device: &Device<'_>) -> Driver {
-    let text = device.nvml().sys_driver_version().unwrap_or_default();
+/// Major and minor of the driver's version.
+fn driver_version(device: &Device<'_>) -> Option<Driver> {
+    let text = device.driver().driver_version().ok()?;
     let mut numbers = text.split('.').map(|number| number.parse().ok());
-    match (numbers.next().flatten(), numbers.next().flatten()) {
-        (Some(major), minor) => (major, minor.unwrap_or(0)),
-        (None, _) => (u32::MAX, 0),
-    }
+    let (major, minor) = (numbers.next().flatten()?, numbers.next().flatten());
+    Some((major, minor.unwrap_or(0)))
 }
 
 #[cfg(test)]

@@ -3,16 +3,14 @@
 
 use std::time::{Duration, Instant};
 
-use nvml_wrapper::Device;
-use nvml_wrapper::error::NvmlError;
 use podgauge_common::catalogue::{Direction, Memory, Metric, Pace, Reading};
 use podgauge_common::exposition::write::Value;
+use podgauge_common::measurement::{measured_u64, part_of};
 
-use super::account::timed;
+use super::driver::{Device, Fault, NvmlError, known};
 use super::field_values::{FieldMemo, FieldRequests, Since};
 use super::{calls, direct, raw};
 
-const MIB: u64 = 1024 * 1024;
 /// How often values are read that are expensive and hardly ever change.
 const SLOW: Duration = Duration::from_secs(30);
 /// `NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_TX` and `…_RX`: KiB since the driver was loaded.
@@ -49,46 +47,12 @@ pub(super) struct Memo {
     pub(super) nvlink_bytes: Option<[u64; 2]>,
 }
 
-/// What an NVML error means for what is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fault {
-    /// This driver or GPU does not have it.
-    Unsupported,
-    /// Not now, or not for us: no value.
-    NoValue,
-    /// The GPU is lost.
-    Lost,
-    /// The library must be loaded anew.
-    Reload,
-}
-
-// === impl Fault ===
-
-impl Fault {
-    pub(super) fn of(error: &NvmlError) -> Self {
-        match error {
-            NvmlError::NotSupported
-            | NvmlError::FunctionNotFound
-            | NvmlError::FailedToLoadSymbol(_)
-            // 25 argument version mismatch, 26 deprecated: codes the wrapper does not know.
-            | NvmlError::UnexpectedVariant(25 | 26) => Self::Unsupported,
-            NvmlError::GpuLost | NvmlError::ResetRequired => Self::Lost,
-            // 28 GPU not found.
-            NvmlError::Uninitialized
-            | NvmlError::DriverNotLoaded
-            | NvmlError::LibRmVersionMismatch
-            | NvmlError::UnexpectedVariant(28) => Self::Reload,
-            _ => Self::NoValue,
-        }
-    }
-}
-
-/// Parts of a memory, bytes.
+/// Parts of a memory, bytes; `None` is not known.
 struct MemoryParts {
-    total: u64,
-    free: u64,
-    used: u64,
-    /// `None`: the driver is too old to tell, and counts it as used.
+    total: Option<u64>,
+    free: Option<u64>,
+    used: Option<u64>,
+    /// Drivers before 510 do not tell it, and count it as used.
     reserved: Option<u64>,
 }
 
@@ -146,8 +110,8 @@ impl FieldPlan {
     }
 
     /// Reads every metric but what comes from rings, events and GPM. `gpm` says that GPM tells PCIe
-    /// rates. An error is one that speaks of the whole GPU or library; what merely has no value is
-    /// `None`.
+    /// rates. An error is one that speaks of the whole GPU or library; what has no value, or one
+    /// that cannot be a measurement, is `None`.
     pub(super) fn read(
         &self,
         device: &Device<'_>,
@@ -169,10 +133,11 @@ impl FieldPlan {
         let bar1 = if self.needs_bar1 { bar1(device)? } else { None };
         let ecc_is_on = field(self.ecc) == Some(1);
         let [tx, rx] = self.nvlink.map(|request| fields[request]);
-        memo.nvlink_bytes = tx.zip(rx).map(|(tx, rx)| [tx * 1024, rx * 1024]);
+        memo.nvlink_bytes =
+            tx.zip(rx).and_then(|(tx, rx)| Some([tx.checked_mul(1024)?, rx.checked_mul(1024)?]));
         for (position, metric) in metrics.iter().enumerate() {
             let [first, second] = self.parts[position];
-            values[position] = match metric.reading {
+            let read = match metric.reading {
                 Reading::Field { max, .. } => field(first).filter(|value| *value <= max).map(Value::U64),
                 Reading::FieldWatts(_) => {
                     field(first).map(|milliwatts| Value::F64(milliwatts as f64 / 1000.0))
@@ -184,13 +149,13 @@ impl FieldPlan {
                 Reading::EccTotal(_) => field(first).filter(|_| ecc_is_on).map(Value::U64),
                 Reading::NvlinkRate { direction, .. } => {
                     let kib = match direction {
-                        None => field(first).zip(field(second)).map(|(tx, rx)| tx + rx),
+                        None => field(first).zip(field(second)).map(|(tx, rx)| tx.saturating_add(rx)),
                         Some(_) => field(first),
                     };
                     let previous = &mut memo.previous[position];
                     let rate = kib.map(|kib| nvlink_rate(*previous, at, kib));
                     *previous = kib.map(|kib| (at, kib));
-                    rate.map(Value::U64)
+                    rate.map(Value::F64)
                 }
                 Reading::PcieRate(_) if gpm => continue,
                 Reading::PcieRate(_) => {
@@ -207,7 +172,8 @@ impl FieldPlan {
                 reading if reading.pace() == Pace::Slow && !slow => continue,
                 reading => match direct::value(device, reading) {
                     Ok(value) => {
-                        memo.settled[position] = reading.pace() == Pace::Once;
+                        let value = value.filter(|value| metric.measured(*value).is_some());
+                        memo.settled[position] = reading.pace() == Pace::Once && value.is_some();
                         value
                     }
                     Err(error) => match Fault::of(&error) {
@@ -220,6 +186,7 @@ impl FieldPlan {
                     },
                 },
             };
+            values[position] = read.and_then(|read| metric.measured(read));
         }
         if slow {
             memo.slow_at = Some(started);
@@ -231,16 +198,24 @@ impl FieldPlan {
 // === impl MemoryParts ===
 
 impl MemoryParts {
+    /// What is left of the driver's numbers: a part larger than the whole is left out.
+    fn new(total: u64, free: u64, used: u64, reserved: Option<u64>) -> Self {
+        let total = measured_u64(total);
+        let part =
+            |part| measured_u64(part).and_then(|part| total.map_or(Some(part), |all| part_of(part, all)));
+        Self { total, free: part(free), used: part(used), reserved: reserved.and_then(part) }
+    }
+
     fn part(&self, part: Memory) -> Option<Value> {
-        let mib = |bytes: u64| Some(Value::U64(bytes / MIB));
         match part {
-            Memory::Total => mib(self.total),
-            Memory::Free => mib(self.free),
-            Memory::Used => mib(self.used),
-            Memory::Reserved => self.reserved.and_then(mib),
+            Memory::Total => self.total.map(Value::U64),
+            Memory::Free => self.free.map(Value::U64),
+            Memory::Used => self.used.map(Value::U64),
+            Memory::Reserved => self.reserved.map(Value::U64),
             Memory::UsedRatio => {
-                let usable = self.total.checked_sub(self.reserved.unwrap_or(0)).filter(|bytes| *bytes > 0)?;
-                let ratio = self.used as f64 / usable as f64;
+                let usable =
+                    self.total?.checked_sub(self.reserved.unwrap_or(0)).filter(|bytes| *bytes > 0)?;
+                let ratio = self.used? as f64 / usable as f64;
                 Some(Value::F64((ratio * 1e6).round() / 1e6))
             }
         }
@@ -248,48 +223,29 @@ impl MemoryParts {
 }
 
 fn memory(device: &Device<'_>) -> Result<Option<MemoryParts>, NvmlError> {
-    let read = match timed("nvmlDeviceGetMemoryInfo_v2", || device.memory_info()) {
-        Ok(info) => Ok(MemoryParts {
-            total: info.total,
-            free: info.free,
-            used: info.used,
-            reserved: Some(info.reserved),
-        }),
+    let read = match device.memory_info() {
+        Ok(info) => Ok(MemoryParts::new(info.total, info.free, info.used, Some(info.reserved))),
         // Drivers before 510.
-        Err(error) if Fault::of(&error) == Fault::Unsupported => calls::memory_v1(device)
-            .map(|info| MemoryParts { total: info.total, free: info.free, used: info.used, reserved: None }),
+        Err(error) if Fault::of(&error) == Fault::Unsupported => {
+            calls::memory_v1(device).map(|info| MemoryParts::new(info.total, info.free, info.used, None))
+        }
         Err(error) => Err(error),
     };
-    unless_fatal(read)
+    known(read)
 }
 
 fn bar1(device: &Device<'_>) -> Result<Option<MemoryParts>, NvmlError> {
-    unless_fatal(device.bar1_memory_info().map(|info| MemoryParts {
-        total: info.total,
-        free: info.free,
-        used: info.used,
-        reserved: None,
-    }))
+    known(device.bar1_memory_info().map(|info| MemoryParts::new(info.total, info.free, info.used, None)))
 }
 
-fn unless_fatal<T>(read: Result<T, NvmlError>) -> Result<Option<T>, NvmlError> {
-    match read {
-        Ok(value) => Ok(Some(value)),
-        Err(error) => match Fault::of(&error) {
-            Fault::Lost | Fault::Reload => Err(error),
-            Fault::Unsupported | Fault::NoValue => Ok(None),
-        },
-    }
-}
-
-/// DCGM's figure for NVLink: KiB per second ÷ 1000, truncated, which it calls MB/s; 0 at first.
-fn nvlink_rate(previous: Option<(Instant, u64)>, now: Instant, kib: u64) -> u64 {
-    let Some((then, kib_then)) = previous else { return 0 };
+/// KiB per second; 0 at first, as DCGM has it.
+fn nvlink_rate(previous: Option<(Instant, u64)>, now: Instant, kib: u64) -> f64 {
+    let Some((then, kib_then)) = previous else { return 0.0 };
     let seconds = now.saturating_duration_since(then).as_secs_f64();
     if seconds <= 0.0 || kib < kib_then {
-        return 0;
+        return 0.0;
     }
-    ((kib - kib_then) as f64 / seconds / 1000.0) as u64
+    (kib - kib_then) as f64 / seconds
 }
 
 /// KiB per second. The counter has 32 bits on drivers of today, and starts anew when it is full.
@@ -316,12 +272,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nvlink_bandwidth_is_dcgms_rate() {
+    fn the_rate_of_nvlink_is_0_at_first_and_after_a_reset() {
         let then = Instant::now();
         let now = then + Duration::from_secs(2);
-        assert_eq!(nvlink_rate(None, now, 5_000_000), 0);
-        assert_eq!(nvlink_rate(Some((then, 1_000_000)), now, 5_000_999), 2000);
-        assert_eq!(nvlink_rate(Some((then, 5_000_000)), now, 1_000), 0);
+        assert_eq!(nvlink_rate(None, now, 5_000_000), 0.0);
+        assert_eq!(nvlink_rate(Some((then, 1_000_000)), now, 5_000_999), 2_000_499.5);
+        assert_eq!(nvlink_rate(Some((then, 5_000_000)), now, 1_000), 0.0);
     }
 
     #[test]
@@ -343,21 +299,23 @@ mod tests {
 
     #[test]
     fn a_memory_of_an_old_driver_has_no_reserve() {
-        let old = MemoryParts { total: 4 * MIB, free: MIB, used: 3 * MIB, reserved: None };
+        let old = MemoryParts::new(400, 100, 300, None);
         assert_eq!(old.part(Memory::Reserved), None);
         assert_eq!(old.part(Memory::UsedRatio), Some(Value::F64(0.75)));
-        let new = MemoryParts { total: 4 * MIB + 1, free: MIB, used: MIB, reserved: Some(2 * MIB + 1) };
+        let new = MemoryParts::new(401, 100, 100, Some(201));
         assert_eq!(new.part(Memory::UsedRatio), Some(Value::F64(0.5)));
-        assert_eq!(new.part(Memory::Total), Some(Value::U64(4)));
+        assert_eq!(new.part(Memory::Total), Some(Value::U64(401)));
     }
 
     #[test]
-    fn unknown_codes_are_classified_too() {
-        assert_eq!(Fault::of(&NvmlError::from(15)), Fault::Lost);
-        assert_eq!(Fault::of(&NvmlError::from(18)), Fault::Reload);
-        assert_eq!(Fault::of(&NvmlError::from(28)), Fault::Reload);
-        assert_eq!(Fault::of(&NvmlError::from(3)), Fault::Unsupported);
-        assert_eq!(Fault::of(&NvmlError::from(26)), Fault::Unsupported);
-        assert_eq!(Fault::of(&NvmlError::from(999)), Fault::NoValue);
+    fn a_part_larger_than_the_whole_is_no_measurement() {
+        let parts = |memory: &MemoryParts| {
+            [Memory::Total, Memory::Free, Memory::Used, Memory::UsedRatio]
+                .map(|part| memory.part(part).is_some())
+        };
+        assert_eq!(parts(&MemoryParts::new(100, 101, 50, Some(0))), [true, false, true, true]);
+        assert_eq!(parts(&MemoryParts::new(100, 50, u64::MAX, Some(0))), [true, true, false, false]);
+        assert_eq!(parts(&MemoryParts::new(u64::MAX, 50, 40, None)), [false, true, true, false]);
+        assert_eq!(parts(&MemoryParts::new(0, 0, 0, None)), [true, true, true, false]);
     }
 }

@@ -1,30 +1,31 @@
-//! Owns the profiling counters: GPM samples of one GPU or MIG instance and what two of them say.
+//! The profiling counters: GPM samples of one GPU or MIG instance and the means between two of them.
 //!
 //! A metric is the true mean between two samples. They are taken once per `-c`, so nothing between
 //! two pages is missed. Any number of programs may read GPM at once; nothing is reserved.
 
 use std::time::{Duration, Instant};
 
-use nvml_wrapper::Device;
-use nvml_wrapper::error::NvmlError;
-use nvml_wrapper::gpm::GpmSample;
+use nvml_wrapper::error::NvmlError as Cause;
 use podgauge_common::catalogue::{Direction, GpmUnit, Metric, Reading};
 use podgauge_common::exposition::write::Value;
+use podgauge_common::measurement::Bound;
 
-use super::calls;
-use super::fields::Fault;
+use super::driver::{Device, Fault, NvmlError};
+use super::gpm_calls::{self, Sample};
 
 /// NVML asks for at least so much time between two samples.
 const SHORTEST: Duration = Duration::from_millis(100);
 const MIB: f64 = 1_048_576.0;
 const KIB: f64 = 1024.0;
+/// A ratio may read a little above all of it.
+const MOST_PERCENT: f64 = 101.0;
 
 /// Which GPM metrics a list of metrics takes.
 #[derive(Debug, Default)]
 pub(super) struct GpmPlan {
     ids: Vec<u32>,
-    /// By id: position in the metric list, and unit.
-    metrics: Vec<(usize, GpmUnit)>,
+    /// By id: position in the metric list, the metric, and the unit of GPM's number.
+    metrics: Vec<(usize, &'static Metric, GpmUnit)>,
     /// Whether a metric is asked for that only GPM has.
     pub(super) is_asked_for: bool,
 }
@@ -44,10 +45,10 @@ enum State<'nvml> {
     /// The GPU or its driver has no GPM.
     Unsupported,
     Sampling {
-        last: GpmSample<'nvml>,
+        last: Sample<'nvml>,
         taken_at: Instant,
         /// Allocated once and filled again and again.
-        spare: Option<GpmSample<'nvml>>,
+        spare: Option<Sample<'nvml>>,
     },
 }
 
@@ -67,7 +68,7 @@ impl GpmPlan {
                 _ => continue,
             };
             plan.ids.push(id);
-            plan.metrics.push((position, unit));
+            plan.metrics.push((position, metric, unit));
         }
         plan
     }
@@ -114,16 +115,17 @@ impl<'nvml> Gpm<'nvml> {
                     self.state = State::NotAsked;
                     if !std::mem::replace(&mut self.failing, true) {
                         tracing::warn!(
-                            "GPU {}: no profiling counters: nvmlGpmSampleGet: {error}; asked again",
-                            device.index().unwrap_or_default()
+                            "{}: no profiling counters: {error}; asked again",
+                            device.uuid().unwrap_or_default()
                         );
                     }
                 }
                 vec![None; plan.ids.len()]
             }
         };
-        for ((position, unit), mean) in plan.metrics.iter().zip(means) {
-            values[*position] = mean.map(|mean| convert(mean, *unit));
+        for ((position, metric, unit), mean) in plan.metrics.iter().zip(means) {
+            values[*position] =
+                mean.and_then(|mean| convert(mean, *unit)).and_then(|read| metric.measured(read));
         }
         Ok(())
     }
@@ -137,23 +139,23 @@ impl<'nvml> Gpm<'nvml> {
     ) -> Result<Option<Vec<Option<f64>>>, NvmlError> {
         let State::Sampling { last, taken_at, spare } = &mut self.state else {
             if !device.gpm_support()? {
-                return Err(NvmlError::NotSupported);
+                return Err(NvmlError::new("nvmlGpmQueryDeviceSupport", Cause::NotSupported));
             }
-            self.state =
-                State::Sampling { last: taken(device, instance)?, taken_at: Instant::now(), spare: None };
+            let last = Sample::take(device, instance)?;
+            self.state = State::Sampling { last, taken_at: Instant::now(), spare: None };
             return Ok(Some(vec![None; plan.ids.len()]));
         };
         if taken_at.elapsed() < SHORTEST {
             return Ok(None);
         }
-        let new = match spare.take().filter(|_| instance.is_none()) {
+        let new = match spare.take() {
             Some(sample) => {
-                calls::take_gpm_sample(device, &sample)?;
+                sample.fill(device, instance)?;
                 sample
             }
-            None => taken(device, instance)?,
+            None => Sample::take(device, instance)?,
         };
-        let means = calls::gpm_metrics(device.nvml(), last, &new, &plan.ids)?;
+        let means = gpm_calls::metrics(device.driver(), last, &new, &plan.ids)?;
         *taken_at = Instant::now();
         *spare = Some(std::mem::replace(last, new));
         self.failing = false;
@@ -161,22 +163,19 @@ impl<'nvml> Gpm<'nvml> {
     }
 }
 
-/// A new sample of the GPU, or of one of its GPU instances.
-fn taken<'nvml>(device: &Device<'nvml>, instance: Option<u32>) -> Result<GpmSample<'nvml>, NvmlError> {
-    match instance {
-        Some(id) => device.gpm_mig_sample(id),
-        None => device.gpm_sample(),
+/// NVML's percent and MiB/s in the unit of the metric. `None` is not a measurement.
+fn convert(mean: f64, unit: GpmUnit) -> Option<Value> {
+    if !Bound::NotNegative.admits(mean) {
+        return None;
     }
-}
-
-/// NVML's percent and MiB/s in the unit that is exported. A mean is never negative.
-fn convert(mean: f64, unit: GpmUnit) -> Value {
-    match unit {
-        GpmUnit::Ratio => Value::F64(round(mean / 100.0)),
+    Some(match unit {
+        GpmUnit::Ratio => {
+            Value::F64(round(Some(mean).filter(|mean| *mean <= MOST_PERCENT)?.min(100.0) / 100.0))
+        }
         GpmUnit::Bytes => Value::U64((mean * MIB) as u64),
         GpmUnit::Kibibytes => Value::U64((mean * KIB) as u64),
         GpmUnit::Integer => Value::U64(mean as u64),
-    }
+    })
 }
 
 /// Six decimals, as DCGM prints; more only lengthen the page.
@@ -190,9 +189,18 @@ mod tests {
 
     #[test]
     fn units() {
-        assert_eq!(convert(37.0, GpmUnit::Ratio), Value::F64(0.37));
-        assert_eq!(convert(12.5, GpmUnit::Bytes), Value::U64(13_107_200));
-        assert_eq!(convert(12.5, GpmUnit::Kibibytes), Value::U64(12_800));
-        assert_eq!(convert(99.9, GpmUnit::Integer), Value::U64(99));
+        assert_eq!(convert(37.0, GpmUnit::Ratio), Some(Value::F64(0.37)));
+        assert_eq!(convert(12.5, GpmUnit::Bytes), Some(Value::U64(13_107_200)));
+        assert_eq!(convert(12.5, GpmUnit::Kibibytes), Some(Value::U64(12_800)));
+        assert_eq!(convert(99.9, GpmUnit::Integer), Some(Value::U64(99)));
+    }
+
+    #[test]
+    fn what_cannot_be_is_no_measurement_and_a_hair_above_all_is_all() {
+        assert_eq!(convert(100.4, GpmUnit::Ratio), Some(Value::F64(1.0)));
+        for mean in [-1.0, f64::NAN, f64::INFINITY, 140.0] {
+            assert_eq!(convert(mean, GpmUnit::Ratio), None, "{mean}");
+        }
+        assert_eq!(convert(-0.5, GpmUnit::Bytes), None);
     }
 }

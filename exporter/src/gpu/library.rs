@@ -1,9 +1,12 @@
-//! Owns finding and loading libnvidia-ml.
+//! Finds and loads libnvidia-ml.
 
 use std::path::{Path, PathBuf};
 
 use nvml_wrapper::Nvml;
-use nvml_wrapper::error::NvmlError;
+use nvml_wrapper::error::NvmlError as Cause;
+
+use super::account::timed;
+use super::driver::{Driver, NvmlError};
 
 /// Where the driver's library is besides the loader's own path, in the order tried: plain hosts,
 /// the GPU operator's driver container, GKE.
@@ -37,14 +40,14 @@ pub(crate) enum LibraryError {
 }
 
 /// Loads NVML from `path`, or from the first place that has it.
-pub(crate) fn load(path: Option<&Path>) -> Result<Nvml, LibraryError> {
+pub(super) fn load(path: Option<&Path>) -> Result<Driver, LibraryError> {
     if let Some(path) = path {
         return load_from(path);
     }
     let mut failure = LibraryError::NotFound;
     for place in PLACES {
         match load_from(Path::new(place)) {
-            Ok(nvml) => return Ok(nvml),
+            Ok(driver) => return Ok(driver),
             Err(LibraryError::Missing(_)) => {}
             // The first library that is there says what is wrong; a later one may still work.
             Err(error) if matches!(failure, LibraryError::NotFound) => failure = error,
@@ -58,23 +61,29 @@ pub(crate) fn load(path: Option<&Path>) -> Result<Nvml, LibraryError> {
 pub(crate) fn check(path: &Path) -> Result<(), LibraryError> {
     match load_from(path) {
         Err(error @ LibraryError::NotNvml { .. }) => Err(error),
-        _ => Ok(()),
+        Ok(driver) => {
+            driver.shut_down();
+            Ok(())
+        }
+        Err(_) => Ok(()),
     }
 }
 
-fn load_from(path: &Path) -> Result<Nvml, LibraryError> {
+fn load_from(path: &Path) -> Result<Driver, LibraryError> {
     let absent = path.is_absolute() && !path.exists();
     if absent {
         return Err(LibraryError::Missing(path.to_owned()));
     }
-    Nvml::builder().lib_path(path.as_os_str()).init().map_err(|error| match error {
+    const CALL: &str = "nvmlInit_v2";
+    let init = timed(CALL, || Nvml::builder().lib_path(path.as_os_str()).init());
+    init.map(Driver::new).map_err(|error| match error {
         // A bare name is looked up by the loader: not finding it there is no verdict on a file.
-        NvmlError::LibloadingError(_) if path.is_relative() && path.components().count() == 1 => {
+        Cause::LibloadingError(_) if path.is_relative() && path.components().count() == 1 => {
             LibraryError::Missing(path.to_owned())
         }
-        NvmlError::LibloadingError(cause) => not_nvml(path, &cause.to_string()),
-        NvmlError::FailedToLoadSymbol(cause) => not_nvml(path, &cause),
-        source => LibraryError::Init { path: path.display().to_string(), source },
+        Cause::LibloadingError(cause) => not_nvml(path, &cause.to_string()),
+        Cause::FailedToLoadSymbol(cause) => not_nvml(path, &cause),
+        cause => LibraryError::Init { path: path.display().to_string(), source: NvmlError::new(CALL, cause) },
     })
 }
 

@@ -7,18 +7,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nvml_wrapper::Device;
-use nvml_wrapper::enums::gpm::GpmMetricId;
-use nvml_wrapper::error::NvmlError;
-use nvml_wrapper::gpm::{GpmSample, gpm_metrics_get};
+use nvml_wrapper::error::NvmlError as Cause;
 use podgauge_common::catalogue::{Metric, Reading, Scope};
 use podgauge_common::exposition::write::Value;
 
-use super::account::timed;
+use super::driver::{Device, Fault, NvmlError, known};
 use super::events::EventLog;
-use super::fields::{Fault, FieldPlan, Memo};
+use super::fields::{FieldPlan, Memo};
 use super::gpm::{Gpm, GpmPlan};
-use super::{ComputeInstance, Credit, DeviceReading, Identity, MigInstance, Slot, Unmeasured, raw};
+use super::gpm_calls::{self, Sample};
+use super::{ComputeInstance, Credit, DeviceReading, Identity, MigInstance, Slot, Unmeasured, calls};
 use crate::attribution::Processes;
 
 /// How often a GPU without MIG is asked whether it has got it.
@@ -31,6 +29,8 @@ const LONGEST: Duration = Duration::from_secs(5);
 const MAX_SLOTS: u32 = 64;
 /// A ratio may read a little above all of it.
 const MOST_PERCENT: f64 = 101.0;
+/// `NVML_GPM_METRIC_GRAPHICS_UTIL`.
+const GRAPHICS_UTIL: u32 = 1;
 
 /// Which metrics an instance has of its own, and how they are read from its handle.
 #[derive(Debug)]
@@ -63,7 +63,7 @@ struct Instance<'nvml> {
     /// Of its first compute instance.
     handle: Device<'nvml>,
     /// The last sample of GPM and when it was taken.
-    baseline: Option<(Instant, GpmSample<'nvml>)>,
+    baseline: Option<(Instant, Sample<'nvml>)>,
     slots: Vec<Slot>,
     unmeasured: Option<Unmeasured>,
     memo: Memo,
@@ -156,9 +156,10 @@ impl<'nvml> Partition<'nvml> {
         let mut parts: Vec<(u32, Vec<(ComputeInstance, Device<'nvml>)>)> = Vec::new();
         for Listed { handle, uuid } in listed {
             // One that vanished meanwhile is no longer listed the next time.
-            let Some((gi, ci)) = known(raw::instance_ids(&handle))? else { continue };
+            let Some((gi, ci)) = known(calls::instance_ids(&handle))? else { continue };
             let slices = known(handle.attributes())?
-                .map(|it| (it.compute_instance_slice_count, it.gpu_instance_slice_count));
+                .map(|it| (it.compute_instance_slice_count, it.gpu_instance_slice_count))
+                .filter(|(slices, of)| slices <= of);
             let compute = (ComputeInstance { ci, uuid, slices }, handle);
             match parts.iter_mut().find(|(id, _)| *id == gi) {
                 Some((_, computes)) => computes.push(compute),
@@ -252,6 +253,7 @@ impl<'nvml> Partition<'nvml> {
                     nvlink_bytes: None,
                     unmeasured: instance.unmeasured,
                     gpu_slots: slots.map(|slot| (slot, Credit::Unsampled)).collect(),
+                    loose_samples: Vec::new(),
                     memory_slots: Vec::new(),
                     // NVML tells no use of a process on an instance.
                     processes: Processes { no_utilization: true, ..Processes::default() },
@@ -285,13 +287,13 @@ impl<'nvml> Instance<'nvml> {
             self.cannot(Unmeasured::MigWithoutGpm);
             return Ok(());
         }
-        let sample = match timed("nvmlGpmMigSampleGet", || gpu.gpm_mig_sample(self.gi)) {
+        let sample = match Sample::take(gpu, Some(self.gi)) {
             Ok(sample) => sample,
             Err(error) => {
-                match (Fault::of(&error), &error) {
+                match (Fault::of(&error), &error.cause) {
                     (Fault::Lost | Fault::Reload, _) => return Err(error),
                     (Fault::Unsupported, _) => self.cannot(Unmeasured::MigWithoutGpm),
-                    (Fault::NoValue, NvmlError::NoPermission) => self.cannot(Unmeasured::MigNotPermitted),
+                    (Fault::NoValue, Cause::NoPermission) => self.cannot(Unmeasured::MigNotPermitted),
                     (Fault::NoValue, _) => {}
                 }
                 return Ok(());
@@ -305,7 +307,7 @@ impl<'nvml> Instance<'nvml> {
                 return Ok(());
             }
             if length <= LONGEST
-                && let Some(percent) = graphics_activity(earlier, &sample)
+                && let Some(percent) = graphics_activity(gpu, earlier, &sample)
             {
                 self.slots.push(Slot { end: now, timestamp_us: None, length, percent, history: false });
             }
@@ -327,6 +329,7 @@ impl<'nvml> Instance<'nvml> {
                     Unmeasured::MigWithoutGpm => "NVML has GPM of instances from Hopper on",
                     Unmeasured::MigNotPermitted =>
                         "GPM is refused: the container needs NVIDIA_MIG_MONITOR_DEVICES=all and the privileges for it",
+                    Unmeasured::NotOpened => "it could not be opened",
                 }
             );
         }
@@ -386,21 +389,10 @@ fn of_gpu_instance(profile: &str) -> &str {
 }
 
 /// Percent of the time between two samples; `None` if GPM does not tell.
-fn graphics_activity(earlier: &GpmSample<'_>, later: &GpmSample<'_>) -> Option<f64> {
-    let metrics = gpm_metrics_get(later.nvml(), earlier, later, &[GpmMetricId::GraphicsUtil]).ok()?;
-    let percent = metrics.into_iter().next()?.ok()?.value;
+fn graphics_activity(gpu: &Device<'_>, earlier: &Sample<'_>, later: &Sample<'_>) -> Option<f64> {
+    let means = gpm_calls::metrics(gpu.driver(), earlier, later, &[GRAPHICS_UTIL]).ok()?;
+    let percent = means.into_iter().next()??;
     (0.0..=MOST_PERCENT).contains(&percent).then(|| percent.min(100.0))
-}
-
-/// `None` for what has no value; an error is one that speaks of the whole GPU or library.
-fn known<T>(read: Result<T, NvmlError>) -> Result<Option<T>, NvmlError> {
-    match read {
-        Ok(value) => Ok(Some(value)),
-        Err(error) => match Fault::of(&error) {
-            Fault::Lost | Fault::Reload => Err(error),
-            Fault::Unsupported | Fault::NoValue => Ok(None),
-        },
-    }
 }
 
 #[cfg(test)]

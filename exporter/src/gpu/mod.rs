@@ -1,5 +1,5 @@
-//! Owns the GPUs: one thread reads NVML every second and sends [`Readings`]; another waits for
-//! XIDs. Nothing else in the program calls NVML.
+//! The GPUs: one thread reads NVML every second and sends [`Readings`]; another waits for XIDs.
+//! Nothing else in the program calls NVML, and both call it through [`driver`].
 //!
 //! ```text
 //! supervise ─ load library ─► session ─┬─ sampler ── Readings ──► channel
@@ -9,24 +9,34 @@
 
 pub(crate) mod account;
 mod calls;
+mod census;
 mod device;
 mod direct;
+mod driver;
+mod end;
 mod events;
+mod fault;
 mod field_values;
 mod fields;
 mod gpm;
+mod gpm_calls;
 mod library;
 mod mig;
+mod plan;
+mod process_calls;
 mod processes;
 mod raw;
 mod rhythm;
 mod ring;
+mod rings;
+pub(crate) mod sample_match;
 mod sampler;
 mod selection;
+mod unopened;
 mod xid;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use podgauge_common::exposition::write::Value;
 
@@ -34,19 +44,24 @@ use crate::attribution::{Processes, Whose};
 
 pub(crate) use events::{EventCounts, EventWindows};
 pub(crate) use library::check as check_library;
+pub(crate) use plan::Plan;
 pub(crate) use processes::ProcessWatch;
 pub(crate) use ring::Slot;
-pub(crate) use sampler::{Plan, start};
+pub(crate) use sampler::start;
 pub(crate) use selection::DeviceSelection;
 
 /// What does not change about a GPU while the driver is loaded.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Identity {
-    /// NVML's index.
+    /// NVML's index. It changes when NVML stops counting a GPU before it.
     pub(crate) index: u32,
+    /// Number of its device node, `/dev/nvidia<minor>`; `None` if the driver does not tell it.
+    pub(crate) minor: Option<u32>,
+    /// Empty only of a GPU that could not be opened.
     pub(crate) uuid: String,
-    /// With an eight-digit domain, as NVML writes it.
+    /// With an eight-digit domain, as NVML writes it; empty of a GPU that is on no PCI bus.
     pub(crate) pci_bus_id: String,
+    /// Empty if the driver does not tell it.
     pub(crate) model: String,
     /// The MIG instance that is meant; `None` for the whole GPU.
     pub(crate) instance: Option<MigInstance>,
@@ -82,6 +97,22 @@ pub(crate) enum Unmeasured {
     MigWithoutGpm,
     /// GPM of MIG instances is refused to this process.
     MigNotPermitted,
+    /// The GPU could not be opened.
+    NotOpened,
+}
+
+#[cfg(test)]
+impl Identity {
+    pub(crate) fn of_test(uuid: &str) -> Self {
+        Self {
+            index: 0,
+            minor: None,
+            uuid: uuid.into(),
+            pci_bus_id: String::new(),
+            model: String::new(),
+            instance: None,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -102,7 +133,7 @@ impl Identity {
 #[derive(Debug, Clone)]
 pub(crate) struct DeviceReading {
     pub(crate) identity: Arc<Identity>,
-    /// `None`: it answers. Else why it is lost.
+    /// `None`: it answers. Else why it is taken not to.
     pub(crate) lost: Option<String>,
     /// In the order of the plan's metrics; `None` is not known.
     pub(crate) values: Vec<Option<Value>>,
@@ -111,8 +142,10 @@ pub(crate) struct DeviceReading {
     pub(crate) events: EventCounts,
     /// Bytes over all NVLinks since the driver was loaded, sent and received.
     pub(crate) nvlink_bytes: Option<[u64; 2]>,
-    /// New stretches of known GPU utilization, and whose they are.
+    /// New stretches of known GPU utilization, and who used them.
     pub(crate) gpu_slots: Vec<(Slot, Credit)>,
+    /// Process samples that belong to no slot, because the ring gives none.
+    pub(crate) loose_samples: Vec<LooseSample>,
     /// Why no utilization is to be expected.
     pub(crate) unmeasured: Option<Unmeasured>,
     /// New stretches of known memory utilization.
@@ -120,16 +153,27 @@ pub(crate) struct DeviceReading {
     pub(crate) processes: Processes,
 }
 
-/// Whose a slot is, by the processes on the GPU.
+/// Who used a slot, by the driver's samples of processes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Credit {
     /// Processes were not sampled in it: the GPU had one owner at most.
     Unsampled,
-    /// Nobody used the GPU in it, which is known of everybody.
+    /// The GPU was not used in it.
     Idle,
+    /// The driver names this process.
     Of(Whose),
-    /// It was used, and the process's sample was not seen.
-    Missed,
+    /// It was used, and its sample was not seen. It belongs to one of these; empty: to anybody.
+    Missed(Vec<Whose>),
+}
+
+/// A process's sample that belongs to no slot.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct LooseSample {
+    /// When it was read.
+    pub(crate) at: Instant,
+    /// Time times utilization, in seconds.
+    pub(crate) active_s: f64,
+    pub(crate) whose: Whose,
 }
 
 /// What one tick learned.
@@ -144,11 +188,11 @@ pub(crate) struct Readings {
 /// The state of the library, for readiness and self metrics.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Report {
-    /// NVML answers for this many GPUs.
-    Serving { gpus: usize },
+    /// NVML answers for this many GPUs, of so many that it counts.
+    Serving { gpus: usize, of: usize },
     /// It does not, and why.
     Failing(String),
-    /// The driver was replaced under the process for so long that only a new container helps.
+    /// It has not answered for 60 s, and a new container can help; the observation, and the advice.
     GiveUp(String),
     /// What was asked for cannot be served on this node.
     Refused(String),
@@ -159,22 +203,4 @@ pub(crate) enum Report {
 pub(crate) enum Message {
     Readings(Readings),
     Report(Report),
-}
-
-/// How long NVML calls took, for self metrics.
-#[derive(Debug, Default)]
-pub(crate) struct CallTimes {
-    nanoseconds: std::sync::atomic::AtomicU64,
-}
-
-impl CallTimes {
-    fn add(&self, time: Duration) {
-        let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        self.nanoseconds.fetch_add(nanoseconds, std::sync::atomic::Ordering::Relaxed);
-    }
-
-    /// Seconds spent inside NVML since start, event waits excluded.
-    pub(crate) fn seconds(&self) -> f64 {
-        Duration::from_nanos(self.nanoseconds.load(std::sync::atomic::Ordering::Relaxed)).as_secs_f64()
-    }
 }

@@ -1,37 +1,34 @@
-//! Owns the processes of a GPU: the lists of those that run, every tick, and while it has more than
-//! one owner what each process used, slot by slot.
+//! Follows the processes of a GPU: the lists of those that run, every tick, and while the GPU has more
+//! than one owner, the use of each process slot by slot.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use nvml_wrapper::Device;
-use nvml_wrapper::error::NvmlError;
 use tokio::sync::{Notify, watch};
 
-use super::fields::Fault;
-use super::raw::{self, ProcessSamples, Running, RunningProcess};
+use super::driver::{Device, Fault, NvmlError};
+use super::process_calls::{self, ProcessSamples, Running, RunningProcess};
 use super::rhythm::Rhythm;
-use super::ring::Slot;
-use super::{Credit, Identity};
-use crate::attribution::process_table::ProcessTable;
+use super::ring::{SetBack, Slot};
+use super::sample_match::{Row, SampleMatch};
+use super::{Credit, Identity, LooseSample};
+use crate::attribution::process_table::{Process, ProcessTable};
 use crate::attribution::processes::HolderBook;
 use crate::attribution::{Knowledge, Processes, Unavailable, Whose, count_owners};
 
-/// A process's slot is the device's if their ends are not further apart, µs. The driver takes both
-/// from one ring; a quarter of a slot is for one that does not.
-const SAME_SLOT_US: u64 = 50_000;
-/// Process samples older than this are of slots that were drained, µs.
-const KEPT_US: u64 = 15_000_000;
-/// Most process samples that wait for their slot.
-const MAX_WAITING: usize = 1024;
+/// Without a sample for so long the driver is asked once for all it has: its clock may have gone back.
+const SILENT: Duration = Duration::from_secs(2);
 
-/// What the NVML thread asks about processes.
+/// So many spacings after the last question newer slots may hide older ones. In time it is one.
+const LATE: f64 = 1.4;
+
+/// The NVML thread's source of pods for processes.
 #[derive(Debug)]
 pub(crate) struct ProcessWatch {
     knowledge: watch::Receiver<Knowledge>,
     table: ProcessTable,
-    /// Told when a pid shows up that was not there: its pod may be new to the kubelet poll too.
+    /// Notified when a new pid shows up: its pod may be new to the kubelet poll too.
     unknown_pid: Arc<Notify>,
     samples: ProcessSamples,
     unavailable: Option<Unavailable>,
@@ -42,6 +39,8 @@ pub(crate) struct ProcessWatch {
 pub(super) struct DeviceProcesses {
     book: HolderBook,
     known: Processes,
+    /// The last lists had clients of an MPS server.
+    has_mps_clients: bool,
     /// The driver has no use per process.
     unsupported: bool,
     sampling: Option<Sampling>,
@@ -54,13 +53,33 @@ pub(super) struct DeviceProcesses {
 /// Process samples of a shared GPU.
 #[derive(Debug)]
 struct Sampling {
-    /// Slots from then on are sampled, µs in the driver's clock.
-    since_us: u64,
-    last_seen_us: u64,
-    /// Samples whose slot was not drained yet: by its end, whose it is.
-    waiting: BTreeMap<u64, (u32, Whose)>,
+    samples: SampleMatch,
     /// When to ask next.
     due: Instant,
+    /// When the driver was asked last.
+    asked_at: Option<Instant>,
+    /// Time from one slot's end to the next one's, usually.
+    spacing: Duration,
+    /// Since when no sample has come, and whether all were asked for because of it.
+    silent: Option<(Instant, bool)>,
+    set_back: Option<SetBack>,
+}
+
+/// The new slots of a ring, for [`DeviceProcesses::tick`].
+#[derive(Debug)]
+pub(super) struct NewSlots {
+    pub(super) slots: Vec<Slot>,
+    /// Time from one slot's end to the next one's, usually.
+    pub(super) spacing: Duration,
+    /// The driver's clock went back: what was sampled by it belongs to no slot of these.
+    pub(super) clock_went_back: bool,
+}
+
+/// The new slots with their users.
+#[derive(Debug, Default)]
+pub(super) struct Credited {
+    pub(super) slots: Vec<(Slot, Credit)>,
+    pub(super) loose: Vec<LooseSample>,
 }
 
 // === impl ProcessWatch ===
@@ -79,12 +98,27 @@ impl ProcessWatch {
         self.unavailable = self.table.unavailable();
         self.table.forget(now);
     }
+
+    /// The owner of a process. Its name makes it the MPS server only where the driver lists clients
+    /// of one, and only outside every pod that was given a GPU: anybody can choose a name.
+    fn owner(&self, process: Process, has_mps_clients: bool) -> Whose {
+        let Process { whose, named_mps } = process;
+        let may_serve = match &whose {
+            Whose::Outside => true,
+            Whose::Pod { owner, .. } => match &*self.knowledge.borrow() {
+                Knowledge::Known(all) => !all.is_holder(&owner.namespace, &owner.pod),
+                _ => false,
+            },
+            Whose::MpsServer | Whose::Gone | Whose::Unreadable => false,
+        };
+        if named_mps && has_mps_clients && may_serve { Whose::MpsServer } else { whose }
+    }
 }
 
 // === impl DeviceProcesses ===
 
 impl DeviceProcesses {
-    /// What is known of them as of the last tick.
+    /// The processes as of the last tick.
     pub(super) fn known(&self) -> Processes {
         self.known.clone()
     }
@@ -94,28 +128,37 @@ impl DeviceProcesses {
         self.sampling.as_ref().map(|sampling| sampling.due)
     }
 
-    /// Reads the lists, begins or ends sampling, and finds out whose the new slots are.
+    /// Reads the lists, begins or ends sampling, and finds who used the new slots.
     pub(super) fn tick(
         &mut self,
         device: &Device<'_>,
         identity: &Identity,
-        slots: Vec<Slot>,
-        spacing: Duration,
+        new: NewSlots,
         watch: &mut ProcessWatch,
         now: Instant,
-    ) -> Result<Vec<(Slot, Credit)>, NvmlError> {
-        let newest_us = slots.iter().filter_map(|slot| slot.timestamp_us).max();
+    ) -> Result<Credited, NvmlError> {
+        let newest_us = new.slots.iter().filter_map(|slot| slot.timestamp_us).max();
         if let Some(ended_us) = newest_us {
-            self.rhythm.follow(ended_us, spacing, SystemTime::now(), now);
+            self.rhythm.follow(ended_us, new.spacing, SystemTime::now(), now);
         }
         self.known = self.read_lists(device, watch, now)?;
         self.known.holders = self.book.holders(now);
         let owners = count_owners(&watch.knowledge.borrow(), identity, &self.known);
         if owners <= 1 || self.known.unavailable.is_some() || self.unsupported {
             self.sampling = None;
-        } else if self.sampling.is_none() {
+        } else if let Some(sampling) = &mut self.sampling
+            && !new.clock_went_back
+        {
+            sampling.spacing = new.spacing;
+        } else if new.clock_went_back && self.sampling.is_some() {
+            self.held = None;
+            let oldest_us = new.slots.iter().filter_map(|slot| slot.timestamp_us).min();
+            let since_us = oldest_us.map_or(0, |oldest| oldest.saturating_sub(1));
+            let set_back = newest_us.map(|at_us| SetBack { at_us, at: now });
+            self.sampling = Some(Sampling { set_back, ..Sampling::new(since_us, new.spacing, now) });
+        } else {
             let since_us = newest_us.or(self.held.and_then(|slot| slot.timestamp_us)).unwrap_or(0);
-            self.sampling = Some(Sampling::new(since_us, now));
+            self.sampling = Some(Sampling::new(since_us, new.spacing, now));
         }
         if self.due().is_some_and(|due| due <= now) {
             self.poll(device, watch)?;
@@ -123,15 +166,19 @@ impl DeviceProcesses {
         self.known.no_utilization = self.unsupported;
         // A process that came and went between two lists has shown in its use.
         self.known.holders = self.book.holders(now);
-        Ok(self.credit(slots))
+        Ok(self.credit(new.slots, new.spacing, now))
     }
 
     /// Reads what processes used since the last time, if it is sampled.
     pub(super) fn poll(&mut self, device: &Device<'_>, watch: &mut ProcessWatch) -> Result<(), NvmlError> {
         let Some(sampling) = &mut self.sampling else { return Ok(()) };
-        sampling.due = self.rhythm.middle_after(Instant::now());
-        let rows = match watch.samples.read(device, sampling.last_seen_us) {
-            Ok(rows) => rows,
+        let asked_at = Instant::now();
+        sampling.due = self.rhythm.middle_after(asked_at);
+        let is_late = sampling.is_late(asked_at);
+        let asks_for_all = sampling.asks_for_all(asked_at);
+        let last_seen_us = if asks_for_all { 0 } else { sampling.samples.last_seen_us() };
+        let rows: Vec<process_calls::ProcessSample> = match watch.samples.read(device, last_seen_us) {
+            Ok(rows) => rows.collect(),
             Err(error) => {
                 return match Fault::of(&error) {
                     Fault::Lost | Fault::Reload => Err(error),
@@ -141,16 +188,29 @@ impl DeviceProcesses {
                         Ok(())
                     }
                     // Nobody used it since.
-                    Fault::NoValue => Ok(()),
+                    Fault::NoValue => {
+                        sampling.heard_nothing(Instant::now());
+                        Ok(())
+                    }
                 };
             }
         };
         let now = Instant::now();
-        for row in rows {
-            sampling.last_seen_us = sampling.last_seen_us.max(row.timestamp_us);
-            let whose = watch.table.whose(row.pid, now);
+        if asks_for_all && !sampling.went_back(&rows, now) {
+            return Ok(());
+        }
+        let mut taken = Vec::with_capacity(rows.len());
+        for row in rows.into_iter().filter(|row| sampling.is_news(row, now)) {
+            let process = watch.table.sampled(row.pid, now);
+            let whose = watch.owner(process, self.has_mps_clients);
             self.book.seen(&whose, now);
-            sampling.take(row.timestamp_us, row.percent, whose);
+            taken.push(Row { end_us: row.timestamp_us, percent: row.percent, whose });
+        }
+        if taken.is_empty() {
+            sampling.heard_nothing(now);
+        } else {
+            sampling.silent = None;
+            sampling.samples.take(taken, is_late);
         }
         Ok(())
     }
@@ -165,19 +225,30 @@ impl DeviceProcesses {
             return Ok(Processes { unavailable: Some(reason), ..Processes::default() });
         }
         let mut running: BTreeMap<u32, Option<u64>> = BTreeMap::new();
+        let had_mps_clients = std::mem::replace(&mut self.has_mps_clients, false);
         for list in [Running::Compute, Running::Graphics, Running::MpsClients] {
-            let listed = match raw::running(device, list) {
+            let listed = match process_calls::running(device, list) {
                 Ok(listed) => listed,
                 Err(error) => match (Fault::of(&error), list) {
                     (Fault::Lost | Fault::Reload, _) => return Err(error),
                     (_, Running::Compute) => {
-                        let unavailable = Some(Unavailable::ProcessesUnreadable);
+                        let unavailable = Some(if error.is_missing() {
+                            Unavailable::DriverTooOld
+                        } else {
+                            Unavailable::ProcessesUnreadable
+                        });
                         return Ok(Processes { unavailable, ..Processes::default() });
                     }
-                    // A driver without one of the others has no such processes.
-                    _ => Vec::new(),
+                    // A driver without one of the others has no such processes; one that fails now
+                    // has said so before.
+                    (_, list) => {
+                        self.has_mps_clients |=
+                            list == Running::MpsClients && had_mps_clients && !error.is_missing();
+                        Vec::new()
+                    }
                 },
             };
+            self.has_mps_clients |= list == Running::MpsClients && !listed.is_empty();
             for RunningProcess { pid, memory } in listed {
                 // A process of several lists has the same memory in each.
                 let known = running.entry(pid).or_insert(memory);
@@ -186,10 +257,11 @@ impl DeviceProcesses {
         }
         let mut memory = Some(Vec::with_capacity(running.len()));
         for (pid, bytes) in running {
-            let (whose, is_news) = watch.table.look_up(pid, now);
+            let (process, is_news) = watch.table.listed(pid, now);
             if is_news {
                 watch.unknown_pid.notify_one();
             }
+            let whose = watch.owner(process, self.has_mps_clients);
             self.book.seen(&whose, now);
             match (&mut memory, bytes, &whose) {
                 (_, Some(0), _) => {}
@@ -202,148 +274,167 @@ impl DeviceProcesses {
         Ok(Processes { memory, ..Processes::default() })
     }
 
-    /// Finds for each slot whose it is. The newest one may have to wait for its process sample.
-    fn credit(&mut self, slots: Vec<Slot>) -> Vec<(Slot, Credit)> {
+    /// Finds for each slot who used it. The newest one may have to wait for its process sample.
+    fn credit(&mut self, slots: Vec<Slot>, spacing: Duration, now: Instant) -> Credited {
         let slots = self.held.take().into_iter().chain(slots);
-        let Some(sampling) = &mut self.sampling else {
-            return slots.map(|slot| (slot, Credit::Unsampled)).collect();
+        let Some(Sampling { samples, .. }) = &mut self.sampling else {
+            let slots = slots.map(|slot| (slot, Credit::Unsampled)).collect();
+            return Credited { slots, loose: Vec::new() };
         };
         let mut slots: Vec<Slot> = slots.collect();
+        let ring_is_silent = !slots.is_empty() && slots.iter().all(|slot| slot.timestamp_us.is_none());
         let newest = slots.pop();
         let mut credited: Vec<(Slot, Credit)> =
-            slots.into_iter().map(|slot| (slot, sampling.credit(&slot))).collect();
+            slots.into_iter().map(|slot| (slot, samples.credit(&slot))).collect();
         if let Some(newest) = newest {
-            match sampling.credit(&newest) {
-                Credit::Missed if newest.timestamp_us.is_some() => self.held = Some(newest),
+            match samples.credit(&newest) {
+                Credit::Missed(_) if newest.timestamp_us.is_some() => self.held = Some(newest),
                 credit => credited.push((newest, credit)),
             }
         }
         if let Some(at) = credited.iter().filter_map(|(slot, _)| slot.timestamp_us).max() {
-            sampling.forget_before(at.saturating_sub(KEPT_US));
+            samples.forget(at);
         }
-        credited
+        let loose = if ring_is_silent { samples.take_loose(spacing, now) } else { Vec::new() };
+        Credited { slots: credited, loose }
     }
 }
 
 // === impl Sampling ===
 
 impl Sampling {
-    fn new(since_us: u64, due: Instant) -> Self {
-        Self { since_us, last_seen_us: since_us, waiting: BTreeMap::new(), due }
-    }
-
-    /// Takes a process's sample. Where two have one slot the greater counts: a slot credits one.
-    fn take(&mut self, end_us: u64, percent: u32, whose: Whose) {
-        if percent == 0 || self.waiting.len() >= MAX_WAITING {
-            return;
-        }
-        let known = self.waiting.entry(end_us).or_insert_with(|| (percent, whose.clone()));
-        if percent > known.0 {
-            *known = (percent, whose);
+    fn new(since_us: u64, spacing: Duration, due: Instant) -> Self {
+        Self {
+            samples: SampleMatch::new(since_us),
+            due,
+            asked_at: None,
+            spacing,
+            silent: None,
+            set_back: None,
         }
     }
 
-    fn credit(&mut self, slot: &Slot) -> Credit {
-        let Some(end_us) = slot.timestamp_us else {
-            // A reading of the rates: it is no slot, and process samples say nothing of it.
-            return if slot.percent > 0.0 { Credit::Missed } else { Credit::Idle };
-        };
-        if end_us <= self.since_us {
-            return Credit::Unsampled;
-        }
-        if slot.percent <= 0.0 {
-            return Credit::Idle;
-        }
-        let near = self.waiting.range(end_us.saturating_sub(SAME_SLOT_US)..=end_us + SAME_SLOT_US);
-        let nearest = near.map(|(at, _)| *at).min_by_key(|at| at.abs_diff(end_us));
-        match nearest.and_then(|at| self.waiting.remove(&at)) {
-            Some((_, whose)) => Credit::Of(whose),
-            None => Credit::Missed,
+    /// Whether more than one slot can have ended since the driver was asked last.
+    fn is_late(&mut self, now: Instant) -> bool {
+        let before = self.asked_at.replace(now);
+        before.is_none_or(|before| now.saturating_duration_since(before) > self.spacing.mul_f64(LATE))
+    }
+
+    fn is_news(&self, row: &process_calls::ProcessSample, now: Instant) -> bool {
+        let is_past = self.set_back.is_none_or(|set_back| set_back.is_past(row.timestamp_us, now));
+        row.timestamp_us > self.samples.last_seen_us() && is_past
+    }
+
+    /// The driver has no sample newer than the last one.
+    fn heard_nothing(&mut self, now: Instant) {
+        self.silent.get_or_insert((now, false));
+    }
+
+    /// Whether all samples are to be asked for, however old: once in every silence.
+    fn asks_for_all(&mut self, now: Instant) -> bool {
+        match &mut self.silent {
+            Some((since, asked)) if !*asked && now.saturating_duration_since(*since) >= SILENT => {
+                *asked = true;
+                true
+            }
+            _ => false,
         }
     }
 
-    fn forget_before(&mut self, at_us: u64) {
-        self.waiting = self.waiting.split_off(&at_us);
+    /// Begins again at the newest of all samples if it is older than the last one seen, and tells
+    /// whether. Samples from before the clock went back may still be among them: those of the future.
+    fn went_back(&mut self, all: &[process_calls::ProcessSample], now: Instant) -> bool {
+        let present_us = present_us();
+        let past = all.iter().map(|row| row.timestamp_us).filter(|at| *at <= present_us);
+        match past.max() {
+            Some(newest_us) if newest_us < self.samples.last_seen_us() => {
+                self.samples = SampleMatch::new(newest_us);
+                self.silent = None;
+                self.set_back = Some(SetBack { at_us: newest_us, at: now });
+                true
+            }
+            _ => false,
+        }
     }
+}
+
+/// The wall clock's time, µs. A later timestamp is of another clock, or of another setting of this one.
+fn present_us() -> u64 {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(wall.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const SLOT: Duration = Duration::from_millis(200);
+
     fn slot(end_us: u64, percent: f64) -> Slot {
-        Slot {
-            end: Instant::now(),
-            timestamp_us: Some(end_us),
-            length: Duration::from_millis(200),
-            percent,
-            history: false,
-        }
+        Slot { end: Instant::now(), timestamp_us: Some(end_us), length: SLOT, percent, history: false }
     }
 
-    fn sampled(since_us: u64) -> DeviceProcesses {
+    fn sampled() -> DeviceProcesses {
         DeviceProcesses {
-            sampling: Some(Sampling::new(since_us, Instant::now())),
+            sampling: Some(Sampling::new(0, SLOT, Instant::now())),
             ..DeviceProcesses::default()
         }
     }
 
-    fn take(processes: &mut DeviceProcesses, end_us: u64, percent: u32, whose: Whose) {
-        processes.sampling.as_mut().unwrap().take(end_us, percent, whose);
+    fn take(processes: &mut DeviceProcesses, end_us: u64, whose: Whose) {
+        let samples = &mut processes.sampling.as_mut().unwrap().samples;
+        samples.take(vec![Row { end_us, percent: 40, whose }], false);
     }
 
-    fn credits(credited: Vec<(Slot, Credit)>) -> Vec<Credit> {
-        credited.into_iter().map(|(_, credit)| credit).collect()
-    }
-
-    #[test]
-    fn a_slot_is_its_process_samples_whose_and_one_of_zero_is_everybodys() {
-        let mut processes = sampled(1_000_000);
-        take(&mut processes, 1_400_000, 0, Whose::Unknown);
-        take(&mut processes, 1_600_000, 30, Whose::Outside);
-        take(&mut processes, 1_600_000, 10, Whose::Unknown);
-        take(&mut processes, 1_801_000, 30, Whose::MpsServer);
-        let slots = vec![
-            slot(1_000_000, 50.0),
-            slot(1_200_000, 50.0),
-            slot(1_400_000, 0.0),
-            slot(1_600_000, 30.0),
-            slot(1_800_000, 30.0),
-        ];
-        assert_eq!(
-            credits(processes.credit(slots)),
-            [
-                Credit::Unsampled,
-                Credit::Missed,
-                Credit::Idle,
-                Credit::Of(Whose::Outside),
-                Credit::Of(Whose::MpsServer)
-            ]
-        );
+    fn credits(processes: &mut DeviceProcesses, slots: Vec<Slot>) -> Vec<Credit> {
+        let credited = processes.credit(slots, SLOT, Instant::now());
+        credited.slots.into_iter().map(|(_, credit)| credit).collect()
     }
 
     #[test]
     fn the_newest_slot_waits_one_tick_for_its_sample() {
-        let mut processes = sampled(0);
-        assert_eq!(credits(processes.credit(vec![slot(200_000, 40.0)])), []);
-        take(&mut processes, 200_000, 40, Whose::Outside);
-        let credited = processes.credit(vec![slot(400_000, 0.0)]);
-        assert_eq!(credits(credited), [Credit::Of(Whose::Outside), Credit::Idle]);
-        assert_eq!(credits(processes.credit(vec![slot(600_000, 40.0)])), []);
+        let mut processes = sampled();
+        assert_eq!(credits(&mut processes, vec![slot(200_000, 40.0)]), []);
+        take(&mut processes, 200_000, Whose::Outside);
+        let credited = credits(&mut processes, vec![slot(400_000, 0.0)]);
+        assert_eq!(credited, [Credit::Of(Whose::Outside), Credit::Idle]);
+        assert_eq!(credits(&mut processes, vec![slot(600_000, 40.0)]), []);
         // It did not come: missed, and never counted twice.
-        assert_eq!(credits(processes.credit(vec![slot(800_000, 0.0)])), [Credit::Missed, Credit::Idle]);
-        assert_eq!(credits(processes.credit(Vec::new())), []);
+        let credited = credits(&mut processes, vec![slot(800_000, 0.0)]);
+        assert_eq!(credited, [Credit::Missed(Vec::new()), Credit::Idle]);
+        assert_eq!(credits(&mut processes, Vec::new()), []);
     }
 
     #[test]
-    fn a_reading_of_the_rates_is_nobodys_unless_it_is_zero() {
-        let mut processes = sampled(0);
+    fn readings_of_the_rates_wait_for_nothing_and_loosen_the_samples() {
+        let mut processes = sampled();
+        take(&mut processes, 200_000, Whose::Outside);
         let reading = |percent| Slot { timestamp_us: None, ..slot(0, percent) };
-        assert_eq!(
-            credits(processes.credit(vec![reading(0.0), reading(20.0)])),
-            [Credit::Idle, Credit::Missed]
-        );
+        let slots = vec![reading(0.0), reading(20.0)];
+        let credited = processes.credit(slots, SLOT, Instant::now());
+        let credits: Vec<_> = credited.slots.into_iter().map(|(_, credit)| credit).collect();
+        assert_eq!(credits, [Credit::Idle, Credit::Missed(Vec::new())]);
+        assert_eq!(credited.loose.iter().map(|sample| sample.active_s).sum::<f64>(), 0.08);
         let mut alone = DeviceProcesses::default();
-        assert_eq!(credits(alone.credit(vec![slot(200_000, 20.0)])), [Credit::Unsampled]);
+        let credited = alone.credit(vec![slot(200_000, 20.0)], SLOT, Instant::now());
+        assert_eq!(credited.slots[0].1, Credit::Unsampled);
+    }
+
+    #[test]
+    fn samples_start_again_when_the_drivers_clock_went_back() {
+        let wall_us = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as u64;
+        let hour_us = 3_600_000_000;
+        let now = Instant::now();
+        let mut sampling = Sampling::new(wall_us + hour_us, SLOT, now);
+        sampling.heard_nothing(now);
+        assert!(!sampling.asks_for_all(now));
+        assert!(sampling.asks_for_all(now + SILENT) && !sampling.asks_for_all(now + 2 * SILENT));
+        let row = |timestamp_us| process_calls::ProcessSample { pid: 1, timestamp_us, percent: 5 };
+        assert!(!sampling.went_back(&[row(wall_us + hour_us)], now), "only what was seen before");
+        assert!(sampling.went_back(&[row(wall_us + hour_us), row(wall_us)], now));
+        assert_eq!(sampling.samples.last_seen_us(), wall_us);
+        let second = Duration::from_secs(1);
+        assert!(sampling.is_news(&row(wall_us + 200_000), now + second));
+        assert!(!sampling.is_news(&row(wall_us + hour_us), now + second), "from before it went back");
     }
 }

@@ -1,20 +1,22 @@
-//! Owns the unsafe calls: what nvml-wrapper leaves out or does with more driver calls than needed.
+//! The unsafe calls that fill lists, and those of events: what nvml-wrapper leaves out or does with
+//! more driver calls than needed.
 //!
 //! Every function is one driver call through a symbol that the wrapper resolved; a symbol that the
 //! driver lacks is an error, never a panic.
 #![allow(unsafe_code)]
 
 use std::mem;
+use std::time::Duration;
 
-use nvml_wrapper::error::{NvmlError, nvml_sym, nvml_try};
-use nvml_wrapper::{Device, EventSet, Nvml};
+use nvml_wrapper::EventSet;
+use nvml_wrapper::error::{NvmlError as Cause, nvml_sym, nvml_try};
 use nvml_wrapper_sys::bindings::{
-    nvmlDevice_t, nvmlEventData_t, nvmlFieldValue_t, nvmlGridLicensableFeatures_t, nvmlProcessInfo_t,
-    nvmlProcessUtilizationSample_t, nvmlReturn_enum_NVML_ERROR_INSUFFICIENT_SIZE, nvmlReturn_t, nvmlSample_t,
-    nvmlSamplingType_t, nvmlValueType_t,
+    nvmlEventData_t, nvmlFieldValue_t, nvmlGridLicensableFeatures_t, nvmlSample_t, nvmlSamplingType_t,
+    nvmlValueType_t,
 };
 
-use super::account::timed;
+use super::account::{EVENT_WAIT, timed_wait};
+use super::driver::{Device, Driver, NvmlError};
 
 /// Scope of a field value that means all links together.
 pub(crate) const ALL_LINKS: u32 = u32::MAX;
@@ -25,41 +27,6 @@ pub(crate) struct RingSample {
     /// End of the slot in the driver's clock, µs.
     pub(crate) timestamp_us: u64,
     pub(crate) value: u32,
-}
-
-/// Most processes of one GPU that are looked at: the driver lists 950 at most.
-const MAX_PROCESSES: usize = 1024;
-
-/// A list of running processes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Running {
-    Compute,
-    Graphics,
-    MpsClients,
-}
-
-/// A process that runs on a GPU.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct RunningProcess {
-    pub(crate) pid: u32,
-    /// Bytes of device memory; `None` where the driver cannot tell.
-    pub(crate) memory: Option<u64>,
-}
-
-/// What one process used in one slot of a GPU's ring.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct ProcessSample {
-    pub(crate) pid: u32,
-    /// End of the slot in the driver's clock, µs.
-    pub(crate) timestamp_us: u64,
-    /// Percent of the GPU.
-    pub(crate) percent: u32,
-}
-
-/// Room for what `nvmlDeviceGetProcessUtilization` answers, used again at every call.
-#[derive(Debug)]
-pub(crate) struct ProcessSamples {
-    places: Vec<nvmlProcessUtilizationSample_t>,
 }
 
 /// An event of an event set.
@@ -89,6 +56,8 @@ impl std::fmt::Display for InstanceIds {
     }
 }
 
+/// `NVML_PAGE_RETIREMENT_CAUSE_MULTIPLE_SINGLE_BIT_ECC_ERRORS`.
+const RETIRED_FOR_SINGLE_BIT_ERRORS: u32 = 0;
 /// What NVML says in place of an instance id where there is none.
 const NO_INSTANCE: u32 = u32::MAX;
 
@@ -101,7 +70,6 @@ pub(crate) fn samples(
     kind: nvmlSamplingType_t,
     last_seen_us: u64,
 ) -> Result<Vec<RingSample>, NvmlError> {
-    let sym = nvml_sym(device.nvml().lib().nvmlDeviceGetSamples.as_ref())?;
     // Rings of 71, 72, 100 and 120 slots have been seen.
     let mut capacity = 128;
     for _ in 0..3 {
@@ -109,22 +77,17 @@ pub(crate) fn samples(
         let mut buffer: Vec<nvmlSample_t> = vec![unsafe { mem::zeroed() }; capacity];
         let mut value_type: nvmlValueType_t = 0;
         let mut count = capacity as u32;
-        let read = timed("nvmlDeviceGetSamples", || {
+        let read = device.call("nvmlDeviceGetSamples", |device| {
+            let sym = nvml_sym(device.nvml().lib().nvmlDeviceGetSamples.as_ref())?;
+            let (value_type, count) = (&raw mut value_type, &raw mut count);
             // SAFETY: the handle is of this library; the driver writes at most `count` samples, for
             // which the buffer has room.
             nvml_try(unsafe {
-                sym(
-                    device.handle(),
-                    kind,
-                    last_seen_us,
-                    &raw mut value_type,
-                    &raw mut count,
-                    buffer.as_mut_ptr(),
-                )
+                sym(device.handle(), kind, last_seen_us, value_type, count, buffer.as_mut_ptr())
             })
         });
         match read {
-            Err(NvmlError::InsufficientSize(_)) => {
+            Err(NvmlError { cause: Cause::InsufficientSize(_), .. }) => {
                 capacity = (count as usize).clamp(capacity * 2, 4096);
                 continue;
             }
@@ -141,71 +104,7 @@ pub(crate) fn samples(
             })
             .collect());
     }
-    Err(NvmlError::InsufficientSize(None))
-}
-
-/// The processes of one list. One driver call of a few µs.
-pub(crate) fn running(device: &Device<'_>, list: Running) -> Result<Vec<RunningProcess>, NvmlError> {
-    type Call = unsafe extern "C" fn(nvmlDevice_t, *mut u32, *mut nvmlProcessInfo_t) -> nvmlReturn_t;
-    let lib = device.nvml().lib();
-    let sym: &Call = match list {
-        Running::Compute => nvml_sym(lib.nvmlDeviceGetComputeRunningProcesses_v3.as_ref())?,
-        Running::Graphics => nvml_sym(lib.nvmlDeviceGetGraphicsRunningProcesses_v3.as_ref())?,
-        Running::MpsClients => nvml_sym(lib.nvmlDeviceGetMPSComputeRunningProcesses_v3.as_ref())?,
-    };
-    let mut capacity = 64;
-    loop {
-        // SAFETY: a process's entry is plain data for which all zeros is valid.
-        let mut places: Vec<nvmlProcessInfo_t> = vec![unsafe { mem::zeroed() }; capacity];
-        let mut count = capacity as u32;
-        // SAFETY: the handle is of this library; the driver writes at most `count` entries, for
-        // which there is room.
-        let code = unsafe { sym(device.handle(), &raw mut count, places.as_mut_ptr()) };
-        if code == nvmlReturn_enum_NVML_ERROR_INSUFFICIENT_SIZE && capacity < MAX_PROCESSES {
-            capacity = MAX_PROCESSES;
-            continue;
-        }
-        nvml_try(code)?;
-        places.truncate(count as usize);
-        return Ok(places
-            .iter()
-            .filter(|place| place.pid != 0)
-            .map(|place| RunningProcess {
-                pid: place.pid,
-                // The driver writes all ones for what it cannot tell.
-                memory: (place.usedGpuMemory != u64::MAX).then_some(place.usedGpuMemory),
-            })
-            .collect());
-    }
-}
-
-// === impl ProcessSamples ===
-
-impl ProcessSamples {
-    pub(crate) fn new() -> Self {
-        // SAFETY: a sample is plain data for which all zeros is valid.
-        Self { places: vec![unsafe { mem::zeroed() }; MAX_PROCESSES] }
-    }
-
-    /// Each process's newest slot after `last_seen_us`. One driver call of about 2 ms. Rows that
-    /// cannot be measurements are left out. `NotFound` means nobody used the GPU since.
-    pub(crate) fn read(
-        &mut self,
-        device: &Device<'_>,
-        last_seen_us: u64,
-    ) -> Result<impl Iterator<Item = ProcessSample>, NvmlError> {
-        let sym = nvml_sym(device.nvml().lib().nvmlDeviceGetProcessUtilization.as_ref())?;
-        let mut count = self.places.len() as u32;
-        // SAFETY: the handle is of this library; the driver writes at most `count` samples, for
-        // which there is room.
-        nvml_try(unsafe { sym(device.handle(), self.places.as_mut_ptr(), &raw mut count, last_seen_us) })?;
-        Ok(self
-            .places
-            .iter()
-            .take(count as usize)
-            .filter(move |row| row.timeStamp > last_seen_us && row.smUtil <= 100 && row.pid != 0)
-            .map(|row| ProcessSample { pid: row.pid, timestamp_us: row.timeStamp, percent: row.smUtil }))
-    }
+    Err(NvmlError::new("nvmlDeviceGetSamples", Cause::InsufficientSize(None)))
 }
 
 /// Field values with their scopes: `(field id, scope)`, results in the same order.
@@ -216,7 +115,7 @@ pub(crate) fn field_values(
     if fields.is_empty() {
         return Ok(Vec::new());
     }
-    let sym = nvml_sym(device.nvml().lib().nvmlDeviceGetFieldValues.as_ref())?;
+    const CALL: &str = "nvmlDeviceGetFieldValues";
     let mut values: Vec<nvmlFieldValue_t> = fields
         .iter()
         .map(|(id, scope)| {
@@ -228,27 +127,44 @@ pub(crate) fn field_values(
             value
         })
         .collect();
-    timed("nvmlDeviceGetFieldValues", || {
+    device.call(CALL, |device| {
+        let sym = nvml_sym(device.nvml().lib().nvmlDeviceGetFieldValues.as_ref())?;
         // SAFETY: the handle is of this library, and `values` has as many entries as is said.
         nvml_try(unsafe { sym(device.handle(), values.len() as i32, values.as_mut_ptr()) })
     })?;
     Ok(values
         .iter()
         .map(|value| {
-            nvml_try(value.nvmlReturn)?;
+            nvml_try(value.nvmlReturn).map_err(|cause| device.judge(CALL, cause))?;
             // SAFETY: see above; the type tag is not trusted, some drivers set it wrongly.
             Ok(unsafe { value.value.ullVal })
         })
         .collect())
 }
 
+/// How many pages of device memory were retired because of repeated single-bit errors.
+pub(crate) fn retired_pages(device: &Device<'_>) -> Result<u32, NvmlError> {
+    device.call("nvmlDeviceGetRetiredPages_v2", |device| {
+        let sym = nvml_sym(device.nvml().lib().nvmlDeviceGetRetiredPages_v2.as_ref())?;
+        let mut count = 0;
+        let (cause, none) = (RETIRED_FOR_SINGLE_BIT_ERRORS, std::ptr::null_mut());
+        // SAFETY: the handle is of this library; with room for no page, the count alone is written.
+        match nvml_try(unsafe { sym(device.handle(), cause, &raw mut count, none, none) }) {
+            Ok(()) | Err(Cause::InsufficientSize(_)) => Ok(count),
+            Err(cause) => Err(cause),
+        }
+    })
+}
+
 /// Whether any vGPU feature is licensed; `None` if the GPU has none to license.
 pub(crate) fn vgpu_licensed(device: &Device<'_>) -> Result<Option<bool>, NvmlError> {
-    let sym = nvml_sym(device.nvml().lib().nvmlDeviceGetGridLicensableFeatures_v4.as_ref())?;
     // SAFETY: plain data for which all zeros is valid.
     let mut features: nvmlGridLicensableFeatures_t = unsafe { mem::zeroed() };
-    // SAFETY: the handle is of this library; the struct is of the size that this version writes.
-    nvml_try(unsafe { sym(device.handle(), &raw mut features) })?;
+    device.call("nvmlDeviceGetGridLicensableFeatures_v4", |device| {
+        let sym = nvml_sym(device.nvml().lib().nvmlDeviceGetGridLicensableFeatures_v4.as_ref())?;
+        // SAFETY: the handle is of this library; the struct is of the size that this version writes.
+        nvml_try(unsafe { sym(device.handle(), &raw mut features) })
+    })?;
     if features.isGridLicenseSupported == 0 {
         return Ok(None);
     }
@@ -258,18 +174,21 @@ pub(crate) fn vgpu_licensed(device: &Device<'_>) -> Result<Option<bool>, NvmlErr
 
 /// Waits for the next event. `Ok(None)` if none came in time.
 pub(crate) fn wait_event(
-    nvml: &Nvml,
     set: &EventSet<'_>,
+    driver: &Driver,
     timeout_ms: u32,
 ) -> Result<Option<Event>, NvmlError> {
-    let sym = nvml_sym(nvml.lib().nvmlEventSetWait_v2.as_ref())?;
     // SAFETY: plain data for which all zeros is valid.
     let mut data: nvmlEventData_t = unsafe { mem::zeroed() };
-    // SAFETY: the set is of this library and is alive; `data` is writable.
-    match nvml_try(unsafe { sym(set.handle(), &raw mut data, timeout_ms) }) {
+    let waited = timed_wait(EVENT_WAIT, Duration::from_millis(timeout_ms.into()), || {
+        let sym = nvml_sym(driver.library().lib().nvmlEventSetWait_v2.as_ref())?;
+        // SAFETY: the set is of this library and is alive; `data` is writable.
+        nvml_try(unsafe { sym(set.handle(), &raw mut data, timeout_ms) })
+    });
+    match waited {
         Ok(()) => {}
-        Err(NvmlError::Timeout) => return Ok(None),
-        Err(error) => return Err(error),
+        Err(Cause::Timeout) => return Ok(None),
+        Err(cause) => return Err(NvmlError::new(EVENT_WAIT, cause)),
     }
     let instance = (data.gpuInstanceId != NO_INSTANCE).then_some(InstanceIds {
         gpu: data.gpuInstanceId,
@@ -281,26 +200,15 @@ pub(crate) fn wait_event(
 /// What stands for a device in events.
 pub(crate) fn handle(device: &Device<'_>) -> usize {
     // SAFETY: the handle is only compared.
-    unsafe { device.handle() }.addr()
-}
-
-/// Ids of the GPU instance and of the compute instance that a MIG handle stands for.
-pub(crate) fn instance_ids(instance: &Device<'_>) -> Result<(u32, u32), NvmlError> {
-    let gpu_instance = nvml_sym(instance.nvml().lib().nvmlDeviceGetGpuInstanceId.as_ref())?;
-    let compute_instance = nvml_sym(instance.nvml().lib().nvmlDeviceGetComputeInstanceId.as_ref())?;
-    let (mut gi, mut ci) = (0, 0);
-    // SAFETY: the handle is of this library, and both ids are writable.
-    unsafe {
-        nvml_try(gpu_instance(instance.handle(), &raw mut gi))?;
-        nvml_try(compute_instance(instance.handle(), &raw mut ci))?;
-    }
-    Ok((gi, ci))
+    unsafe { device.inner().handle() }.addr()
 }
 
 /// Asks for events of a device. Unlike the wrapper's call, a device that refuses leaves the set as
 /// it was for the others.
 pub(crate) fn register_events(device: &Device<'_>, kinds: u64, set: &EventSet<'_>) -> Result<(), NvmlError> {
-    let sym = nvml_sym(device.nvml().lib().nvmlDeviceRegisterEvents.as_ref())?;
-    // SAFETY: both handles are of this library and alive.
-    nvml_try(unsafe { sym(device.handle(), kinds, set.handle()) })
+    device.call("nvmlDeviceRegisterEvents", |device| {
+        let sym = nvml_sym(device.nvml().lib().nvmlDeviceRegisterEvents.as_ref())?;
+        // SAFETY: both handles are of this library and alive.
+        nvml_try(unsafe { sym(device.handle(), kinds, set.handle()) })
+    })
 }

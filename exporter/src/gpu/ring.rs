@@ -1,4 +1,4 @@
-//! Owns the time of sample rings: which slots are new, and for how long each one speaks.
+//! The time of sample rings: which slots are new, and how long each one lasts.
 //!
 //! Pure: samples and moments in, [`Slot`]s out.
 
@@ -10,6 +10,8 @@ use super::raw::RingSample;
 const USUAL_SPACING: Duration = Duration::from_millis(200);
 /// How many spacings are remembered for the usual one.
 const REMEMBERED: usize = 31;
+/// How often all of a ring is asked for while it gives nothing new.
+const ASK_FOR_ALL_EVERY: Duration = Duration::from_secs(60);
 /// Longest time that one reading of `nvmlDeviceGetUtilizationRates` speaks for.
 const LONGEST_READING: Duration = Duration::from_secs(1);
 
@@ -41,12 +43,36 @@ pub(crate) struct RingClock {
     spacings_us: Vec<u64>,
     /// When the ring last gave something new.
     fresh_at: Option<Instant>,
+    /// When all of the ring was last asked for because it gave nothing new.
+    asked_for_all: Option<Instant>,
+    set_back: Option<SetBack>,
     /// The previous reading of the rates, when the ring is dry.
     last_reading: Option<Instant>,
     /// Readings since the ring was last looked at. It knows better, should it wake up.
     pending: Vec<Slot>,
     /// The last stretch of time for which readings were counted: ring slots in it are known already.
     counted: Option<(Instant, Instant)>,
+}
+
+/// The driver's clock went back: what was sampled before has later timestamps than what comes now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SetBack {
+    /// A timestamp of the driver's new time, µs, and when that was.
+    pub(super) at_us: u64,
+    pub(super) at: Instant,
+}
+
+// === impl SetBack ===
+
+impl SetBack {
+    /// How far timestamps may be ahead of what has passed of the new time.
+    const TOLERANCE: Duration = Duration::from_millis(500);
+
+    /// Whether a timestamp is of the new time.
+    pub(super) fn is_past(&self, timestamp_us: u64, now: Instant) -> bool {
+        let passed = now.saturating_duration_since(self.at) + Self::TOLERANCE;
+        u128::from(timestamp_us) <= u128::from(self.at_us) + passed.as_micros()
+    }
 }
 
 // === impl Slot ===
@@ -66,6 +92,37 @@ impl RingClock {
         self.last_us.unwrap_or(0)
     }
 
+    /// Whether all that the ring holds is to be asked for: it gives nothing new, which is also how it
+    /// looks after the driver's clock went back. Once when that begins, and every minute.
+    pub(crate) fn asks_for_all(&mut self, now: Instant, patience: Duration) -> bool {
+        let Some(fresh) = self.fresh_at.filter(|_| self.is_dry(now, patience)) else { return false };
+        let asked = self.asked_for_all.filter(|asked| *asked >= fresh);
+        let is_due = asked.is_none_or(|asked| now.saturating_duration_since(asked) >= ASK_FOR_ALL_EVERY);
+        if is_due {
+            self.asked_for_all = Some(now);
+        }
+        is_due
+    }
+
+    /// Takes all that the ring holds, in the driver's order. If its newest sample is older than the
+    /// last one seen, the driver's clock went back: those after the step are returned, to be taken as
+    /// new ones.
+    pub(crate) fn set_back(&mut self, mut samples: Vec<RingSample>, now: Instant) -> Option<Vec<RingSample>> {
+        let last_seen_us = self.last_us?;
+        // Placeholders have no timestamp.
+        samples.retain(|sample| sample.timestamp_us > 0);
+        let newest = *samples.last().filter(|newest| newest.timestamp_us < last_seen_us)?;
+        let step = samples.windows(2).rposition(|pair| pair[1].timestamp_us < pair[0].timestamp_us);
+        let after = match step {
+            Some(at) => samples[at + 1..].to_vec(),
+            // The ring was emptied, or all of it is new.
+            None => samples.iter().filter(|it| it.timestamp_us <= newest.timestamp_us).copied().collect(),
+        };
+        self.set_back = Some(SetBack { at_us: newest.timestamp_us, at: now });
+        self.last_us = None;
+        Some(after)
+    }
+
     /// Whether the ring has given nothing new for so long that the rates are read instead.
     pub(crate) fn is_dry(&self, now: Instant, patience: Duration) -> bool {
         self.fresh_at.is_none_or(|fresh| now.saturating_duration_since(fresh) >= patience)
@@ -78,7 +135,11 @@ impl RingClock {
     /// first one, and one after a longer hole, lasts the usual spacing.
     pub(crate) fn drained(&mut self, mut samples: Vec<RingSample>, now: Instant) -> Vec<Slot> {
         // Placeholders have no timestamp; above 100 % nothing was measured.
-        samples.retain(|sample| sample.timestamp_us > self.last_seen_us() && sample.value <= 100);
+        samples.retain(|sample| {
+            sample.timestamp_us > self.last_seen_us()
+                && sample.value <= 100
+                && self.set_back.is_none_or(|set_back| set_back.is_past(sample.timestamp_us, now))
+        });
         samples.sort_unstable_by_key(|sample| sample.timestamp_us);
         samples.dedup_by_key(|sample| sample.timestamp_us);
         let first_look = *self.first_look.get_or_insert(now);
@@ -256,6 +317,31 @@ mod tests {
         let slots = clock.drained(ring(&[(1000, 5), (1200, 6)]), at(1000));
         assert_eq!(slots.iter().map(|slot| slot.percent).collect::<Vec<_>>(), [5.0, 6.0]);
         assert_eq!(clock.drained(Vec::new(), at(2000)), []);
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_is_noticed_and_only_what_came_after_is_new() {
+        let start = Instant::now() + Duration::from_secs(60);
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut clock = RingClock::default();
+        clock.drained(ring(&[(9_000_000, 5), (9_000_200, 5)]), at(0));
+        assert!(!clock.asks_for_all(at(900), LONGEST_READING));
+        assert!(clock.asks_for_all(at(1000), LONGEST_READING));
+        assert!(!clock.asks_for_all(at(2000), LONGEST_READING), "once");
+        assert!(clock.asks_for_all(at(61_000), LONGEST_READING), "and every minute");
+        let same = ring(&[(9_000_000, 5), (9_000_200, 5)]);
+        assert_eq!(clock.set_back(same, at(61_000)), None, "it is only silent");
+        let mixed = ring(&[(9_000_000, 5), (9_000_200, 5), (1000, 70), (1200, 80)]);
+        let after = clock.set_back(mixed.clone(), at(61_000)).unwrap();
+        assert_eq!(after, ring(&[(1000, 70), (1200, 80)]));
+        let slots = clock.drained(after, at(61_000));
+        assert_eq!(slots.iter().map(|slot| slot.percent).collect::<Vec<_>>(), [70.0, 80.0]);
+        assert_eq!(lengths(&slots), [200, 200]);
+        assert!(slots.iter().all(|slot| !slot.history));
+        assert_eq!(clock.last_seen_us(), 1_200_000);
+        // The driver goes on returning what it sampled before: its timestamps are later ones.
+        let slots = clock.drained([mixed, ring(&[(1400, 90)])].concat(), at(61_200));
+        assert_eq!(slots.iter().map(|slot| slot.percent).collect::<Vec<_>>(), [90.0]);
     }
 
     #[test]

@@ -1,28 +1,27 @@
-//! Owns the NVML thread: loads the library, ticks, sends what it learned, loads anew when the
-//! driver goes away.
+//! The NVML thread: loads the library, ticks, sends what it learned, loads it again when the driver
+//! goes away.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use nvml_wrapper::Nvml;
-use nvml_wrapper::error::NvmlError;
-use podgauge_common::catalogue::{Engine, Metric, Reading, Text};
 use tokio::sync::mpsc::Sender;
 
-use super::account::{self, timed};
-use super::device::{Rings, SampledDevice};
-use super::events::{EventLog, EventWindows};
-use super::fields::FieldPlan;
-use super::gpm::GpmPlan;
-use super::library::{self, LibraryError};
-use super::mig::InstancePlan;
+use super::census::Census;
+use super::device::SampledDevice;
+use super::driver::Driver;
+use super::end::{End, GIVE_UP, end_of, end_of_loading};
+use super::events::EventLog;
+use super::library;
+use super::plan::Plan;
 use super::processes::ProcessWatch;
-use super::xid;
-use super::{CallTimes, DeviceSelection, Message, Readings, Report};
+use super::rings::Rings;
+use super::unopened::{ASK_AGAIN, Unopened};
+use super::xid::{Opened, Xids};
+use super::{DeviceSelection, Message, Readings, Report};
 
 /// Rings are drained and the page is rendered this often.
 const TICK: Duration = Duration::from_secs(1);
@@ -33,76 +32,10 @@ const SETTLE: Duration = Duration::from_millis(150);
 const RATES: Duration = Duration::from_millis(200);
 /// A ring holds 14 s: a tick that comes later than this starts a new rhythm.
 const LATE: Duration = Duration::from_secs(1);
-/// Pause before the library is loaded anew.
+/// Pause before the library is loaded again.
 const RELOAD_PAUSE: Duration = Duration::from_secs(2);
-/// How often the number of GPUs is compared.
-const RECOUNT: Duration = Duration::from_secs(5);
-/// A driver that was replaced under the process for so long needs a new container: only then is
-/// the new library mounted.
-const GIVE_UP: Duration = Duration::from_secs(60);
-
-/// What to read.
-#[derive(Debug)]
-pub(crate) struct Plan {
-    /// Another number for every plan, so that values are told apart from those of an earlier one.
-    pub(crate) generation: u64,
-    /// Values of a [`DeviceReading`](super::DeviceReading) are in this order.
-    pub(crate) metrics: Vec<&'static Metric>,
-    /// Texts of a [`DeviceReading`](super::DeviceReading) are in this order.
-    pub(crate) texts: Vec<Text>,
-    pub(crate) windows: EventWindows,
-    /// How often values other than utilization are read.
-    pub(super) interval: Duration,
-    pub(super) memory_utilization: bool,
-    pub(super) fields: FieldPlan,
-    pub(super) gpm: GpmPlan,
-    /// Whether clock events are counted.
-    pub(super) clock_events: bool,
-    /// What MIG instances have of their own.
-    pub(super) instance: InstancePlan,
-}
-
-/// Why a session ended.
-enum End {
-    /// Nobody listens any more: the program ends.
-    Done,
-    Reload(String),
-    /// The library does not fit the driver any more.
-    Mismatch(String),
-    /// Only a new container helps.
-    GiveUp(String),
-    /// What was asked for cannot be served here.
-    Refused(String),
-}
-
-impl Plan {
-    /// `interval` is `-c`.
-    pub(crate) fn new(
-        generation: u64,
-        metrics: Vec<&'static Metric>,
-        texts: Vec<Text>,
-        interval: Duration,
-        windows: EventWindows,
-    ) -> Self {
-        let memory_utilization =
-            metrics.iter().any(|metric| metric.reading == Reading::Utilization(Engine::Memory));
-        let clock_events = metrics
-            .iter()
-            .any(|metric| matches!(metric.reading, Reading::ClockEventsInWindow | Reading::ClockEventsTotal));
-        Self {
-            generation,
-            fields: FieldPlan::new(&metrics),
-            gpm: GpmPlan::new(&metrics),
-            instance: InstancePlan::new(&metrics),
-            clock_events,
-            texts,
-            windows,
-            interval,
-            memory_utilization,
-            metrics,
-        }
-    }
-}
+/// A session of this length has ended an earlier trouble.
+const SETTLED: Duration = Duration::from_secs(5);
 
 /// Starts the thread; `processes` are looked at if pods are asked for. It reads by the plan of the
 /// moment, and ends when the receiver is dropped.
@@ -112,7 +45,6 @@ pub(crate) fn start(
     plan: Arc<ArcSwap<Plan>>,
     processes: Option<ProcessWatch>,
     messages: Sender<Message>,
-    times: Arc<CallTimes>,
 ) -> std::io::Result<()> {
     let supervisor = Supervisor {
         library,
@@ -121,12 +53,19 @@ pub(crate) fn start(
         plan,
         processes,
         messages,
-        times,
         rings: HashMap::new(),
         said_no_gpm: false,
+        said_unopened: BTreeMap::new(),
+        said_no_minor: Vec::new(),
     };
     std::thread::Builder::new().name("nvml".into()).spawn(move || supervisor.run())?;
     Ok(())
+}
+
+/// The GPUs of a session, those that were opened by index.
+struct Gpus<'nvml> {
+    devices: Vec<SampledDevice<'nvml>>,
+    unopened: Vec<Unopened>,
 }
 
 struct Supervisor {
@@ -137,11 +76,14 @@ struct Supervisor {
     plan: Arc<ArcSwap<Plan>>,
     processes: Option<ProcessWatch>,
     messages: Sender<Message>,
-    times: Arc<CallTimes>,
     /// By UUID, kept from session to session.
     rings: HashMap<String, Rings>,
     /// Whether it was logged that GPUs have no profiling counters.
     said_no_gpm: bool,
+    /// By index: why a GPU cannot be opened, as it was logged.
+    said_unopened: BTreeMap<u32, String>,
+    /// UUIDs of GPUs of which it was logged that their minor number is not known.
+    said_no_minor: Vec<String>,
 }
 
 // === impl Supervisor ===
@@ -149,32 +91,34 @@ struct Supervisor {
 impl Supervisor {
     fn run(mut self) {
         let events = EventLog::new(self.plan.load().windows);
-        let mut mismatch_since = None;
+        let mut stuck_since = None;
         loop {
-            account::seen();
             let loaded = library::load(self.library.as_deref());
-            account::seen();
             let began = Instant::now();
             let end = match loaded {
-                Ok(nvml) => self.session(&nvml, &events),
-                Err(error @ LibraryError::Init { source: NvmlError::LibRmVersionMismatch, .. }) => {
-                    End::Mismatch(error.to_string())
+                Ok(driver) => {
+                    let end = self.session(&driver, &events);
+                    driver.shut_down();
+                    end
                 }
-                Err(error) => End::Reload(error.to_string()),
+                Err(error) => end_of_loading(&error),
             };
             let report = match end {
                 End::Done => return,
                 End::Reload(reason) => {
-                    mismatch_since = None;
+                    stuck_since = None;
                     Report::Failing(reason)
                 }
-                End::Mismatch(reason) => {
-                    // A session that lasted has ended an earlier mismatch.
-                    if began.elapsed() >= RECOUNT {
-                        mismatch_since = None;
+                End::Stuck(reason, advice) => {
+                    if began.elapsed() >= SETTLED {
+                        stuck_since = None;
                     }
-                    let since = *mismatch_since.get_or_insert_with(Instant::now);
-                    if since.elapsed() >= GIVE_UP { Report::GiveUp(reason) } else { Report::Failing(reason) }
+                    let since = *stuck_since.get_or_insert_with(Instant::now);
+                    if since.elapsed() >= GIVE_UP {
+                        Report::GiveUp(format!("{reason}, for {} s; {advice}", GIVE_UP.as_secs()))
+                    } else {
+                        Report::Failing(reason)
+                    }
                 }
                 End::GiveUp(reason) => Report::GiveUp(reason),
                 End::Refused(reason) => Report::Refused(reason),
@@ -186,11 +130,11 @@ impl Supervisor {
         }
     }
 
-    fn session(&mut self, nvml: &Nvml, events: &EventLog) -> End {
-        let gpus = match timed("nvmlDeviceGetCount_v2", || nvml.device_count()) {
+    fn session(&mut self, driver: &Driver, events: &EventLog) -> End {
+        let gpus = match driver.device_count() {
             Ok(0) => return End::Reload("NVML sees no GPU on this node".to_owned()),
             Ok(gpus) => gpus,
-            Err(error) => return End::Reload(format!("nvmlDeviceGetCount: {error}")),
+            Err(error) => return end_of(None, &error),
         };
         let is_first = !std::mem::replace(&mut self.selection_checked, true);
         let unknown =
@@ -202,63 +146,124 @@ impl Supervisor {
         if selected.is_empty() {
             return End::Reload(format!("--devices selects none of the {gpus} GPUs"));
         }
-        let mut devices = Vec::new();
+        let mut all = Gpus { devices: Vec::new(), unopened: Vec::new() };
         for index in selected {
-            match SampledDevice::open(nvml, index) {
-                Ok(mut device) => {
-                    device.rings = self.rings.remove(&device.identity.uuid).unwrap_or_default();
-                    devices.push(device);
-                }
-                Err(error) => tracing::error!("GPU {index} cannot be opened and is left out: {error}"),
+            match SampledDevice::open(driver, index) {
+                Ok(device) => self.opened(device, &mut all),
+                Err(gpu) if gpu.needs_reload() => return end_of(None, &gpu.error),
+                Err(gpu) => self.not_opened(gpu, &mut all),
             }
         }
-        if devices.is_empty() {
-            return End::Reload(format!("none of the {gpus} GPUs can be opened"));
-        }
-        if is_first && let Some(reason) = self.check_instances(&mut devices, gpus, events) {
+        if is_first && let Some(reason) = self.check_instances(&mut all.devices, gpus, events) {
             return End::Refused(reason);
         }
         let over = AtomicBool::new(false);
-        let xids = xid::listen(nvml, gpus, events);
+        let newly = Opened::default();
+        let xids = Xids::new(driver).map(|mut xids| {
+            // Before the first reading, so that the first page has its 0.
+            for device in &all.devices {
+                xids.listen(device.identity.index, events);
+            }
+            xids
+        });
         let mut processes = self.processes.take();
         let end = std::thread::scope(|scope| {
             if let Some(xids) = xids {
-                let over = &over;
-                scope.spawn(move || xid::watch(&xids, events, over));
+                let (newly, over) = (&newly, &over);
+                scope.spawn(move || xids.watch(events, newly, over));
             }
-            let end = self.sample(nvml, gpus, &mut devices, events, processes.as_mut());
+            let end = self.sample(driver, Census::new(gpus), &mut all, &newly, events, processes.as_mut());
             over.store(true, Ordering::Relaxed);
             end
         });
         self.processes = processes;
-        self.rings.extend(devices.into_iter().map(|device| (device.identity.uuid.clone(), device.rings)));
+        let devices = all.devices.into_iter();
+        self.rings.extend(devices.map(|device| (device.identity.uuid.clone(), device.rings)));
         end
     }
 
-    fn sample(
+    /// Takes up a GPU that was opened.
+    fn opened<'nvml>(&mut self, mut device: SampledDevice<'nvml>, all: &mut Gpus<'nvml>) {
+        let identity = Arc::clone(&device.identity);
+        device.rings = self.rings.remove(&identity.uuid).unwrap_or_default();
+        if self.said_unopened.remove(&identity.index).is_some() {
+            tracing::info!("GPU {} ({}) can be opened now", identity.index, identity.uuid);
+        }
+        if identity.minor.is_none()
+            && self.processes.is_some()
+            && !self.said_no_minor.contains(&identity.uuid)
+        {
+            self.said_no_minor.push(identity.uuid.clone());
+            tracing::warn!(
+                "GPU {} ({}): the driver does not report its minor number (nvmlDeviceGetMinorNumber); device ids \
+                 like nvidia0, as GKE's device plugin writes them, are not matched with it",
+                identity.index,
+                identity.uuid
+            );
+        }
+        all.devices.push(device);
+        all.devices.sort_by_key(|device| device.identity.index);
+    }
+
+    /// Takes up a GPU that cannot be opened. The reason is logged when it changes.
+    fn not_opened(&mut self, gpu: Unopened, all: &mut Gpus<'_>) {
+        let (index, reason) = (gpu.identity.index, gpu.error.to_string());
+        if self.said_unopened.get(&index) != Some(&reason) {
+            tracing::error!("GPU {index} cannot be opened: {reason}; asked again every {ASK_AGAIN:?}");
+            self.said_unopened.insert(index, reason);
+        }
+        all.unopened.push(gpu);
+    }
+
+    /// Opens those GPUs that could not be opened and can be now.
+    fn open_again<'nvml>(
         &mut self,
-        nvml: &Nvml,
-        gpus: u32,
-        devices: &mut [SampledDevice<'_>],
+        driver: &'nvml Driver,
+        all: &mut Gpus<'nvml>,
+        newly: &Opened,
+        now: Instant,
+    ) {
+        for gpu in std::mem::take(&mut all.unopened) {
+            if !gpu.is_due(now) {
+                all.unopened.push(gpu);
+                continue;
+            }
+            match SampledDevice::open(driver, gpu.identity.index) {
+                Ok(device) => {
+                    newly.lock().push(device.identity.index);
+                    self.opened(device, all);
+                }
+                Err(gpu) => self.not_opened(gpu, all),
+            }
+        }
+    }
+
+    fn sample<'nvml>(
+        &mut self,
+        driver: &'nvml Driver,
+        mut census: Census,
+        all: &mut Gpus<'nvml>,
+        newly: &Opened,
         events: &EventLog,
         mut processes: Option<&mut ProcessWatch>,
     ) -> End {
-        let opened = devices.len();
-        if self.messages.blocking_send(Message::Report(Report::Serving { gpus: opened })).is_err() {
+        let serving = Report::Serving { gpus: all.devices.len(), of: all.devices.len() + all.unopened.len() };
+        if self.messages.blocking_send(Message::Report(serving)).is_err() {
             return End::Done;
         }
         let mut next_tick = Instant::now();
         let mut next_rates = next_tick;
-        let mut census = Census { gpus, counted_at: Instant::now(), unknown_since: None };
         loop {
-            account::seen();
             let plan = self.plan.load_full();
             let started = Instant::now();
             let is_tick = started >= next_tick;
-            if is_tick && let Some(processes) = processes.as_deref_mut() {
-                processes.begin_tick(started);
+            if is_tick {
+                self.open_again(driver, all, newly, started);
+                if let Some(processes) = processes.as_deref_mut() {
+                    processes.begin_tick(started);
+                }
             }
-            for device in devices.iter_mut() {
+            for device in &mut all.devices {
                 let mut read = Ok(());
                 if is_tick {
                     read = device.tick(&plan, events, processes.as_deref_mut());
@@ -272,23 +277,17 @@ impl Supervisor {
                     read = device.poll_processes(processes, started);
                 }
                 if let Err(error) = read {
-                    self.times.add(started.elapsed());
-                    return end_of(&device.identity.uuid, &error);
+                    return end_of(Some(&device.identity.uuid), &error);
                 }
             }
             if is_tick {
-                self.say_no_gpm(&plan, devices);
-                let settling = devices.iter().any(SampledDevice::is_settling);
-                let devices = devices
-                    .iter_mut()
-                    .flat_map(|device| device.take_readings(&plan, events, &self.selection))
-                    .collect();
-                let readings = Readings { generation: plan.generation, taken_at: Instant::now(), devices };
-                self.times.add(started.elapsed());
+                self.say_no_gpm(&plan, &all.devices);
+                let settling = all.devices.iter().any(SampledDevice::is_settling);
+                let readings = self.readings(&plan, all, events);
                 if self.messages.blocking_send(Message::Readings(readings)).is_err() {
                     return End::Done;
                 }
-                if let Some(end) = census.check(nvml) {
+                if let Some(end) = census.check(driver, all.are_unknown()) {
                     return end;
                 }
                 next_tick = if settling {
@@ -298,17 +297,24 @@ impl Supervisor {
                 } else {
                     next_tick + TICK
                 };
-            } else {
-                self.times.add(started.elapsed());
             }
             if is_tick || started >= next_rates {
                 next_rates = started + RATES;
             }
-            let rates = devices.iter().any(|device| device.is_dry(&plan)).then_some(next_rates);
-            let shared = devices.iter().filter_map(SampledDevice::processes_due);
+            let rates = all.devices.iter().any(|device| device.is_dry(&plan)).then_some(next_rates);
+            let shared = all.devices.iter().filter_map(SampledDevice::processes_due);
             let wake = rates.into_iter().chain(shared).fold(next_tick, Instant::min);
             std::thread::sleep(wake.saturating_duration_since(Instant::now()));
         }
+    }
+
+    fn readings(&self, plan: &Plan, all: &mut Gpus<'_>, events: &EventLog) -> Readings {
+        let unopened = all.unopened.iter().map(|gpu| gpu.reading(plan));
+        let opened =
+            all.devices.iter_mut().flat_map(|device| device.take_readings(plan, events, &self.selection));
+        let mut devices: Vec<_> = opened.chain(unopened).collect();
+        devices.sort_by_key(|device| device.identity.index);
+        Readings { generation: plan.generation, taken_at: Instant::now(), devices }
     }
 }
 
@@ -353,41 +359,12 @@ impl Supervisor {
     }
 }
 
-/// Looks from time to time whether GPUs came or went.
-struct Census {
-    gpus: u32,
-    counted_at: Instant,
-    /// Since when the driver answers nothing but "unknown error".
-    unknown_since: Option<Instant>,
-}
+// === impl Gpus ===
 
-// === impl Census ===
-
-impl Census {
-    fn check(&mut self, nvml: &Nvml) -> Option<End> {
-        if self.counted_at.elapsed() < RECOUNT {
-            return None;
-        }
-        self.counted_at = Instant::now();
-        match timed("nvmlDeviceGetCount_v2", || nvml.device_count()) {
-            Ok(count) if count != self.gpus => {
-                Some(End::Reload(format!("the number of GPUs changed from {} to {count}", self.gpus)))
-            }
-            Ok(_) => {
-                self.unknown_since = None;
-                None
-            }
-            // In a container: access to /dev/nvidia* was taken away; only a new container gets it back.
-            Err(error @ NvmlError::Unknown) => {
-                let since = *self.unknown_since.get_or_insert_with(Instant::now);
-                (since.elapsed() >= GIVE_UP).then(|| End::GiveUp(format!("nvmlDeviceGetCount: {error}")))
-            }
-            Err(error) => Some(End::Reload(format!("nvmlDeviceGetCount: {error}"))),
-        }
+impl Gpus<'_> {
+    /// Whether the driver answers UNKNOWN for every GPU, and nothing else.
+    fn are_unknown(&self) -> bool {
+        self.devices.iter().all(SampledDevice::is_unknown)
+            && self.unopened.iter().all(|gpu| gpu.error.is_unknown())
     }
-}
-
-fn end_of(uuid: &str, error: &NvmlError) -> End {
-    let reason = format!("{uuid}: {error}; loading the library anew");
-    if matches!(error, NvmlError::LibRmVersionMismatch) { End::Mismatch(reason) } else { End::Reload(reason) }
 }

@@ -56,6 +56,11 @@ impl DeviceSelection {
             .collect()
     }
 
+    /// Whether no device of the node is left out.
+    pub(crate) fn serves_everything(&self) -> bool {
+        self.flex
+    }
+
     /// Whether instances are all that is served.
     pub(super) fn is_of_instances_alone(&self) -> bool {
         !self.flex && self.gpus == Ids::None
@@ -98,8 +103,8 @@ impl FromStr for DeviceSelection {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let mut selection =
-            Self { text: text.to_owned(), flex: false, gpus: Ids::None, instances: Ids::None };
-        for part in text.split('+') {
+            Self { text: text.trim().to_owned(), flex: false, gpus: Ids::None, instances: Ids::None };
+        for part in text.split('+').map(str::trim) {
             let (kind, ids) = part.split_once(':').map_or((part, None), |(kind, ids)| (kind, Some(ids)));
             let ids = || ids.map_or(Ok(Ids::All), Ids::parse);
             match kind {
@@ -138,11 +143,11 @@ fn numbers(gpu: u32, instances: &[&MigInstance]) -> Vec<Option<u32>> {
 impl Ids {
     fn parse(text: &str) -> Result<Self, String> {
         let mut ids = BTreeSet::new();
-        for range in text.split(',') {
-            let wrong = || format!("{range:?} is no id or range of ids: write it like 0,2-4");
+        for range in text.split(',').map(str::trim) {
+            let wrong = || format!("{range:?} is not an id or a range of ids: write it like 0,2-4");
             let (from, to) = range.split_once('-').unwrap_or((range, range));
-            let (from, to): (u32, u32) =
-                (from.parse().map_err(|_| wrong())?, to.parse().map_err(|_| wrong())?);
+            let id = |text: &str| text.trim().parse::<u32>().map_err(|_| wrong());
+            let (from, to) = (id(from)?, id(to)?);
             if from > to {
                 return Err(wrong());
             }
@@ -177,6 +182,7 @@ mod tests {
         assert_eq!(served("f"), [0, 1, 2, 3, 4, 5]);
         assert_eq!(served("g"), [0, 1, 2, 3, 4, 5]);
         assert_eq!(served("g:0,2-4"), [0, 2, 3, 4]);
+        assert_eq!(served(" g: 0, 2 - 4 \n"), [0, 2, 3, 4]);
         assert_eq!(served("g:1+i:7"), [1]);
         assert_eq!(served("i"), Vec::<u32>::new());
         for wrong in ["", "x", "f:1", "g:", "g:4-2", "g:1,,2", "g:0-99999", "g+g", "g:1;2"] {

@@ -1,6 +1,7 @@
 use super::*;
 
 const WINDOW: Duration = Duration::from_secs(15);
+const WINDOWS: Windows = Windows { utilization: WINDOW, recent: Duration::from_secs(60) };
 
 fn slot(end: Instant, length_ms: u64, percent: f64) -> Slot {
     Slot { end, timestamp_us: None, length: Duration::from_millis(length_ms), percent, history: false }
@@ -17,18 +18,23 @@ fn whole(owner: Option<&Arc<Owner>>) -> Division {
 /// Credits slots to the one owner of an undivided device.
 fn credit(ledger: &mut DeviceLedger, slots: &[Slot], owner: Option<&Arc<Owner>>, now: Instant) {
     let slots = slots.iter().map(|slot| (*slot, Share::Unknown));
-    ledger.credit(slots, &whole(owner), WINDOW, now);
+    ledger.credit(slots, &whole(owner), now);
 }
 
 fn account(ledger: &DeviceLedger, owner: Option<&Arc<Owner>>) -> Option<Account> {
-    ledger.accounts(&whole(owner)).first().map(|(_, account)| *account)
+    accounts(ledger, &whole(owner)).first().map(|(_, account)| *account)
+}
+
+fn accounts(ledger: &DeviceLedger, division: &Division) -> Vec<(Option<Arc<Owner>>, Account)> {
+    let accounts = ledger.accounts(division, Instant::now());
+    accounts.into_iter().map(|(owner, balance)| (owner, balance.total)).collect()
 }
 
 #[test]
 fn a_gap_adds_to_neither_and_too_much_of_it_leaves_no_mean() {
     let start = Instant::now();
     let at = |s| start + Duration::from_secs(s);
-    let mut ledger = DeviceLedger::new(start);
+    let mut ledger = DeviceLedger::new(WINDOWS, start);
     for second in 1..=20 {
         let slots = if (5..15).contains(&second) { vec![] } else { vec![slot(at(second), 1000, 40.0)] };
         credit(&mut ledger, &slots, None, at(second));
@@ -44,19 +50,19 @@ fn a_gap_adds_to_neither_and_too_much_of_it_leaves_no_mean() {
 fn the_first_mean_comes_after_two_seconds_and_history_counts_for_it_alone() {
     let start = Instant::now();
     let at = |ms| start + Duration::from_millis(ms);
-    let mut fresh = DeviceLedger::new(start);
+    let mut fresh = DeviceLedger::new(WINDOWS, start);
     credit(&mut fresh, &[slot(at(1000), 1000, 50.0)], None, at(1000));
     assert_eq!(fresh.gpu.mean(WINDOW, at(1000)), None);
     credit(&mut fresh, &[slot(at(2000), 1000, 50.0)], None, at(2000));
     assert_eq!(fresh.gpu.mean(WINDOW, at(2000)), Some(50.0));
 
-    let mut with_history = DeviceLedger::new(start);
+    let mut with_history = DeviceLedger::new(WINDOWS, start);
     let history: Vec<Slot> = (0..70).map(|_| Slot { history: true, ..slot(start, 200, 30.0) }).collect();
     credit(&mut with_history, &history, None, start);
     assert_eq!(with_history.gpu.mean(WINDOW, start).map(f64::round), Some(30.0));
     assert_eq!(account(&with_history, None), Some(Account::default()));
     assert_eq!(with_history.active_s, 0.0);
-    assert_eq!(with_history.parts(&[owner("a")], WINDOW, start), None);
+    assert_eq!(with_history.parts(&[owner("a")], start), None);
 }
 
 #[test]
@@ -64,7 +70,7 @@ fn an_owner_that_returns_within_ten_minutes_goes_on_and_one_that_comes_later_sta
     let start = Instant::now();
     let at = |s| start + Duration::from_secs(s);
     let (a, b) = (owner("a"), owner("b"));
-    let mut ledger = DeviceLedger::new(start);
+    let mut ledger = DeviceLedger::new(WINDOWS, start);
     credit(&mut ledger, &[slot(at(1), 1000, 100.0)], Some(&a), at(1));
     credit(&mut ledger, &[slot(at(2), 1000, 50.0)], Some(&b), at(2));
     credit(&mut ledger, &[], None, at(500));
@@ -80,7 +86,7 @@ fn a_divided_device_counts_use_for_whose_it_is_and_knowing_for_all() {
     let start = Instant::now();
     let (a, b) = (owner("a"), owner("b"));
     let division = Division::Among(vec![Arc::clone(&a), Arc::clone(&b)]);
-    let mut ledger = DeviceLedger::new(start);
+    let mut ledger = DeviceLedger::new(WINDOWS, start);
     let mut seconds = 0;
     let mut next = |percent, share| {
         seconds += 1;
@@ -92,26 +98,25 @@ fn a_divided_device_counts_use_for_whose_it_is_and_knowing_for_all() {
         next(0.0, Share::Idle),
         next(10.0, Share::Of(None)),
         next(80.0, Share::Unknown),
-        // Somebody who is no owner.
+        // An owner without a series counts as one without labels.
         next(40.0, Share::Of(Some(owner("c")))),
+        next(60.0, Share::Spread(vec![(Some(a.clone()), 0.25), (Some(b.clone()), 0.5), (None, 0.25)])),
     ];
     let now = slots.last().unwrap().0.end;
-    ledger.credit(slots, &division, WINDOW, now);
-    let accounts = ledger.accounts(&division);
+    ledger.credit(slots, &division, now);
+    let accounts = accounts(&ledger, &division);
     let seconds: Vec<(f64, f64)> = accounts.iter().map(|(_, a)| (a.active_s, a.observed_s)).collect();
     assert_eq!(
         accounts.iter().map(|(o, _)| o.clone()).collect::<Vec<_>>(),
         [Some(a.clone()), Some(b.clone()), None]
     );
-    assert_eq!(seconds, [(0.5, 4.0), (0.2, 4.0), (0.1, 4.0)]);
-    assert!((ledger.active_s - 2.0).abs() < 1e-9);
-    // A third of the time is unknown: parts would not speak for the window.
-    assert_eq!(ledger.parts(&[a.clone(), b.clone()], WINDOW, now), None);
+    assert_eq!(seconds, [(0.65, 6.0), (0.5, 6.0), (0.65, 6.0)]);
+    assert!((ledger.active_s - 2.6).abs() < 1e-9);
     let more = (0..9).map(|_| next(50.0, Share::Of(Some(Arc::clone(&b))))).collect::<Vec<_>>();
     let now = more.last().unwrap().0.end;
-    ledger.credit(more, &division, WINDOW, now);
-    let parts = ledger.parts(&[a, b], WINDOW, now).unwrap();
-    assert!((parts[0] - 50.0 / 13.0).abs() < 1e-9 && (parts[1] - 470.0 / 13.0).abs() < 1e-9, "{parts:?}");
+    ledger.credit(more, &division, now);
+    let parts = ledger.parts(&[a, b], now).unwrap();
+    assert!((parts[0] - 15.0 / 14.0).abs() < 1e-9 && (parts[1] - 500.0 / 14.0).abs() < 1e-9, "{parts:?}");
 }
 
 proptest::proptest! {
@@ -119,30 +124,31 @@ proptest::proptest! {
     /// less what nobody knows of, no counter falls, and none gains more than the time that passed.
     #[test]
     fn accounts_add_up_to_the_device(
-        steps in proptest::collection::vec((0usize..8, 0usize..5, 0.0f64..100.0, 1u64..1000), 1..60)
+        steps in proptest::collection::vec((0usize..8, 0usize..6, 0.0f64..100.0, 1u64..1000), 1..60)
     ) {
         let start = Instant::now();
         let mut now = start;
         let owners: Vec<_> = (0..3).map(|i| owner(&i.to_string())).collect();
         let everybody = Division::Among(owners.clone());
-        let mut ledger = DeviceLedger::new(start);
+        let mut ledger = DeviceLedger::new(WINDOWS, start);
         for (present, who, percent, ms) in steps {
             let here: Vec<_> = owners.iter().enumerate().filter(|(i, _)| present >> i & 1 == 1).map(|(_, o)| o.clone()).collect();
             let division = if here.len() > 1 { Division::Among(here) } else { Division::Whole(here.first().cloned()) };
             let share = match who {
                 0..3 => Share::Of(Some(owners[who].clone())),
-                3 => Share::Of(None),
+                3 => Share::Spread(vec![(Some(owners[0].clone()), 0.3), (None, 0.2), (Some(owners[2].clone()), 0.5)]),
+                4 => Share::Of(None),
                 _ => Share::Unknown,
             };
             // Open all of them, so that accounts can be compared one by one.
-            ledger.credit([], &everybody, WINDOW, now);
-            let before = ledger.accounts(&everybody);
+            ledger.credit([], &everybody, now);
+            let before = accounts(&ledger, &everybody);
             let device_before = ledger.active_s;
             now += Duration::from_millis(ms);
-            ledger.credit([(slot(now, ms, percent), share)], &division, WINDOW, now);
+            ledger.credit([(slot(now, ms, percent), share)], &division, now);
             let seconds = ms as f64 / 1000.0 + 1e-9;
             let (mut active, mut most) = (0.0, 0.0f64);
-            for ((_, was), (_, is)) in before.iter().zip(&ledger.accounts(&everybody)) {
+            for ((_, was), (_, is)) in before.iter().zip(&accounts(&ledger, &everybody)) {
                 for (was, is) in [(was.active_s, is.active_s), (was.observed_s, is.observed_s)] {
                     proptest::prop_assert!(is >= was && is - was <= seconds);
                 }
@@ -153,7 +159,7 @@ proptest::proptest! {
             // All of it, or nothing where nobody knows.
             let expected = if most > 0.0 { device } else { 0.0 };
             proptest::prop_assert!((active - expected).abs() < 1e-9, "{active} of {device}");
-            if let Some(parts) = ledger.parts(&owners, WINDOW, now) {
+            if let Some(parts) = ledger.parts(&owners, now) {
                 proptest::prop_assert!(parts.iter().sum::<f64>() <= 100.0 + 1e-6);
             }
         }

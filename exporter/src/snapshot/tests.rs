@@ -7,16 +7,16 @@ use podgauge_common::exposition::parse;
 use proptest::prelude::*;
 
 use super::*;
-use crate::attribution::allocations::{Allocations, ReplicaCounts};
+use crate::attribution::allocations::{Allocations, ReplicaCounts, Watchers};
 use crate::attribution::kubelet::api::{ContainerDevices, ContainerResources, PodResources};
 use crate::attribution::processes::{Holder, Processes};
 use crate::counters;
 use crate::gpu::EventWindows;
 use crate::render::{LabelNames, Labelling, PodLabelling, Renderer};
 
-const WINDOW: Duration = Duration::from_secs(15);
-const CSV: &str =
-    "DCGM_FI_DEV_GPU_UTIL, gauge, u\nDCGM_FI_DEV_FB_USED, gauge, m\nDCGM_FI_DEV_GPU_TEMP, gauge, t\n";
+const LEDGER: Windows = Windows { utilization: Duration::from_secs(15), recent: Duration::from_secs(60) };
+const CSV: &str = "DCGM_FI_DEV_GPU_UTIL, gauge, u\nDCGM_FI_DEV_FB_USED, gauge, m\nDCGM_FI_DEV_GPU_TEMP, gauge, t\n\
+    DCGM_FI_DEV_GPU_UTIL_RATIO, gauge, r\nDCGM_FI_DEV_FB_USED_BYTES, gauge, b\n";
 const UUID: &str = "GPU-1";
 
 /// One tick of a scenario.
@@ -44,7 +44,7 @@ fn tick() -> impl Strategy<Value = Tick> {
         prop::bool::weighted(0.9),
         prop::bool::weighted(0.1),
         prop::option::weighted(0.9, 0u32..30_000),
-        prop::collection::vec((0u8..=100, 0u8..9), 5),
+        prop::collection::vec((0u8..=100, 0u8..11), 5),
     )
         .prop_map(|(held, whole, running, kubelet, blind, memory, slots)| Tick {
             held,
@@ -74,7 +74,8 @@ fn whose(bit: u8) -> Whose {
         }
         4 => Whose::Outside,
         5 => Whose::MpsServer,
-        _ => Whose::Unknown,
+        6 => Whose::Gone,
+        _ => Whose::Unreadable,
     }
 }
 
@@ -101,8 +102,10 @@ fn knowledge(tick: &Tick) -> Knowledge {
         .collect();
     let mut counts = ReplicaCounts::default();
     let replicas: Vec<String> = (0..4).map(|replica| format!("{UUID}::{replica}")).collect();
-    counts.learn(&[ContainerDevices { resource_name: "nvidia.com/gpu".into(), device_ids: replicas }], &[]);
-    Knowledge::Known(Arc::new(Allocations::from_list(&pods, &[], None).completed(&counts, |_, _| None)))
+    counts.learn(&[ContainerDevices { resource_name: "nvidia.com/gpu".into(), device_ids: replicas }]);
+    Knowledge::Known(Arc::new(
+        Allocations::from_list(&pods, &Watchers::default(), None).completed(&counts, |_, _| None),
+    ))
 }
 
 fn readings(tick: &Tick, now: Instant, second: u64) -> Readings {
@@ -133,8 +136,9 @@ fn readings(tick: &Tick, now: Instant, second: u64) -> Readings {
             };
             let credit = match of {
                 _ if percent == 0 => Credit::Idle,
-                7 => Credit::Missed,
-                8 => Credit::Unsampled,
+                8 => Credit::Missed(Vec::new()),
+                9 => Credit::Missed(vec![whose(0), whose(3)]),
+                10 => Credit::Unsampled,
                 of => Credit::Of(whose(of)),
             };
             (slot, credit)
@@ -142,6 +146,7 @@ fn readings(tick: &Tick, now: Instant, second: u64) -> Readings {
         .collect();
     let identity = Identity {
         index: 0,
+        minor: Some(0),
         uuid: UUID.into(),
         pci_bus_id: "00000000:17:00.0".into(),
         model: "H100".into(),
@@ -154,12 +159,19 @@ fn readings(tick: &Tick, now: Instant, second: u64) -> Readings {
             unmeasured: None,
             identity: Arc::new(identity),
             lost: None,
-            // By name: memory, temperature, utilization.
-            values: vec![Some(Value::U64(40_000)), Some(Value::U64(30)), None],
+            // By name: memory in MiB and in bytes, temperature, utilization in percent and as a ratio.
+            values: vec![
+                Some(Value::U64(40_000)),
+                Some(Value::U64(40_000 << 20)),
+                Some(Value::U64(30)),
+                None,
+                None,
+            ],
             texts: Arc::new([]),
             events: EventCounts::default(),
             nvlink_bytes: None,
             gpu_slots,
+            loose_samples: Vec::new(),
             memory_slots: Vec::new(),
             processes,
         }],
@@ -170,7 +182,13 @@ fn readings(tick: &Tick, now: Instant, second: u64) -> Readings {
 const WINDOWS: EventWindows = EventWindows { xids: Duration::ZERO, clock_events: Duration::ZERO };
 
 fn labelling(pods: PodLabelling) -> Labelling {
-    Labelling { names: LabelNames::CURRENT, hostname: Vec::new(), replace_blanks: false, pods }
+    Labelling {
+        names: LabelNames::CURRENT,
+        hostname: Vec::new(),
+        replace_blanks: false,
+        pods,
+        recent_window: "60s".into(),
+    }
 }
 
 type Series = BTreeMap<(String, BTreeMap<String, String>), f64>;
@@ -204,7 +222,7 @@ proptest! {
         let parsed = counters::parse(CSV, "test").unwrap();
         let pods = PodLabelling { virtual_gpus, uid, labels: None };
         let renderer = Renderer::new(parsed, labelling(pods), WINDOWS);
-        let mut node = Node::new(WINDOW);
+        let mut node = Node::new(LEDGER);
         let mut now = Instant::now() + Duration::from_secs(100);
         let mut counters_before: Series = Series::new();
         let mut seen_before: HashSet<String> = HashSet::new();
@@ -227,6 +245,14 @@ proptest! {
             }
             let memory = sum(&series, "DCGM_FI_DEV_FB_USED", virtual_gpus);
             prop_assert!(if virtual_gpus { memory <= 40_000.0 } else { memory == 40_000.0 }, "{page}");
+
+            // And so does it in other units.
+            let bytes = sum(&series, "DCGM_FI_DEV_FB_USED_BYTES", virtual_gpus);
+            let all = 40_000.0 * 1024.0 * 1024.0;
+            prop_assert!(if virtual_gpus { bytes <= all } else { bytes == all }, "{page}");
+            let ratios = sum(&series, "DCGM_FI_DEV_GPU_UTIL_RATIO", virtual_gpus);
+            let percents = sum(&series, "DCGM_FI_DEV_GPU_UTIL", virtual_gpus);
+            prop_assert!((ratios * 100.0 - percents).abs() < 1e-6, "{page}");
 
             // No counter falls or gains more than the time that passed, nor does their sum.
             let counters: Series =
@@ -276,7 +302,7 @@ fn a_share_and_the_rest_make_the_device() {
     };
     let renderer =
         Renderer::new(counters::parse(CSV, "test").unwrap(), labelling(PodLabelling::default()), WINDOWS);
-    let mut node = Node::new(WINDOW);
+    let mut node = Node::new(LEDGER);
     let mut now = Instant::now() + Duration::from_secs(100);
     let mut page = |node: &mut Node, tick: &Tick| {
         now += Duration::from_secs(1);
@@ -299,6 +325,9 @@ fn a_share_and_the_rest_make_the_device() {
     let values = |family| ["p1", "p2", ""].map(|pod| value(family, pod));
     assert_eq!(values("DCGM_FI_DEV_GPU_UTIL"), [Some(20.0), Some(0.0), Some(6.0)]);
     assert_eq!(values("DCGM_FI_DEV_FB_USED"), [Some(10_000.0), Some(0.0), Some(30_000.0)]);
+    assert_eq!(values("DCGM_FI_DEV_GPU_UTIL_RATIO"), [Some(0.2), Some(0.0), Some(0.06)]);
+    let mib = |mib: f64| Some(mib * 1024.0 * 1024.0);
+    assert_eq!(values("DCGM_FI_DEV_FB_USED_BYTES"), [mib(10_000.0), mib(0.0), mib(30_000.0)]);
     assert_eq!(values("DCGM_FI_DEV_GPU_TEMP"), [None, None, Some(30.0)]);
     assert_eq!(values("podgauge_gpu_active_seconds_total"), [Some(0.8), Some(0.0), Some(0.24)]);
     assert_eq!(values("podgauge_gpu_observed_seconds_total"), [Some(4.0), Some(4.0), Some(4.0)]);

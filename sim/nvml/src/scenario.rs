@@ -23,6 +23,9 @@ pub use mig::{Held, IdForm, Instance, Mig};
 /// Largest scenario file read, in bytes.
 const MAX_BYTES: u64 = 16 << 20;
 
+/// What stands for the pids of [`Gpu::passing`]; each slot's is one of those that follow.
+pub(crate) const PASSING_PID: u32 = 3_900_000_000;
+
 /// A simulated GPU node.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -56,6 +59,10 @@ pub struct Scenario {
     /// Calls that block first: NVML function name to seconds.
     #[serde(default)]
     pub blocks: BTreeMap<String, f64>,
+    /// How far the driver's clock is ahead of the wall clock, in seconds; negative: behind it. It
+    /// applies to what is sampled from now on; the loads stay functions of the wall clock.
+    #[serde(default)]
+    pub driver_clock_s: f64,
 }
 
 /// What `nvmlSystemGet…` answers. Defaults are those of the recorded H100.
@@ -74,6 +81,8 @@ pub struct Driver {
 pub struct Gpu {
     /// Made from the index if absent: `GPU-00000000-0000-0000-0000-<index, 12 digits>`.
     pub uuid: Option<String>,
+    /// Number of its device node; its index if absent. A GPU keeps it when one before it is gone.
+    pub minor: Option<u32>,
     #[serde(default = "default_model")]
     pub model: String,
     /// NVML's form with an eight-digit domain. Made from the index if absent.
@@ -88,6 +97,9 @@ pub struct Gpu {
     pub healthy: bool,
     /// Load that no listed process makes, in percent of the device.
     pub load: Option<Load>,
+    /// Load of processes that each live for one slot, in percent of the device: samples name their
+    /// pids, and neither a list nor `/proc` ever shows them.
+    pub passing: Option<Load>,
     /// How it is cut into MIG instances. Absent: MIG is off.
     pub mig: Option<Mig>,
     /// Replays a recording of a real GPU in place of any load.
@@ -113,7 +125,7 @@ pub struct Gpu {
     pub serial: Option<String>,
     /// What some calls answer in place of what follows from the load: NVML function name to
     /// number. `nvmlDeviceGetFieldValues:<id>` is one field, `nvmlGpmMetricsGet:<id>` one GPM
-    /// metric, in NVML's units.
+    /// metric, `nvmlDeviceGetMemoryInfo:<part>` one part of the memory, in NVML's units.
     #[serde(default)]
     pub answers: BTreeMap<String, f64>,
     /// XIDs to deliver, each once, as soon as the file names them; to deliver another equal one,
@@ -170,6 +182,8 @@ pub struct Pod {
     pub uid: Option<String>,
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
     #[serde(default = "yes")]
     pub ready: bool,
     /// Kubernetes' pod phase.
@@ -295,6 +309,7 @@ impl Scenario {
     pub(crate) fn loads(&self, gpu: usize) -> Vec<(Option<u32>, Load)> {
         let Some(device) = self.gpus.get(gpu) else { return Vec::new() };
         let unlisted = device.load.iter().map(|load| (None, load.clone()));
+        let passing = device.passing.iter().map(|load| (Some(PASSING_PID), load.clone()));
         let listed = self
             .all_processes()
             .filter(|(_, process)| process.gpu == gpu && process.gi.is_none())
@@ -302,7 +317,7 @@ impl Scenario {
         let instances = device.instances().iter().flat_map(|instance| {
             self.instance_loads(gpu, instance).map(|(pid, load)| (pid, load.scaled(instance.part())))
         });
-        unlisted.chain(listed).chain(instances).collect()
+        unlisted.chain(passing).chain(listed).chain(instances).collect()
     }
 
     /// The mean load of a GPU over a span of wall-clock time, in percent, capped at 100 at every
@@ -329,6 +344,11 @@ impl Gpu {
     /// Its PCI bus id, given its index.
     pub fn pci_bus_id(&self, index: usize) -> String {
         self.pci_bus_id.clone().unwrap_or_else(|| format!("00000000:{:02X}:00.0", 0x17 + index))
+    }
+
+    /// The number of its device node, given its index.
+    pub fn minor(&self, index: usize) -> u32 {
+        self.minor.unwrap_or(index as u32)
     }
 
     /// Its serial number, given its index.

@@ -307,16 +307,22 @@ fn built_in_rules() -> Vec<Rule> {
             &["*/scale"],
         ),
         // What deploy/manifests/rbac.yaml gives the adapter, and no more.
-        users("podgauge-adapter", &[ADAPTER], read, &[""], &["pods", "nodes", "namespaces"]),
+        users("podgauge-adapter", &[ADAPTER], &["list", "watch"], &[""], &["pods", "nodes", "namespaces"]),
         users("podgauge-adapter", &[ADAPTER], &["get"], &["custom.metrics.k8s.io"], &["*"]),
         Rule {
             namespaces: strings(&["podgauge"]),
-            ..users("podgauge-adapter", &[ADAPTER], read, &["discovery.k8s.io"], &["endpointslices"])
+            ..users(
+                "podgauge-adapter",
+                &[ADAPTER],
+                &["list", "watch"],
+                &["discovery.k8s.io"],
+                &["endpointslices"],
+            )
         },
         Rule {
             names: strings(&["podgauge-adapter-certificates"]),
             namespaces: strings(&["podgauge"]),
-            ..users("podgauge-adapter", &[ADAPTER], &["get", "list", "watch", "update"], &[""], &["secrets"])
+            ..users("podgauge-adapter", &[ADAPTER], &["list", "watch", "update"], &[""], &["secrets"])
         },
         // What is not there yet has no name that a rule could name.
         Rule {
@@ -328,7 +334,7 @@ fn built_in_rules() -> Vec<Rule> {
             ..users(
                 "podgauge-adapter",
                 &[ADAPTER],
-                &["get", "list", "watch", "patch"],
+                &["list", "watch", "patch"],
                 &["apiregistration.k8s.io"],
                 &["apiservices"],
             )

@@ -13,6 +13,7 @@ pub(crate) enum Kind {
     Service,
     EndpointSlice,
     ResourceSlice,
+    ResourceClaim,
     ApiService,
 }
 
@@ -60,6 +61,15 @@ pub(crate) const RESOURCES: &[Resource] = &[
         false,
         &[],
         Kind::ResourceSlice,
+    ),
+    stored(
+        "resource.k8s.io",
+        "resourceclaims",
+        "ResourceClaim",
+        "resourceclaim",
+        true,
+        &[],
+        Kind::ResourceClaim,
     ),
     written(stored(
         "apiregistration.k8s.io",

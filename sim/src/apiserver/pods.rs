@@ -72,6 +72,9 @@ fn pod_object(scenario: &Scenario, index: usize, pod: &Pod, seen: &Seen) -> Valu
         "creationTimestamp": rfc3339(seen.started - SignedDuration::from_secs(1)),
         "labels": pod.labels,
     });
+    if !pod.annotations.is_empty() {
+        metadata["annotations"] = json!(pod.annotations);
+    }
     if let Some(since) = seen.terminating_since {
         metadata["deletionTimestamp"] = rfc3339(since + SignedDuration::from_secs(30)).into();
         metadata["deletionGracePeriodSeconds"] = 30.into();
@@ -167,16 +170,30 @@ pub(crate) fn node(scenario: &Scenario, since: Timestamp) -> Value {
     })
 }
 
+/// How far a namespace's life is.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) enum Lifetime {
+    #[default]
+    Active,
+    /// Its deletion began then.
+    Terminating(Timestamp),
+}
+
 /// A namespace.
-pub(crate) fn namespace(name: &str, since: Timestamp) -> Value {
-    json!({
+pub(crate) fn namespace(name: &str, since: Timestamp, lifetime: Lifetime) -> Value {
+    let mut object = json!({
         "kind": "Namespace", "apiVersion": "v1",
         "metadata": {
             "name": name, "uid": format!("namespace-{name}"), "creationTimestamp": rfc3339(since),
             "labels": {"kubernetes.io/metadata.name": name},
         },
         "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"},
-    })
+    });
+    if let Lifetime::Terminating(began) = lifetime {
+        object["metadata"]["deletionTimestamp"] = rfc3339(began).into();
+        object["status"]["phase"] = "Terminating".into();
+    }
+    object
 }
 
 /// RFC 3339 in UTC with whole seconds, as the API writes times.

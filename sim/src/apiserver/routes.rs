@@ -10,6 +10,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::access::{ResourceAttributes, User, Wanted};
+use super::record::Asked;
 use super::request_info::RequestInfo;
 use super::selector::Selector;
 use super::server::Peer;
@@ -17,8 +18,6 @@ use super::status::{self, Body};
 use super::{State, discovery, kinds, watches, writes};
 use crate::aggregator::{Aggregator, Answer, ProxiedRequest};
 
-/// Lists and watches whose selectors are kept.
-const SELECTORS_KEPT: usize = 10_000;
 /// The largest request body read.
 const BODY_LIMIT: usize = 1 << 20;
 
@@ -32,7 +31,12 @@ pub(crate) async fn handle(state: &Arc<State>, peer: &Peer, request: Request<Inc
     let Some(user) = authenticate(state, peer, request.headers()) else {
         return status::failure(StatusCode::UNAUTHORIZED, "Unauthorized");
     };
-    if state.access.read().allows(&user, &info.wanted).is_none() {
+    let allowed = state.access.read().allows(&user, &info.wanted).is_some();
+    if let Wanted::Resource(wanted) = &info.wanted {
+        let fields = info.parameter("fieldSelector").unwrap_or_default().to_owned();
+        state.record.add(Asked { user: user.username.clone(), wanted: wanted.clone(), fields, allowed });
+    }
+    if !allowed {
         return status::failure(StatusCode::FORBIDDEN, &forbidden(&user, &info.wanted));
     }
     if let Some(aggregator) = aggregated(state, &info) {
@@ -127,19 +131,7 @@ fn path(state: &State, method: &Method, info: &RequestInfo) -> Response<Body> {
     found.map_or_else(|| not_found(&info.path), |document| status::json(StatusCode::OK, &document))
 }
 
-fn note_selector(state: &State, wanted: &ResourceAttributes, info: &RequestInfo) {
-    if wanted.verb == "get" {
-        return;
-    }
-    let mut selected = state.selected.lock();
-    if selected.len() < SELECTORS_KEPT {
-        let fields = info.parameter("fieldSelector").unwrap_or_default();
-        selected.push((wanted.resource.clone(), fields.to_owned()));
-    }
-}
-
 fn read(state: &State, wanted: &ResourceAttributes, info: &RequestInfo) -> Response<Body> {
-    note_selector(state, wanted, info);
     let resource = kinds::find(&wanted.group, &wanted.version, &wanted.resource)
         .filter(|resource| !state.unserved.read().contains(resource.group));
     let Some((resource, kind)) = resource.and_then(|resource| Some((resource, resource.stored?))) else {

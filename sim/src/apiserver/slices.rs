@@ -1,8 +1,8 @@
-//! Owns the making of ResourceSlices from scenarios, as NVIDIA's driver for dynamic resource
-//! allocation publishes a node's devices.
+//! Makes ResourceSlices and allocated ResourceClaims from scenarios, as NVIDIA's driver for dynamic
+//! resource allocation publishes a node's devices and the scheduler gives them away.
 
 use jiff::Timestamp;
-use podgauge_sim_nvml::scenario::{DRIVER, Held, Instance, Scenario};
+use podgauge_sim_nvml::scenario::{Claim, DRIVER, Held, Instance, Scenario};
 use serde_json::{Value, json};
 
 use super::ApiServerHandle;
@@ -15,13 +15,6 @@ impl ApiServerHandle {
     /// ResourceSlices besides those of the scenarios, from now on.
     pub fn set_resource_slices(&self, slices: Vec<Value>) {
         self.state.store.replace(Kind::ResourceSlice, "given", slices);
-    }
-
-    /// The field selectors of the lists and watches of a resource that were authorized so far,
-    /// oldest first, of the first 10,000 of all resources.
-    pub fn selectors_of(&self, resource: &str) -> Vec<String> {
-        let selected = self.state.selected.lock();
-        selected.iter().filter(|(of, _)| of == resource).map(|(_, fields)| fields.clone()).collect()
     }
 
     /// Whether a group that this server knows is served from now on, as an older cluster has none
@@ -53,6 +46,38 @@ pub(crate) fn resource_slices(scenario: &Scenario, since: Timestamp) -> Vec<Valu
             "devices": devices,
         },
     })]
+}
+
+/// The scenario's claims, each allocated.
+pub(crate) fn resource_claims(scenario: &Scenario, since: Timestamp) -> Vec<Value> {
+    let claim = |claim: &Claim| {
+        let result = |device: String| {
+            let mut result = json!({
+                "request": "gpu", "driver": claim.driver, "pool": claim.pool(&scenario.node), "device": device,
+            });
+            if claim.admin {
+                result["adminAccess"] = json!(true);
+            }
+            if let Some(share) = &claim.share {
+                result["shareID"] = json!(share);
+            }
+            if !claim.consumed.is_empty() {
+                result["consumedCapacity"] = json!(claim.consumed);
+            }
+            result
+        };
+        let results: Vec<Value> = claim.device_names(scenario).into_iter().map(result).collect();
+        json!({
+            "kind": "ResourceClaim", "apiVersion": "resource.k8s.io/v1",
+            "metadata": {
+                "name": claim.name, "namespace": claim.namespace,
+                "uid": format!("claim-{}-{}", claim.namespace, claim.name), "creationTimestamp": rfc3339(since),
+            },
+            "spec": {"devices": {}},
+            "status": {"allocation": {"devices": {"results": results}}},
+        })
+    };
+    scenario.claims.iter().map(claim).collect()
 }
 
 fn devices(scenario: &Scenario, index: usize) -> Vec<Value> {

@@ -264,7 +264,8 @@ async fn secrets_are_written_with_the_conflicts_of_a_cluster() {
         kube::Error::Api(status) => (status.code, status.reason.clone()),
         other => panic!("{other}"),
     };
-    assert_eq!(code(adapter.get(name).await.unwrap_err()).0, 404);
+    let admin: Api<Secret> = Api::namespaced(cluster.client_of(ADMIN_TOKEN).await, "podgauge");
+    assert_eq!(code(admin.get(name).await.unwrap_err()).0, 404);
     let made = adapter.create(&PostParams::default(), &secret("1")).await.unwrap();
     let again = adapter.create(&PostParams::default(), &secret("2")).await.unwrap_err();
     assert_eq!(code(again), (409, "AlreadyExists".to_owned()));
@@ -276,9 +277,10 @@ async fn secrets_are_written_with_the_conflicts_of_a_cluster() {
     let stale = adapter.replace(name, &PostParams::default(), &made).await.unwrap_err();
     assert_eq!(code(stale), (409, "Conflict".to_owned()));
     // What a rule does not name stays closed.
-    assert_eq!(code(adapter.get("other").await.unwrap_err()).0, 403);
+    assert_eq!(code(adapter.get(name).await.unwrap_err()).0, 403);
+    let all = adapter.list(&ListParams::default()).await.unwrap_err();
+    assert_eq!(code(all).0, 403);
     assert_eq!(code(adapter.delete(name, &kube::api::DeleteParams::default()).await.unwrap_err()).0, 403);
-    let admin: Api<Secret> = Api::namespaced(cluster.client_of(ADMIN_TOKEN).await, "podgauge");
     let watched: Vec<_> =
         watcher(adapter, watcher::Config::default().fields(&format!("metadata.name={name}")))
             .take(3)

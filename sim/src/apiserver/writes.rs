@@ -19,6 +19,8 @@ use super::{State, fields};
 const JSON: &str = "application/json";
 const MERGE: &str = "application/merge-patch+json";
 const APPLY: &str = "application/apply-patch+yaml";
+/// Of JSON patches, those that remove fields.
+const JSON_PATCH: &str = "application/json-patch+json";
 
 /// Answers a create, update, patch or delete of an object.
 pub(super) async fn write(
@@ -49,7 +51,7 @@ pub(super) async fn write(
     if wanted.verb == "delete" {
         return write.delete(&wanted.name);
     }
-    let accepted: &[&str] = if wanted.verb == "patch" { &[MERGE, APPLY] } else { &[JSON] };
+    let accepted: &[&str] = if wanted.verb == "patch" { &[MERGE, APPLY, JSON_PATCH] } else { &[JSON] };
     let (body, format) = match json_body(request, accepted).await {
         Ok(read) => read,
         Err(refused) => return *refused,
@@ -58,6 +60,7 @@ pub(super) async fn write(
         ("create", _) => write.create(body),
         ("update", _) => write.update(&wanted.name, body),
         (_, MERGE) => write.merge(&wanted.name, &body),
+        (_, JSON_PATCH) => write.remove_fields(&wanted.name, &body),
         _ if info.parameter("fieldManager").is_none() => {
             status::failure(StatusCode::BAD_REQUEST, "PatchOptions.fieldManager: Required value")
         }
@@ -115,6 +118,19 @@ impl Write<'_> {
             same(before, patch, "resourceVersion")?;
             let mut object = before.clone();
             merged(&mut object, patch);
+            fields::update(Some(before), &mut object, &self.manager);
+            valid(object)
+        });
+        self.answer(name, StatusCode::OK, outcome)
+    }
+
+    fn remove_fields(&self, name: &str, patch: &Value) -> Response<Body> {
+        let outcome = self.state.store.change(self.kind, self.namespace, name, |before| {
+            let before = before.ok_or(Refused::NotFound)?;
+            let mut object = before.clone();
+            for operation in patch.as_array().into_iter().flatten() {
+                removed(&mut object, operation)?;
+            }
             fields::update(Some(before), &mut object, &self.manager);
             valid(object)
         });
@@ -194,6 +210,7 @@ impl Write<'_> {
                 (StatusCode::CONFLICT, format!("Operation cannot be fulfilled on {of}: {why}"))
             }
             Err(Refused::Invalid(why)) => {
+                let of = format!("{}{dot}{} \"{name}\"", self.resource.kind, self.resource.group);
                 (StatusCode::UNPROCESSABLE_ENTITY, format!("{of} is invalid: {why}"))
             }
         };
@@ -239,6 +256,18 @@ fn merged(object: &mut Value, patch: &Value) {
             }
         }
         (object, patch) => *object = patch.clone(),
+    }
+}
+
+/// One operation of a JSON patch: `remove` of a field that is there.
+fn removed(object: &mut Value, operation: &Value) -> Result<(), Refused> {
+    let path = operation["path"].as_str().filter(|_| operation["op"] == "remove");
+    let (above, field) =
+        path.and_then(|path| path.rsplit_once('/')).ok_or_else(|| Refused::Invalid(operation.to_string()))?;
+    let fields = object.pointer_mut(above).and_then(Value::as_object_mut);
+    match fields.and_then(|fields| fields.remove(field)) {
+        Some(_) => Ok(()),
+        None => Err(Refused::Invalid(format!("{above}/{field} is not there"))),
     }
 }
 

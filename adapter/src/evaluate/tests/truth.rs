@@ -4,12 +4,22 @@
 //! The node here is what the shipped exporter tells of it, second by second: counters in seconds,
 //! a gauge for exporters that have no more. Pages may be late, old or missing.
 
+use std::collections::BTreeMap;
+
 use jiff::SignedDuration;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 use serde_json::json;
 
+use super::super::Omission;
 use super::Scene;
+
+/// The part of the GPU that the pod holds, in two halves: each of its two containers has one.
+const PART: f64 = 0.5;
+/// The container labels under which its use may be printed, and what each has of it. The second
+/// container's name is not known, or no name is.
+const LABELS: [&[(&str, f64)]; 4] =
+    [&[("c", 1.0)], &[("", 1.0)], &[("c", 0.3), ("d", 0.7)], &[("", 0.7), ("c", 0.3)]];
 
 /// What lasts for some time, in seconds.
 #[derive(Debug, Clone, Copy)]
@@ -30,6 +40,14 @@ enum Event {
     Recreated,
     /// The API server's clock, by which it writes when containers start, goes wrong by seconds.
     ClockOff(i8),
+    /// The adapter's own clock steps by seconds.
+    ClockSteps(i8),
+    /// The exporter prints the use under these labels from here on, one of [`LABELS`].
+    Labels(u8),
+    /// So many of the pod's two parts are reported as unknown from here on.
+    PartsUnknown(u8),
+    /// The adapter begins again and knows nothing.
+    AdapterRestarted,
     /// Percent from here on.
     Load(u8),
 }
@@ -45,6 +63,10 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         1 => Just(Event::Reset),
         1 => Just(Event::Recreated),
         1 => (-100i8..100).prop_map(Event::ClockOff),
+        1 => (-100i8..100).prop_map(Event::ClockSteps),
+        3 => (0u8..4).prop_map(Event::Labels),
+        2 => (0u8..3).prop_map(Event::PartsUnknown),
+        1 => Just(Event::AdapterRestarted),
         6 => prop_oneof![Just(0u8), Just(100u8), 0u8..=100].prop_map(Event::Load),
     ];
     proptest::collection::vec(event, 1..40)
@@ -59,8 +81,14 @@ struct World {
     /// The load of each second so far, and whose it was.
     truth: Vec<(f64, u32)>,
     generation: u32,
-    /// Of the exporter's present life and pod: active and observed seconds.
-    counters: (f64, f64),
+    /// Of the exporter's present life, by container label: active and observed seconds.
+    counters: BTreeMap<&'static str, (f64, f64)>,
+    labels: &'static [(&'static str, f64)],
+    parts_unknown: u8,
+    /// … on the newest page that was scraped.
+    page_unknown: u8,
+    /// The most unknown parts that leave the sum known: what was known of this pod is kept.
+    parts_kept: u8,
     /// The page of each second of the exporter's present life.
     pages: Vec<String>,
     clock_off: i64,
@@ -79,7 +107,11 @@ impl World {
             load: 0.5,
             truth: Vec::new(),
             generation: 0,
-            counters: (0.0, 0.0),
+            counters: BTreeMap::new(),
+            labels: LABELS[0],
+            parts_unknown: 0,
+            page_unknown: 0,
+            parts_kept: 0,
             pages: Vec::new(),
             clock_off: 0,
             good: 0,
@@ -97,7 +129,7 @@ impl World {
         self.scene.pod["metadata"]["uid"] = json!(format!("u{}", self.generation));
         self.scene.pod["status"]["containerStatuses"][0]["state"]["running"]["startedAt"] =
             json!(started.to_string());
-        (self.good, self.settled) = (0, false);
+        (self.good, self.settled, self.parts_kept) = (0, false, 0);
     }
 
     /// A second passes.
@@ -105,8 +137,11 @@ impl World {
         self.truth.push((100.0 * self.load, self.generation));
         self.scene.seconds = self.truth.len() as f64;
         if running && seeing {
-            self.counters.0 += self.load;
-            self.counters.1 += 1.0;
+            for (label, share) in self.labels {
+                let (active, observed) = self.counters.entry(label).or_default();
+                *active += self.load * share;
+                *observed += 1.0;
+            }
         }
         if running {
             let page = if self.native { self.native_page() } else { self.gauge_page() };
@@ -115,11 +150,36 @@ impl World {
     }
 
     fn native_page(&self) -> String {
-        super::own("GPU-0", &format!("u{}", self.generation), self.counters.0, self.counters.1)
+        let owner = |container: &str| {
+            format!("UUID=\"GPU-0\",namespace=\"demo\",pod=\"p\",container=\"{container}\"")
+        };
+        let mut page = String::new();
+        for (at, container) in ["c", "d"].into_iter().enumerate() {
+            let uid = format!("{},pod_uid=\"u{}\"", owner(container), self.generation);
+            page += &if at < self.parts_unknown.into() {
+                format!("podgauge_gpu_part_unknown{{{uid}}} 1\n")
+            } else {
+                format!("podgauge_gpu_allocation{{{uid}}} {}\n", PART / 2.0)
+            };
+        }
+        for (label, _) in self.labels {
+            let (active, observed) = self.counters.get(label).copied().unwrap_or_default();
+            let owner = owner(label);
+            page += &format!(
+                "podgauge_gpu_active_seconds_total{{{owner}}} {active}\n\
+                 podgauge_gpu_observed_seconds_total{{{owner}}} {observed}\n"
+            );
+        }
+        page
     }
 
+    /// NVIDIA's exporter repeats the device's value for each container, and knows of no parts.
     fn gauge_page(&self) -> String {
-        super::gauge("GPU-0", &format!("p-{}", self.generation), 100.0 * self.load)
+        let of = |(label, _): &(&str, f64)| {
+            let page = super::gauge("GPU-0", &format!("p-{}", self.generation), 100.0 * self.load);
+            page.replace("container=\"c\"", &format!("container=\"{label}\""))
+        };
+        self.labels.iter().map(of).collect()
     }
 
     /// The adapter asks; `age`: of the page that it gets, seconds.
@@ -133,6 +193,12 @@ impl World {
         let page = self.pages[at].replace(&format!("p-{}", self.generation), "p");
         self.scene.page(&page);
         self.good += 1;
+        let unknown = page.matches("part_unknown{").count() as u8;
+        if unknown < 2 && page.contains(&format!("\"u{}\"", self.generation)) {
+            // With the second part known and not the first, the first is still missing.
+            self.parts_kept = if unknown == 0 { 2 } else { self.parts_kept };
+        }
+        self.page_unknown = unknown;
     }
 
     fn check(&mut self) -> Result<(), TestCaseError> {
@@ -141,12 +207,25 @@ impl World {
         let mine = self.truth[reach..].iter().filter(|(_, whose)| *whose == self.generation);
         let (least, most) =
             mine.fold((f64::MAX, f64::MIN), |(least, most), (load, _)| (least.min(*load), most.max(*load)));
-        match self.scene.utilization() {
+        let part = if self.native { PART } else { 1.0 };
+        match self.scene.utilization().map(|value| value * part) {
             Ok(value) => {
                 self.settled = true;
                 prop_assert!(
+                    self.page_unknown <= self.parts_kept,
+                    "{value} at {} s of an unknown part",
+                    self.truth.len()
+                );
+                prop_assert!(
                     least - 0.2 <= value && value <= most + 0.2,
                     "{value} at {} s is outside of {least} to {most}",
+                    self.truth.len()
+                );
+            }
+            Err(Omission::PartUnknown(_)) => {
+                prop_assert!(
+                    self.page_unknown > self.parts_kept,
+                    "at {} s the part is known",
                     self.truth.len()
                 );
             }
@@ -167,7 +246,28 @@ impl World {
             Event::Slow(seconds) => (seconds, true, true, true, usize::from(seconds % 5)),
             Event::Blind(seconds) => (seconds, true, false, true, 0),
             Event::Reset => {
-                (self.counters, self.good) = ((0.0, 0.0), 0);
+                self.counters.clear();
+                self.good = 0;
+                return Ok(());
+            }
+            Event::ClockSteps(seconds) => {
+                self.scene.began_wall += SignedDuration::from_secs(seconds.into());
+                // A label without a UID is observed since the pod began, by that clock.
+                self.settled = false;
+                return Ok(());
+            }
+            Event::Labels(which) => {
+                // Between two pages with different labels lies a gap.
+                (self.labels, self.good) = (LABELS[usize::from(which)], 0);
+                return Ok(());
+            }
+            Event::PartsUnknown(count) => {
+                self.parts_unknown = count;
+                return Ok(());
+            }
+            Event::AdapterRestarted => {
+                self.scene.exporter = Scene::new().exporter;
+                (self.good, self.settled, self.parts_kept, self.page_unknown) = (0, false, 0, 0);
                 return Ok(());
             }
             Event::Recreated => {
@@ -185,7 +285,7 @@ impl World {
             }
         };
         if !running {
-            self.counters = (0.0, 0.0);
+            self.counters.clear();
             self.pages.clear();
         }
         for _ in 0..seconds {
@@ -227,7 +327,11 @@ proptest! {
         for event in events {
             match event {
                 // A gauge tells what is, or nothing; whose it was before a pod began is told by time.
-                Event::Blind(_) | Event::Reset | Event::ClockOff(_) => {}
+                Event::Blind(_)
+                | Event::Reset
+                | Event::ClockOff(_)
+                | Event::ClockSteps(_)
+                | Event::PartsUnknown(_) => {}
                 event => world.play(event)?,
             }
         }

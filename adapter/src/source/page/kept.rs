@@ -91,6 +91,12 @@ impl Kept {
                 }
                 None
             }
+            Own::PartUnknown => {
+                if let Some(at) = self.place_of(device, sample)?.filter(|_| value > 0.0) {
+                    self.page.devices[device].holdings[at].part_unknown = true;
+                }
+                None
+            }
             Own::Active => {
                 self.place_of(device, sample)?.map(|at| &mut self.page.devices[device].holdings[at].active)
             }
@@ -205,6 +211,7 @@ impl Kept {
             }
         };
         let holding = &mut self.page.devices[device].holdings[at];
+        holding.replica |= sample.label("vgpu").is_some();
         if let Some(uid) = sample.label("pod_uid") {
             holding.two_pods |= holding.pod_uid.as_deref().is_some_and(|known| known != uid);
             holding.pod_uid = Some(uid.to_owned());
@@ -223,6 +230,7 @@ impl Kept {
             device.use_memory(&used, says_native);
             let single = device.owners.is_none_or(|owners| owners <= 1.0);
             for holding in &mut device.holdings {
+                holding.part_unknown |= holding.replica && !says_native;
                 if holding.two_pods {
                     self.page.dropped += 1;
                     holding.pod_uid = None;

@@ -49,7 +49,8 @@ calls! {
         if sensor != 0 {
             return Err(Failure::INVALID_ARGUMENT);
         }
-        celsius.put(gpu.temperature_c())
+        let answer = gpu.answer("nvmlDeviceGetTemperature");
+        celsius.put(answer.map_or_else(|| gpu.temperature_c(), |celsius| celsius as u32))
     }
     gpu fn nvmlDeviceGetTemperatureV(temperature: Out<nvmlTemperature_t>) |gpu| {
         let asked = temperature.get()?;
@@ -70,7 +71,10 @@ calls! {
             None => Err(Failure::INVALID_ARGUMENT),
         }
     }
-    gpu fn nvmlDeviceGetFanSpeed(_percent: Out<u32>) |_gpu| { Err(Failure::NOT_SUPPORTED) }
+    gpu fn nvmlDeviceGetFanSpeed(percent: Out<u32>) |gpu| {
+        let answer = gpu.answer("nvmlDeviceGetFanSpeed").ok_or(Failure::NOT_SUPPORTED)?;
+        percent.put(answer as u32)
+    }
     gpu fn nvmlDeviceGetFanSpeed_v2(_fan: u32, _percent: Out<u32>) |_gpu| { Err(Failure::NOT_SUPPORTED) }
     gpu fn nvmlDeviceGetNumFans(fans: Out<u32>) |_gpu| { fans.put(0) }
 
@@ -78,7 +82,10 @@ calls! {
     gpu fn nvmlDeviceGetTotalEnergyConsumption(millijoules: Out<u64>) |gpu| {
         millijoules.put(gpu.device.meter.energy_mj())
     }
-    gpu fn nvmlDeviceGetEnforcedPowerLimit(milliwatts: Out<u32>) |_gpu| { milliwatts.put(POWER_LIMIT_MW) }
+    gpu fn nvmlDeviceGetEnforcedPowerLimit(milliwatts: Out<u32>) |gpu| {
+        let answer = gpu.answer("nvmlDeviceGetEnforcedPowerLimit");
+        milliwatts.put(answer.map_or(POWER_LIMIT_MW, |milliwatts| milliwatts as u32))
+    }
     gpu fn nvmlDeviceGetPowerManagementLimit(milliwatts: Out<u32>) |_gpu| { milliwatts.put(POWER_LIMIT_MW) }
     gpu fn nvmlDeviceGetPowerManagementDefaultLimit(milliwatts: Out<u32>) |_gpu| {
         milliwatts.put(POWER_LIMIT_MW)
@@ -92,6 +99,9 @@ calls! {
 
 /// Graphics, SM, memory, video.
 fn clock(gpu: &Reading<'_>, kind: u32) -> Result<u32, Failure> {
+    if let Some(mhz) = gpu.answer("nvmlDeviceGetClockInfo") {
+        return Ok(mhz as u32);
+    }
     match kind {
         0 | 1 => Ok(gpu.sm_clock_mhz()),
         2 => Ok(MEMORY_CLOCK_MHZ),

@@ -46,7 +46,7 @@ calls! {
     gpu fn nvmlDeviceGetSerial(serial: Text, length: u32) |gpu| { serial.put(length, &gpu.gpu.serial(gpu.index)) }
     gpu fn nvmlDeviceGetBrand(brand: Out<u32>) |gpu| { brand.put(gpu.gpu.brand.unwrap_or(BRAND)) }
     gpu fn nvmlDeviceGetIndex(index: Out<u32>) |gpu| { index.put(gpu.slot()) }
-    gpu fn nvmlDeviceGetMinorNumber(minor: Out<u32>) |gpu| { minor.put(gpu.index as u32) }
+    gpu fn nvmlDeviceGetMinorNumber(minor: Out<u32>) |gpu| { minor.put(gpu.gpu.minor(gpu.index)) }
     gpu fn nvmlDeviceGetModuleId(module: Out<u32>) |gpu| { module.put(gpu.index as u32) }
     gpu fn nvmlDeviceGetPciInfo(pci: Out<nvmlPciInfo_t>) |gpu| { put_pci(gpu, &pci) }
     gpu fn nvmlDeviceGetPciInfo_v2(pci: Out<nvmlPciInfo_t>) |gpu| { put_pci(gpu, &pci) }

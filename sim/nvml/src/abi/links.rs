@@ -20,7 +20,9 @@ calls! {
     gpu fn nvmlDeviceGetMaxPcieLinkWidth(width: Out<u32>) |_gpu| { width.put(PCIE_WIDTH) }
     gpu fn nvmlDeviceGetCurrPcieLinkWidth(width: Out<u32>) |_gpu| { width.put(PCIE_WIDTH) }
     gpu fn nvmlDeviceGetPcieSpeed(speed: Out<u32>) |_gpu| { speed.put(PCIE_SPEED) }
-    gpu fn nvmlDeviceGetPcieReplayCounter(replays: Out<u32>) |_gpu| { replays.put(0) }
+    gpu fn nvmlDeviceGetPcieReplayCounter(replays: Out<u32>) |gpu| {
+        replays.put(gpu.answer("nvmlDeviceGetPcieReplayCounter").map_or(0, |replays| replays as u32))
+    }
     gpu fn nvmlDeviceGetPcieThroughput(direction: u32, kib_s: Out<u32>) |gpu| {
         let (sent, received) = gpu.pcie_kib_s();
         match direction {

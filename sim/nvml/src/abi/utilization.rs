@@ -15,14 +15,19 @@ const ENGINE_PERIOD_US: u32 = 100_000;
 
 calls! {
     gpu fn nvmlDeviceGetUtilizationRates(rates: Out<nvmlUtilization_t>) |gpu| {
-        let (device, memory) = gpu.utilization()?;
+        let (device, memory) = match gpu.answer("nvmlDeviceGetUtilizationRates") {
+            Some(percent) => (percent as u32, percent as u32),
+            None => gpu.utilization()?,
+        };
         rates.put(nvmlUtilization_t { gpu: device, memory })
     }
-    gpu fn nvmlDeviceGetEncoderUtilization(percent: Out<u32>, period_us: Out<u32>) |_gpu| {
-        put_idle(&percent, &period_us)
+    gpu fn nvmlDeviceGetEncoderUtilization(percent: Out<u32>, period_us: Out<u32>) |gpu| {
+        put_idle(&percent, &period_us)?;
+        gpu.answer("nvmlDeviceGetEncoderUtilization").map_or(Ok(()), |answer| percent.put(answer as u32))
     }
-    gpu fn nvmlDeviceGetDecoderUtilization(percent: Out<u32>, period_us: Out<u32>) |_gpu| {
-        put_idle(&percent, &period_us)
+    gpu fn nvmlDeviceGetDecoderUtilization(percent: Out<u32>, period_us: Out<u32>) |gpu| {
+        put_idle(&percent, &period_us)?;
+        gpu.answer("nvmlDeviceGetDecoderUtilization").map_or(Ok(()), |answer| percent.put(answer as u32))
     }
     gpu fn nvmlDeviceGetJpgUtilization(percent: Out<u32>, period_us: Out<u32>) |_gpu| {
         put_idle(&percent, &period_us)

@@ -55,7 +55,9 @@ impl Device {
         let gpu = &scenario.gpus[index];
         let replay = gpu.replay.as_ref().map(|replay| begin(replay, None, now_us));
         let source = source(scenario, index, recording, replay.as_ref());
-        Self { replay, ..Self::under(source, &gpu.uuid(index), gpu.nvlink.clone(), now_us) }
+        let mut device = Self { replay, ..Self::under(source, &gpu.uuid(index), gpu.nvlink.clone(), now_us) };
+        device.ring.set_clock(ahead_us(scenario));
+        device
     }
 
     /// A MIG instance seen for the first time.
@@ -85,6 +87,7 @@ impl Device {
         let gpu = &scenario.gpus[index];
         self.replay = gpu.replay.as_ref().map(|replay| begin(replay, self.replay.as_ref(), changed_us + 1));
         self.nvlink.clone_from(&gpu.nvlink);
+        self.ring.set_clock(ahead_us(scenario));
         self.load_by(source(scenario, index, recording, self.replay.as_ref()), changed_us);
     }
 
@@ -113,6 +116,10 @@ impl Device {
         self.meter.advance(&self.timeline, self.nvlink.as_ref(), now_us);
         self.timeline.forget_before(now_us - MEMORY_US);
     }
+}
+
+fn ahead_us(scenario: &Scenario) -> i64 {
+    (scenario.driver_clock_s * 1e6) as i64
 }
 
 /// The replay and when it begins: by the file, else when it began already, else now.

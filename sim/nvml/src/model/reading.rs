@@ -122,7 +122,8 @@ impl Reading<'_> {
     /// Slots newer than a timestamp, oldest first: when each ended, percent of the device and of
     /// its memory bandwidth.
     pub(crate) fn slots(&self, seen_us: u64) -> impl Iterator<Item = (u64, u32, u32)> {
-        let row = |slot: &Slot| (slot.end_us as u64, slot.percent, figures::memory_utilization(slot.percent));
+        let row =
+            |slot: &Slot| (slot.timestamp_us(), slot.percent, figures::memory_utilization(slot.percent));
         self.device.ring.newer_than(seen_us).map(row)
     }
 
@@ -134,7 +135,7 @@ impl Reading<'_> {
             .into_iter()
             .map(|(pid, slot)| ProcessSample {
                 pid,
-                end_us: slot.end_us as u64,
+                end_us: slot.timestamp_us(),
                 sm: slot.percent,
                 memory: figures::memory_utilization(slot.percent),
             })

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::timeline::{Parts, Source, Timeline};
+use crate::scenario::PASSING_PID;
 
 /// Slots that NVML keeps.
 pub(crate) const SLOTS: usize = 71;
@@ -19,8 +20,10 @@ const CREDIT_BLOCK: i64 = 512;
 /// One slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Slot {
-    /// When it ended, µs since the epoch: the timestamp NVML gives it.
+    /// When it ended, µs since the epoch.
     pub(crate) end_us: i64,
+    /// How far the driver's clock was ahead when it ended, µs.
+    ahead_us: i64,
     /// Mean use of the device in it.
     pub(crate) percent: u32,
     /// The one process that it credits with all of that.
@@ -36,6 +39,8 @@ pub(crate) struct Ring {
     /// Slots that ended by then are in; `None` before the first call.
     filled_to: Option<i64>,
     credits: Credits,
+    /// How far the driver's clock is ahead, µs.
+    ahead_us: i64,
     /// Tells GPUs apart in what is drawn from a hash.
     seed: u64,
 }
@@ -51,7 +56,12 @@ struct Credits {
 
 impl Ring {
     pub(crate) fn new(seed: u64) -> Self {
-        Self { slots: VecDeque::new(), filled_to: None, credits: Credits::default(), seed }
+        Self { slots: VecDeque::new(), filled_to: None, credits: Credits::default(), ahead_us: 0, seed }
+    }
+
+    /// Sets how far the driver's clock is ahead from now on, µs.
+    pub(crate) fn set_clock(&mut self, ahead_us: i64) {
+        self.ahead_us = ahead_us;
     }
 
     /// Adds the slots that ended since the last call, and drops what is too old.
@@ -68,8 +78,10 @@ impl Ring {
             match source {
                 Source::Loads(_) => self.fill_loads(timeline, after, until),
                 Source::Replay(played) => {
+                    let ahead_us = self.ahead_us;
                     self.slots.extend(played.slots(after, until).map(|(end_us, slot)| Slot {
                         end_us,
+                        ahead_us,
                         percent: slot.percent,
                         pid: slot.pid,
                         recorded: true,
@@ -96,7 +108,9 @@ impl Ring {
                 let mean = parts.values().sum::<f64>() / ((end_us - begin_us) as f64 / 1e6);
                 let percent = self.whole_percent(number, mean);
                 let pid = self.credits.credit(number, percent, &parts, self.seed);
-                self.slots.push_back(Slot { end_us, percent, pid, recorded: false });
+                let pid = pid.map(|pid| if pid == PASSING_PID { passing(number) } else { pid });
+                let ahead_us = self.ahead_us;
+                self.slots.push_back(Slot { end_us, ahead_us, percent, pid, recorded: false });
             }
         }
     }
@@ -118,7 +132,7 @@ impl Ring {
 
     /// Slots newer than a timestamp, oldest first.
     pub(crate) fn newer_than(&self, seen_us: u64) -> impl Iterator<Item = &Slot> {
-        self.slots.iter().filter(move |slot| slot.end_us as u64 > seen_us)
+        self.slots.iter().filter(move |slot| slot.timestamp_us() > seen_us)
     }
 
     /// The newest slot.
@@ -136,6 +150,20 @@ impl Ring {
         }
         newest.into_iter().collect()
     }
+}
+
+// === impl Slot ===
+
+impl Slot {
+    /// The timestamp that NVML gives it, µs.
+    pub(crate) fn timestamp_us(&self) -> u64 {
+        (self.end_us + self.ahead_us) as u64
+    }
+}
+
+/// The pid that one slot of [`PASSING_PID`] is credited to.
+fn passing(number: i64) -> u32 {
+    PASSING_PID + 1 + number.rem_euclid(100_000_000) as u32
 }
 
 // === impl Credits ===

@@ -22,9 +22,22 @@ const MAX_LINK_MIB_S: f64 = 1e8;
 const MAX_START_S: f64 = 1e11;
 
 /// Calls that the scenario can have answer a number.
-const ANSWERS: [&str; 2] = ["nvmlDeviceGetPowerUsage", "nvmlDeviceGetCurrentClocksEventReasons"];
+const ANSWERS: [&str; 10] = [
+    "nvmlDeviceGetPowerUsage",
+    "nvmlDeviceGetEnforcedPowerLimit",
+    "nvmlDeviceGetCurrentClocksEventReasons",
+    "nvmlDeviceGetClockInfo",
+    "nvmlDeviceGetTemperature",
+    "nvmlDeviceGetFanSpeed",
+    "nvmlDeviceGetEncoderUtilization",
+    "nvmlDeviceGetDecoderUtilization",
+    "nvmlDeviceGetUtilizationRates",
+    "nvmlDeviceGetPcieReplayCounter",
+];
 /// Calls with an answer by id.
 const NUMBERED_ANSWERS: [&str; 2] = ["nvmlDeviceGetFieldValues", "nvmlGpmMetricsGet"];
+/// The call with an answer by part, and the parts.
+const MEMORY: (&str, [&str; 4]) = ("nvmlDeviceGetMemoryInfo", ["total", "free", "used", "reserved"]);
 
 impl Scenario {
     pub(super) fn check(&self) -> Result<(), String> {
@@ -138,12 +151,13 @@ fn check_calls<'a>(names: impl Iterator<Item = &'a String>) -> Result<(), String
 fn check_answers(answers: &BTreeMap<String, f64>) -> Result<(), String> {
     for (call, value) in answers {
         let known = match call.split_once(':') {
+            Some((call, part)) if call == MEMORY.0 => MEMORY.1.contains(&part),
             Some((call, id)) => NUMBERED_ANSWERS.contains(&call) && id.parse::<u32>().is_ok(),
             None => ANSWERS.contains(&call.as_str()),
         };
         if !known {
             return Err(format!(
-                "answers: {call:?} is none of {ANSWERS:?} and {NUMBERED_ANSWERS:?} with :<id>"
+                "answers: {call:?} is none of {ANSWERS:?}, {NUMBERED_ANSWERS:?} with :<id> and {MEMORY:?}"
             ));
         }
         // GPM says not-a-number where it has no data.

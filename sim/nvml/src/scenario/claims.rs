@@ -1,7 +1,7 @@
 //! Owns what a scenario says of dynamic resource allocation: claims that are allocated, and what the
 //! driver publishes of the node's devices.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
@@ -32,6 +32,12 @@ pub struct Claim {
     pub cdi: Vec<String>,
     /// Which share of the device's capacity it is.
     pub share: Option<String>,
+    /// True: it has admin access, for watching the devices while others use them.
+    #[serde(default)]
+    pub admin: bool,
+    /// Capacity of each device that it consumes, by name, as Kubernetes quantities.
+    #[serde(default)]
+    pub consumed: BTreeMap<String, String>,
 }
 
 /// How the driver publishes the node's devices.

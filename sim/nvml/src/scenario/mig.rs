@@ -101,8 +101,8 @@ impl<'a> Held<'a> {
             None => None,
         };
         let device = match (form, instance) {
-            (IdForm::Gke, None) => format!("nvidia{index}"),
-            (IdForm::Gke, Some(instance)) => format!("nvidia{index}/gi{}", instance.gi),
+            (IdForm::Gke, None) => format!("nvidia{}", gpu.minor(index)),
+            (IdForm::Gke, Some(instance)) => format!("nvidia{}/gi{}", gpu.minor(index), instance.gi),
             (_, None) => gpu.uuid(index),
             (IdForm::Uuid, Some(instance)) => instance.uuid(gpu, index),
             (IdForm::Legacy, Some(instance)) => {

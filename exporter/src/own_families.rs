@@ -1,0 +1,142 @@
+//! Prints podgauge's own families, which are the same in every labelling mode.
+
+use podgauge_common::catalogue::Own;
+use podgauge_common::catalogue::own::{
+    ACTIVE_SECONDS, ALLOCATION, ATTRIBUTION_UNAVAILABLE, DEVICE_ACTIVE_SECONDS, NVLINK_BYTES,
+    OBSERVED_SECONDS, OWNERS, PART_UNKNOWN, RECENT_ACTIVE_SECONDS, RECENT_DEVICE_ACTIVE_SECONDS,
+    RECENT_DEVICE_OBSERVED_SECONDS, RECENT_OBSERVED_SECONDS, UP, UTILIZATION, XID_ERRORS,
+};
+use podgauge_common::exposition::write::{LabelText, PageWriter, Value};
+
+use crate::attribution::Owner;
+use crate::integrals::Balance;
+use crate::render::{LabelNames, by_xid, percent};
+use crate::snapshot::DeviceSnapshot;
+
+/// A family that is printed of every device.
+struct Family {
+    own: Own,
+    /// It says nothing of a device whose utilization is not read.
+    of_use: bool,
+    write: fn(&mut PageWriter, &Device<'_>),
+}
+
+/// A device, and what its samples are labelled with.
+struct Device<'a> {
+    snapshot: &'a DeviceSnapshot,
+    labels: &'a LabelText,
+    recent_window: &'a str,
+}
+
+/// podgauge's own families by name. With the active and observed seconds a reader makes the mean
+/// over any interval.
+const FAMILIES: [Family; 15] = [
+    state(ATTRIBUTION_UNAVAILABLE, |page, device| {
+        for reason in &device.snapshot.unavailable {
+            page.sample(&device.labels.clone().with("reason", reason.as_str()), Value::U64(1));
+        }
+    }),
+    of_use(ACTIVE_SECONDS, |page, device| {
+        device.accounts(page, device.labels, |balance| balance.total.active_s);
+    }),
+    state(ALLOCATION, |page, device| {
+        device.allocations(page, |part| part.map(Value::F64));
+    }),
+    of_use(DEVICE_ACTIVE_SECONDS, |page, device| {
+        page.sample(device.labels, micros(device.snapshot.active_s));
+    }),
+    state(NVLINK_BYTES, |page, device| {
+        let bytes = device.snapshot.nvlink_bytes.into_iter().flatten();
+        for (direction, bytes) in ["tx", "rx"].into_iter().zip(bytes) {
+            page.sample(&device.labels.clone().with("direction", direction), Value::U64(bytes));
+        }
+    }),
+    of_use(OBSERVED_SECONDS, |page, device| {
+        device.accounts(page, device.labels, |balance| balance.total.observed_s);
+    }),
+    state(OWNERS, |page, device| {
+        if let Some(owners) = device.snapshot.owners {
+            page.sample(device.labels, Value::U64(owners as u64));
+        }
+    }),
+    state(PART_UNKNOWN, |page, device| {
+        device.allocations(page, |part| part.is_none().then_some(Value::U64(1)));
+    }),
+    of_use(RECENT_ACTIVE_SECONDS, |page, device| {
+        device.accounts(page, &device.recent_labels(), |balance| balance.recent.active_s);
+    }),
+    of_use(RECENT_DEVICE_ACTIVE_SECONDS, |page, device| {
+        page.sample(&device.recent_labels(), micros(device.snapshot.recent.active_s));
+    }),
+    of_use(RECENT_DEVICE_OBSERVED_SECONDS, |page, device| {
+        page.sample(&device.recent_labels(), micros(device.snapshot.recent.observed_s));
+    }),
+    of_use(RECENT_OBSERVED_SECONDS, |page, device| {
+        device.accounts(page, &device.recent_labels(), |balance| balance.recent.observed_s);
+    }),
+    state(UP, |page, device| page.sample(device.labels, Value::U64(device.snapshot.up.into()))),
+    state(UTILIZATION, |page, device| {
+        if let Some(utilization) = device.snapshot.gpu_utilization {
+            page.sample(device.labels, percent(utilization));
+        }
+    }),
+    state(XID_ERRORS, |page, device| by_xid(page, device.labels, &device.snapshot.events.xids)),
+];
+
+const fn state(own: Own, write: fn(&mut PageWriter, &Device<'_>)) -> Family {
+    Family { own, of_use: false, write }
+}
+
+const fn of_use(own: Own, write: fn(&mut PageWriter, &Device<'_>)) -> Family {
+    Family { own, of_use: true, write }
+}
+
+/// Writes every family. `devices` gives each device with its labels.
+pub(crate) fn write<'a, Devices>(page: &mut PageWriter, recent_window: &str, devices: impl Fn() -> Devices)
+where
+    Devices: Iterator<Item = (&'a DeviceSnapshot, &'a LabelText)>,
+{
+    for Family { own, of_use, write } in FAMILIES {
+        page.family(own.name, own.kind.as_str(), own.help);
+        for (snapshot, labels) in devices().filter(|(device, _)| device.measured || !of_use) {
+            write(page, &Device { snapshot, labels, recent_window });
+        }
+    }
+}
+
+// === impl Device ===
+
+impl Device<'_> {
+    fn recent_labels(&self) -> LabelText {
+        self.labels.clone().with("window", self.recent_window)
+    }
+
+    /// One sample for each owner that has series.
+    fn accounts(&self, page: &mut PageWriter, labels: &LabelText, seconds: impl Fn(&Balance) -> f64) {
+        for (owner, balance) in &self.snapshot.accounts {
+            page.sample(&labels.and(&owner_labels(owner.as_deref())), micros(seconds(balance)));
+        }
+    }
+
+    /// One sample for each allocation whose part has a value here.
+    fn allocations(&self, page: &mut PageWriter, value: impl Fn(Option<f64>) -> Option<Value>) {
+        for allocation in self.snapshot.allocations.iter().chain(&self.snapshot.virtual_gpus) {
+            let Some(value) = value(allocation.part) else { continue };
+            let owner = LabelText::default()
+                .with("container", &allocation.container)
+                .with("namespace", &allocation.namespace)
+                .with("pod", &allocation.pod)
+                .with("pod_uid", allocation.pod_uid.as_deref().unwrap_or_default());
+            page.sample(&self.labels.and(&owner), value);
+        }
+    }
+}
+
+fn owner_labels(owner: Option<&Owner>) -> LabelText {
+    owner.map(|owner| LabelNames::CURRENT.owner(owner)).unwrap_or_default()
+}
+
+/// Slots are whole microseconds.
+fn micros(seconds: f64) -> Value {
+    Value::F64((seconds * 1e6).round() / 1e6)
+}
