@@ -20,10 +20,10 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
+use crate::apiserver::ApiServer;
 use crate::apiserver::custom::CustomMetrics;
 use crate::apiserver::discovery::Documents;
 use crate::apiserver::tls::TlsError;
-use crate::apiserver::ApiServer;
 use crate::args::Args;
 use crate::auth::Auth;
 use crate::auth::trust::{self, Trust, follow_trust};

@@ -141,7 +141,8 @@ mod tests {
     #[test]
     fn families_are_chosen_by_their_whole_names() {
         let page = Page::new(TEXT.to_owned());
-        let families: Vec<&str> = TEXT.split_inclusive("2\n").flat_map(|part| part.split_inclusive("3\n")).collect();
+        let families: Vec<&str> =
+            TEXT.split_inclusive("2\n").flat_map(|part| part.split_inclusive("3\n")).collect();
         let [a, ab, c] = families[..] else { panic!("{families:?}") };
         for (query, expected) in [
             ("name[]=a", Some(a.to_owned())),

@@ -147,13 +147,15 @@ async fn limited(cluster: &Cluster, limits: &[&str]) -> f64 {
 
 #[tokio::test]
 async fn answers_that_are_not_read_take_a_bounded_part_of_memory_and_keep_nobody_out() {
-    const EXPLAIN: &str = "/apis/custom.metrics.k8s.io/v1beta2/namespaces/demo/pods/*/gpu_utilization/explain";
+    const EXPLAIN: &str =
+        "/apis/custom.metrics.k8s.io/v1beta2/namespaces/demo/pods/*/gpu_utilization/explain";
     let cluster = Cluster::start(&many_pods()).await;
     cluster.value(&cluster.aggregator(), "a", "gpu_utilization").await;
     let before = resident(&cluster.adapter.program);
     // Half of them are verified clients, half have a token.
     let certificate = cluster.server.certificates().front_proxy_client.clone();
-    let (token, user) = (format!("Bearer {ADMIN_TOKEN}"), [("x-remote-user", "m"), ("x-remote-group", "system:masters")]);
+    let (token, user) =
+        (format!("Bearer {ADMIN_TOKEN}"), [("x-remote-user", "m"), ("x-remote-group", "system:masters")]);
     let mut deaf = tokio::task::JoinSet::new();
     for n in 0..12u8 {
         let verified = n % 2 == 0;

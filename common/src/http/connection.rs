@@ -82,9 +82,12 @@ impl<H: Handler> Server<H> {
         };
         let limit = self.limits.handshake;
         let Some(stream) = refuse_plain_http(stream, limit).await else { return };
-        let Some(stream) = shake_hands(&TlsAcceptor::from(config), stream, address, limit).await else { return };
+        let Some(stream) = shake_hands(&TlsAcceptor::from(config), stream, address, limit).await else {
+            return;
+        };
         let presented = stream.get_ref().1.peer_certificates().unwrap_or_default();
-        let certificates: Vec<_> = presented.iter().map(|certificate| certificate.clone().into_owned()).collect();
+        let certificates: Vec<_> =
+            presented.iter().map(|certificate| certificate.clone().into_owned()).collect();
         if !certificates.is_empty() && self.handler.trusts(&certificates) {
             holder.verified(Instant::now());
         }
@@ -227,7 +230,8 @@ impl<H: Handler> Requests<H> {
         if underway.hold(usize::try_from(bytes).unwrap_or(usize::MAX), Instant::now()) {
             self.judge(response.status());
         } else {
-            response = self.handler.overloaded("too many bytes of answers wait for their clients to read them");
+            response =
+                self.handler.overloaded("too many bytes of answers wait for their clients to read them");
         }
         Ok(whole(response, version, held).await)
     }

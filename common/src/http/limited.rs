@@ -55,7 +55,8 @@ struct Shown(Arc<Limited>);
 
 impl Collector for Shown {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        const HELP: &str = "Connections, requests and streams that were cut short, by the limit that was reached.";
+        const HELP: &str =
+            "Connections, requests and streams that were cut short, by the limit that was reached.";
         let mut family = encoder.encode_descriptor("http_limited", HELP, None, MetricType::Counter)?;
         for (limit, count) in self.0.each() {
             ConstCounter::new(count).encode(family.encode_family(&[("limit", limit)])?)?;

@@ -39,7 +39,9 @@ pub async fn listen(address: &str) -> Result<TcpListener, String> {
 /// The addresses to try, in order.
 async fn resolve(address: &str) -> Result<Vec<SocketAddr>, String> {
     let wrong = |reason: String| {
-        format!("{address:?} is not a listen address: {reason}; write it like :9400, 127.0.0.1:9400, localhost:9400 or [::1]:9400")
+        format!(
+            "{address:?} is not a listen address: {reason}; write it like :9400, 127.0.0.1:9400, localhost:9400 or [::1]:9400"
+        )
     };
     let (host, port) = address.rsplit_once(':').ok_or_else(|| wrong("it has no port".to_owned()))?;
     if host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) {
@@ -57,9 +59,9 @@ async fn resolve(address: &str) -> Result<Vec<SocketAddr>, String> {
     if let Ok(ip) = host.parse::<Ipv4Addr>() {
         return Ok(if ip.is_unspecified() { every(port) } else { vec![(ip, port).into()] });
     }
-    let found = tokio::net::lookup_host((host, port))
-        .await
-        .map_err(|error| format!("cannot listen on {address}: the name {host:?} cannot be resolved: {error}"))?;
+    let found = tokio::net::lookup_host((host, port)).await.map_err(|error| {
+        format!("cannot listen on {address}: the name {host:?} cannot be resolved: {error}")
+    })?;
     let mut found: Vec<SocketAddr> = found.collect();
     found.sort_by_key(SocketAddr::is_ipv6);
     Ok(found)

@@ -135,7 +135,8 @@ mod tests {
     const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
     fn users(names: &[(&str, &str)]) -> Users {
-        let hashes = names.iter().map(|(name, password)| ((*name).to_owned(), bcrypt::hash(password, 4).unwrap()));
+        let hashes =
+            names.iter().map(|(name, password)| ((*name).to_owned(), bcrypt::hash(password, 4).unwrap()));
         Users::new(hashes.collect()).unwrap()
     }
 

@@ -245,9 +245,11 @@ impl TlsServer {
             return Err(format!("tls_server_config: {missing}"));
         }
         if self.client_authorities().is_some() && self.client_auth_type == ClientAuth::NoClientCert {
-            return Err("tls_server_config: client_ca_file without client_auth_type: no client would be asked \
+            return Err(
+                "tls_server_config: client_ca_file without client_auth_type: no client would be asked \
                         for a certificate"
-                .to_owned());
+                    .to_owned(),
+            );
         }
         if !self.client_allowed_sans.is_empty() && self.client_auth_type == ClientAuth::NoClientCert {
             return Err("tls_server_config: client_allowed_sans without client_auth_type".to_owned());

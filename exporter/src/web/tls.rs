@@ -47,9 +47,8 @@ pub(super) fn server_config(tls: &TlsServer, http2: bool) -> Result<Speaks, WebE
         None => builder.with_no_client_auth(),
         Some(verifier) => builder.with_client_cert_verifier(verifier),
     };
-    let mut config = builder
-        .with_single_cert(chain, private)
-        .map_err(|error| pair_error(&certificate, &key, &error))?;
+    let mut config =
+        builder.with_single_cert(chain, private).map_err(|error| pair_error(&certificate, &key, &error))?;
     config.alpn_protocols = if http2 { vec![b"h2".to_vec()] } else { Vec::new() };
     config.alpn_protocols.push(b"http/1.1".to_vec());
     Ok(Speaks { config, warnings })
@@ -120,7 +119,10 @@ fn chosen_curves(
     }
     if !missing.is_empty() {
         let used = if chosen.is_empty() { "; X25519, CurveP256 and CurveP384 are used" } else { "" };
-        warnings.push(format!("tls_server_config: curve_preferences: {} not available here{used}", all(&missing)));
+        warnings.push(format!(
+            "tls_server_config: curve_preferences: {} not available here{used}",
+            all(&missing)
+        ));
     }
     Ok(chosen)
 }

@@ -239,11 +239,14 @@ impl Table {
         }
         if let Some(network) = own {
             let most = self.capacity.of_address;
-            return Some(format!("{network} has {most} connections, the most of one address: its oldest are closed"));
+            return Some(format!(
+                "{network} has {most} connections, the most of one address: its oldest are closed"
+            ));
         }
         let open = self.connections.len();
         let most = self.open.iter().max_by_key(|(_, open)| **open);
-        let by = most.map_or_else(String::new, |((_, network), open)| format!(", {open} of them by {network}"));
+        let by =
+            most.map_or_else(String::new, |((_, network), open)| format!(", {open} of them by {network}"));
         Some(format!("{open} connections are open{by}: those longest without an answered request are closed"))
     }
 }

@@ -155,7 +155,13 @@ fn pressure_is_logged_once() {
 }
 
 /// Begins requests of a connection, with an answer of 10 bytes each if they are answered.
-fn ask(open: &mut Open, index: usize, requests: usize, answered: bool, millis: u64) -> Result<usize, Refused> {
+fn ask(
+    open: &mut Open,
+    index: usize,
+    requests: usize,
+    answered: bool,
+    millis: u64,
+) -> Result<usize, Refused> {
     let (id, now) = (open.id(index), open.at(millis));
     let mut closed = 0;
     for _ in 0..requests {

@@ -19,8 +19,7 @@ pub(super) struct Refused;
 impl Connection {
     /// Whether it has answers that are not read, and is closed if others need the room.
     fn gives_way(&self, now: Instant) -> bool {
-        self.answers > 0
-            && (!self.is_verified() || now.saturating_duration_since(self.moved) >= GRACE)
+        self.answers > 0 && (!self.is_verified() || now.saturating_duration_since(self.moved) >= GRACE)
     }
 }
 
@@ -102,7 +101,8 @@ impl Table {
         }
         let most = networks.into_iter().filter(|(_, sum)| *sum > own).max_by_key(|(_, sum)| *sum);
         let (network, _) = most.ok_or(Refused)?;
-        let candidates = self.connections.iter().filter(|(_, c)| c.network == network && of(c) && what(c) > 0);
+        let candidates =
+            self.connections.iter().filter(|(_, c)| c.network == network && of(c) && what(c) > 0);
         let id = candidates.min_by_key(|(_, c)| c.moved).map(|(id, _)| *id).ok_or(Refused)?;
         self.leave(id);
         Ok(())

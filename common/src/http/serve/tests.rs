@@ -114,8 +114,7 @@ async fn pipelined_requests_wait_for_their_answers_to_be_read() {
     let mut sent = 0;
     // Sent until the server takes no more, because nothing is read of what it answers.
     let stopped = async {
-        while let Ok(Ok(())) =
-            tokio::time::timeout(Duration::from_secs(2), stream.write_all(&requests)).await
+        while let Ok(Ok(())) = tokio::time::timeout(Duration::from_secs(2), stream.write_all(&requests)).await
         {
             sent += 1000;
             assert!(sent < 2_000_000, "the server takes requests without end");

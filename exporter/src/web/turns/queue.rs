@@ -187,7 +187,10 @@ mod tests {
         assert!(!judged(999) && judged(1000) && !judged(1001) && judged(2000));
         assert!(fail(&mut queue, host(2), took, start), "another address is not held up");
         let later = start + Duration::from_secs(700);
-        assert!(fail(&mut queue, host(1), took, later) && fail(&mut queue, host(1), took, later), "forgotten");
+        assert!(
+            fail(&mut queue, host(1), took, later) && fail(&mut queue, host(1), took, later),
+            "forgotten"
+        );
     }
 
     #[test]
