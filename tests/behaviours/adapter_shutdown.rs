@@ -37,7 +37,7 @@ async fn unready(cluster: &Cluster) {
         let answer = cluster.adapter.get(None, "/readyz", HeaderMap::new()).await;
         let answer = answer.map_err(|error| error.to_string())?;
         let text = answer.text();
-        if (answer.status, text.contains("ending")) == (503, true) { Ok(()) } else { Err(text) }
+        if answer.status == 503 && text.contains("ending") { Ok(()) } else { Err(text) }
     })
     .await;
 }
