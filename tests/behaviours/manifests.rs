@@ -162,7 +162,7 @@ fn network_policies_select_the_pods_of_the_manifests_and_name_their_ports() {
         let [policy] = policies.iter().filter(selects).collect::<Vec<_>>()[..] else { panic!("{kind}") };
         let port = &template["spec"]["containers"][0]["ports"][0]["name"];
         for rule in policy["spec"]["ingress"].as_array().unwrap() {
-            assert_eq!(rule["ports"], serde_json::json!([{"port": port}]), "{kind}");
+            assert_eq!(rule["ports"], serde_json::json!([{"port": port, "protocol": "TCP"}]), "{kind}");
             assert!(
                 !rule["from"].as_array().unwrap().is_empty(),
                 "{kind}: a rule without from admits everybody"
