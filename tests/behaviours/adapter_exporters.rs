@@ -226,10 +226,8 @@ async fn what_an_exporter_does_wrong_is_told_and_costs_its_own_pods_alone() {
     near(fleet.value("a").await, 30.0);
     assert_eq!(elsewhere.requests(), 0, "a redirect is followed");
     assert!(honest.last_head().contains("accept-encoding: gzip"), "{}", honest.last_head());
-    let log = fleet.adapter.program.log();
     for node in 1..=cases.len() {
-        let lines = log.matches(&format!("exporter on node gpu-node-{node} at")).count();
-        assert_eq!(lines, 1, "not said once: {log}");
+        fleet.adapter.program.logs(&format!("exporter on node gpu-node-{node} at"), 1).await;
     }
     // Each is back as soon as it answers.
     for (fake, (pod, ..)) in fakes.iter().zip(&cases) {

@@ -71,7 +71,7 @@ async fn an_exporter_is_asked_for_the_families_that_are_needed() {
             at + 2,
             fake.address
         );
-        assert_eq!(fleet.adapter.program.count_logged(&said), 1, "{}", fleet.adapter.program.log());
+        fleet.adapter.program.logs(&said, 1).await;
     }
     // Restarted, it may be another version.
     let before = fakes[0].heads().len();
