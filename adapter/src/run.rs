@@ -10,18 +10,20 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
 use parking_lot::Mutex;
 use podgauge_common::cluster::outages::{Watched, Watches};
-use podgauge_common::http::serve::{Limits, Tls, listen, serve};
+use podgauge_common::http::limited::Limited;
+use podgauge_common::http::listen::listen;
+use podgauge_common::http::serve::{Limits, Tls, serve};
 use podgauge_common::readiness::{Condition, Readiness};
 use podgauge_common::shutdown::Shutdown;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
+use crate::apiserver::ApiServer;
 use crate::apiserver::custom::CustomMetrics;
 use crate::apiserver::discovery::Documents;
 use crate::apiserver::tls::TlsError;
-use crate::apiserver::{ApiServer, MAX_REQUESTS};
 use crate::args::Args;
 use crate::auth::Auth;
 use crate::auth::trust::{self, Trust, follow_trust};
@@ -68,6 +70,7 @@ pub struct Adapter {
     listener: TcpListener,
     tls: Tls,
     limits: Limits,
+    limited: Arc<Limited>,
     server: Arc<ApiServer>,
     shutdown: Shutdown,
 }
@@ -102,7 +105,7 @@ impl Adapter {
             Some(ip) => SocketAddr::new(ip, args.secure_port).to_string(),
             None => format!(":{}", args.secure_port),
         };
-        let listener = listen(&address).map_err(StartError::Listen)?;
+        let listener = listen(&address).await.map_err(StartError::Listen)?;
         if let Ok(address) = listener.local_addr() {
             info!("serving on https://{address}");
         }
@@ -162,19 +165,34 @@ impl Adapter {
             },
             readiness,
             self_metrics,
-            requests: Semaphore::new(MAX_REQUESTS),
         });
-        // A user's groups come as a header each.
-        let limits = Limits { headers: 512, http2: !args.serving.disable_http2, ..Limits::default() };
-        Ok(Self { listener, tls, limits, server, shutdown })
+        let limits = Limits {
+            // A user's groups come as a header each.
+            headers: 512,
+            http2: !args.serving.disable_http2,
+            shutdown_delay: args.serving.shutdown_delay_duration,
+            ..Limits::default()
+        };
+        let limited: Arc<Limited> = Arc::default();
+        server.self_metrics.watch_server(&limited);
+        tokio::spawn(say_that_it_ends(server.readiness.clone(), shutdown.clone(), limits.shutdown_delay));
+        Ok(Self { listener, tls, limits, limited, server, shutdown })
     }
 
-    /// Serves until told to end, then lets open requests finish.
+    /// Serves until a signal and for the shutdown delay, then lets open requests finish.
     pub async fn serve(self) {
-        let Self { listener, tls, limits, server, shutdown } = self;
-        let handler = move |request, peer| Arc::clone(&server).handle(request, peer);
-        serve(listener, Some(tls), limits, handler, shutdown).await;
+        let Self { listener, tls, limits, limited, server, shutdown } = self;
+        serve(listener, Some(tls), limits, limited, server, shutdown).await;
         info!("ended");
+    }
+}
+
+/// From the signal on the adapter is not ready, so that no new connections are sent to it.
+async fn say_that_it_ends(readiness: Readiness, mut shutdown: Shutdown, delay: Duration) {
+    shutdown.wait().await;
+    readiness.condition("shutdown", "the adapter is ending");
+    if !delay.is_zero() {
+        info!("not ready; accepting connections for {delay:?} more (--shutdown-delay-duration)");
     }
 }
 

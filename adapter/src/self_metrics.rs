@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use parking_lot::RwLock;
 use podgauge_common::exposition::registry;
+use podgauge_common::http::limited::Limited;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _};
@@ -152,6 +153,11 @@ impl SelfMetrics {
     /// Adds the sizes of what is kept, read when the page is asked for.
     pub fn watch(&self, pods: PodIndex, exporters: Arc<ExporterSet>) {
         self.registry.write().register_collector(Box::new(Sizes { pods, exporters }));
+    }
+
+    /// Adds what the limits of the HTTP server took effect on.
+    pub fn watch_server(&self, limited: &Arc<Limited>) {
+        limited.register(&mut self.registry.write());
     }
 
     pub fn request(&self, verb: &'static str, resource: &'static str, code: u16, took: Duration) {

@@ -171,8 +171,8 @@ pub(crate) struct Scale {
     pub(crate) arguments: &'static [&'static str],
 }
 
-pub(crate) fn measure(programs: &Programs, scale: Scale, report: &mut Report) -> anyhow::Result<()> {
-    let Scale { pods, .. } = scale;
+pub(crate) fn measure(programs: &Programs, scale: &Scale, report: &mut Report) -> anyhow::Result<()> {
+    let Scale { pods, .. } = *scale;
     ensure!(pods >= 1000 && pods.is_multiple_of(1000), "--pods must be a multiple of 1000");
     let nodes = pods / fleet::GPUS;
     let runtime = runtime()?;

@@ -26,8 +26,10 @@ pub(crate) const GPUS: usize = 8;
 const OBSERVED_BEFORE: f64 = 3600.0;
 
 const FORM_NODE: &str = "form-node";
+/// Makes the piece of a page that is of a GPU.
+type PieceOf = fn(usize) -> Piece;
 /// Families in seconds, and what grows in them.
-const COUNTERS: [(&str, fn(usize) -> Piece); 7] = [
+const COUNTERS: [(&str, PieceOf); 7] = [
     ("podgauge_gpu_active_seconds_total", Piece::Active),
     ("podgauge_gpu_device_active_seconds_total", Piece::Active),
     ("podgauge_gpu_observed_seconds_total", |_| Piece::Observed),

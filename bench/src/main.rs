@@ -108,7 +108,7 @@ fn bench(args: &Args) -> anyhow::Result<bool> {
             serving: Serving::PartsCompressed,
             arguments: &[],
         };
-        adapter::measure(&programs, scale, &mut report).context("adapter")?;
+        adapter::measure(&programs, &scale, &mut report).context("adapter")?;
     }
     if wanted(Part::Scraping) {
         eprintln!("scraping: {} exporters", args.exporters);
@@ -123,7 +123,7 @@ fn bench(args: &Args) -> anyhow::Result<bool> {
             serving: Serving::Parts,
             arguments: &["--max-series", "500000"],
         };
-        adapter::measure(&programs, scale, &mut report).context("large")?;
+        adapter::measure(&programs, &scale, &mut report).context("large")?;
     }
     let table = report.markdown(&machine, &explanations);
     println!("{table}");

@@ -54,7 +54,8 @@ pub(crate) struct Args {
     #[arg(short = 'd', long, env = "DCGM_EXPORTER_DEVICES_STR", default_value = "f", value_name = "DEVICES")]
     pub(crate) devices: DeviceSelection,
 
-    /// Address to serve on, as Go writes it.
+    /// Address to serve on: a port like :9400 on every address of IPv4 and IPv6, or 127.0.0.1:9400,
+    /// localhost:9400, [::1]:9400.
     #[arg(
         short = 'a',
         long,
@@ -223,11 +224,11 @@ pub(crate) struct Args {
     )]
     pub(crate) replace_blanks_in_model_name: bool,
 
-    /// TLS, client certificates and passwords: a web configuration file as Prometheus' exporters have.
+    /// TLS, client certificates, passwords and a rate limit: a web configuration file as Prometheus' exporters have.
     #[arg(long, env = "DCGM_EXPORTER_WEB_CONFIG_FILE", value_name = "FILE")]
     pub(crate) web_config_file: Option<PathBuf>,
 
-    /// Time for a request's head; a connection without a request for so long is closed too.
+    /// Time for a request's head. Clients that were not served before have 5s at most.
     #[arg(
         long, env = "DCGM_EXPORTER_WEB_READ_TIMEOUT", default_value = "10s", value_name = "DURATION",
         value_parser = parse_some_time

@@ -1,4 +1,4 @@
-//! Owns the HTTP surface: `/`, `/metrics`, `/health`, `/ready`.
+//! Answers each path: `/`, `/metrics`, `/health`, `/ready`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use podgauge_common::http::{Request, Response, gzip, respond};
 use podgauge_common::readiness::{Condition, Readiness};
 
 use crate::gpu::account::{self, Unreturned};
-use crate::page::Page;
+use crate::page::{Page, Selection};
 
 const INDEX: &str = "<!DOCTYPE html>\n<html lang=\"en\">\n<head><title>GPU Exporter</title></head>\n<body>\n\
 <h1>GPU Exporter</h1>\n<ul>\n<li><a href=\"/metrics\">Metrics</a></li>\n<li><a href=\"/health\">Health</a></li>\n\
@@ -54,10 +54,25 @@ impl Routes {
         }
     }
 
+    /// Whether a path is asked by kubelets' probes.
+    pub(crate) fn is_probe(path: &str) -> bool {
+        matches!(path, "/health" | "/ready")
+    }
+
     fn metrics(&self, request: &Request) -> Response {
         let page = self.page.load();
-        let compressed = gzip::accepted(request.headers());
-        let body = if compressed { page.compressed() } else { page.plain() };
+        let wants_gzip = gzip::accepted(request.headers());
+        let packed = |page: &Page| match wants_gzip {
+            true => (page.compressed(), true),
+            false => (page.plain(), false),
+        };
+        let (body, compressed) = match page.select(request.uri().query().unwrap_or_default()) {
+            Ok(None) => packed(&page),
+            Ok(Some(Selection::Kept(page))) => packed(&page),
+            // Whoever asks for something else each time does not make the exporter compress it.
+            Ok(Some(Selection::Passing(text))) => (text, false),
+            Err(bad) => return respond::text(StatusCode::BAD_REQUEST, bad),
+        };
         let mut response = respond::body(StatusCode::OK, CONTENT_TYPE, body);
         let headers = response.headers_mut();
         headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));

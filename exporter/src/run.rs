@@ -9,7 +9,9 @@ use arc_swap::ArcSwap;
 use kube::Client;
 use podgauge_common::cluster::outages::Watches;
 use podgauge_common::cluster::{self, ClientError};
-use podgauge_common::http::{Request, serve};
+use podgauge_common::http::limited::Limited;
+use podgauge_common::http::listen::listen;
+use podgauge_common::http::serve;
 use podgauge_common::readiness::{Condition, Readiness};
 use podgauge_common::shutdown;
 use tokio::signal::unix::{SignalKind, signal};
@@ -32,6 +34,7 @@ use crate::page::Page;
 use crate::render::{LabelNames, Labelling, PodLabelling, Renderer};
 use crate::routes::{Health, Routes};
 use crate::self_metrics::SelfMetrics;
+use crate::site::Site;
 use crate::snapshot::{Node, STALE};
 use crate::source::{CountersText, Source};
 use crate::web::Web;
@@ -54,7 +57,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     }
     let client = api_client(&args).await?;
     let watches = Watches::default();
-    let listener = serve::listen(&args.address).map_err(|message| anyhow!(message))?;
+    let listener = listen(&args.address).await.map_err(|message| anyhow!(message))?;
     let mut shutdown = shutdown::on_signals()?;
     let hang_ups = on_hang_up()?;
 
@@ -64,6 +67,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     report_counters(&counters, &text);
     let readiness = Readiness::default();
     let metrics = SelfMetrics::new();
+    let limited: Arc<Limited> = Arc::default();
+    metrics.watch_server(&limited);
     let (messages, inbox) = mpsc::channel(QUEUE);
     let plan = Arc::new(ArcSwap::from_pointee(plan_of(&counters, 0, &args)));
     let nvml = readiness.condition("nvml", "not loaded yet");
@@ -119,18 +124,16 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         web.scheme()
     );
     let health = Health { stuck_limit: args.stuck_limit, gpus: args.health_require_gpus.then_some(nvml) };
-    let routes = Arc::new(Routes { page, readiness, health });
     let limits = serve::Limits {
         head: args.web_read_timeout,
         write: args.web_write_timeout,
+        // Scrapers mostly have no certificate.
+        keep_answered: true,
         ..serve::Limits::default()
     };
     let tls = web.tls();
-    let handler = move |request: Request, _peer| {
-        let (routes, web) = (Arc::clone(&routes), web.clone());
-        async move { web.answer(request.headers(), || routes.answer(&request)).await }
-    };
-    let http = serve::serve(listener, tls, limits, handler, shutdown.clone());
+    let site = Arc::new(Site { routes: Routes { page, readiness, health }, web });
+    let http = serve::serve(listener, tls, limits, limited, site, shutdown.clone());
     let rendering = pages.run(inbox, knowledge, new_sets);
     tokio::pin!(http);
     tokio::select! {

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use parking_lot::Mutex;
 use podgauge_common::exposition::registry;
 use podgauge_common::exposition::write::{LabelText, PageWriter, Value};
+use podgauge_common::http::limited::Limited;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -159,6 +160,11 @@ impl SelfMetrics {
             "Devices held by claims of which it is not known which they are",
             self.claimed_devices_unknown.clone(),
         );
+    }
+
+    /// Adds what the limits of the HTTP server took effect on.
+    pub(crate) fn watch_server(&self, limited: &Arc<Limited>) {
+        limited.register(&mut self.registry.lock());
     }
 
     /// So many devices that are held by claims could not be told.

@@ -175,12 +175,12 @@ async fn the_api_services_stay_available_while_everything_is_rotated() {
 #[tokio::test]
 async fn the_api_services_stay_available_through_a_rolling_update() {
     let site = Site::start().await;
-    let mut old = site.adapter(&[]).await;
+    let mut old = site.adapter(&["--shutdown-delay-duration=0s"]).await;
     let aggregator = site.aggregate(old.address);
     available(&aggregator).await;
     let bundle = site.ca_bundle(API_SERVICES[0]);
     for _ in 0..2 {
-        let new = site.adapter(&[]).await;
+        let new = site.adapter(&["--shutdown-delay-duration=0s"]).await;
         new.ready().await;
         // Both are endpoints for a while, then the old one ends.
         for address in [new.address, old.address, new.address] {

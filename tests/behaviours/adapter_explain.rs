@@ -103,7 +103,10 @@ async fn the_controllers_worked_numbers_come_out() {
 const NODE: &str = "
 gpus: [{load: {constant: 80}}, {load: {constant: 40}}, {replicas: 2}]
 pods:
-  - {name: pair, labels: {app: chat}, containers: [{name: main, devices: [\"0\", \"1\"]}]}
+  - name: pair
+    labels: {app: chat}
+    containers:
+      - {name: main, devices: [\"0\", \"1\"], processes: [{pid: 4100002, gpu: 0, memory_mib: 4096}, {pid: 4100003, gpu: 1, memory_mib: 2048}]}
   - {name: web, labels: {app: chat}, containers: [{}]}
   - {name: share, labels: {app: share}, containers: [{name: main, devices: [\"2::0\"], processes: [{pid: 4100001, gpu: 2, load: {constant: 30}}]}]}
 ";
@@ -183,6 +186,7 @@ async fn values_and_means_have_one_unit_which_is_named() {
         assert_eq!(explanation["unit"], unit, "{explanation}");
         let pair = &explanation["pods"][0];
         let quantity = podgauge_sim::hpa::milli(pair["value"].as_str().unwrap()).unwrap() as f64 / 1000.0;
+        assert!(quantity > 1.0, "{pair}");
         let means: Vec<f64> = pair["devices"]
             .as_array()
             .unwrap()

@@ -230,6 +230,9 @@ async fn lists_with_blanks_and_line_ends_are_read_and_a_name_that_matches_nothin
     assert!(page.all("DCGM_FI_DEV_GPU_TEMP", &[("pod", "renamed")])[0].labels.contains_key("pod_uid"));
     exporter.program.logged("--nvidia-resource-names: no device of this node is of example.com/none").await;
     assert_eq!(exporter.program.count_logged("example.com/none"), 1, "{}", exporter.program.log());
+    // A blank before a name is no part of it.
+    let log = exporter.program.log();
+    assert!(!log.lines().any(|line| line.contains("no device of") && line.contains("gpu.shared")), "{log}");
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{Namespace, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
@@ -21,6 +22,7 @@ fn understood(object: &Value) -> Value {
         ("v1", "Service") => through::<Service>(object),
         ("apps/v1", "DaemonSet") => through::<DaemonSet>(object),
         ("apps/v1", "Deployment") => through::<Deployment>(object),
+        ("networking.k8s.io/v1", "NetworkPolicy") => through::<NetworkPolicy>(object),
         ("policy/v1", "PodDisruptionBudget") => through::<PodDisruptionBudget>(object),
         ("rbac.authorization.k8s.io/v1", "Role") => through::<Role>(object),
         ("rbac.authorization.k8s.io/v1", "RoleBinding") => through::<RoleBinding>(object),
@@ -138,6 +140,43 @@ fn the_adapter_is_started_without_certificate_files_for_the_service_of_the_api_s
         let service = (service["namespace"].as_str().unwrap(), service["name"].as_str().unwrap());
         assert_eq!(service, ("podgauge", "podgauge-adapter"));
         find("Service", service.1);
+    }
+}
+
+/// The pod template of a workload.
+fn template(kind: &str) -> Value {
+    objects().into_iter().find(|(_, object)| object["kind"] == kind).unwrap().1["spec"]["template"].clone()
+}
+
+#[test]
+fn network_policies_select_the_pods_of_the_manifests_and_name_their_ports() {
+    let policies: Vec<Value> =
+        objects().into_iter().map(|(_, object)| object).filter(|o| o["kind"] == "NetworkPolicy").collect();
+    for kind in ["Deployment", "DaemonSet"] {
+        let template = template(kind);
+        let labels = template["metadata"]["labels"].as_object().unwrap();
+        let selects = |policy: &&Value| {
+            let wanted = policy["spec"]["podSelector"]["matchLabels"].as_object().unwrap();
+            wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
+        };
+        let [policy] = policies.iter().filter(selects).collect::<Vec<_>>()[..] else { panic!("{kind}") };
+        let port = &template["spec"]["containers"][0]["ports"][0]["name"];
+        for rule in policy["spec"]["ingress"].as_array().unwrap() {
+            assert_eq!(rule["ports"], serde_json::json!([{"port": port, "protocol": "TCP"}]), "{kind}");
+            assert!(
+                !rule["from"].as_array().unwrap().is_empty(),
+                "{kind}: a rule without from admits everybody"
+            );
+        }
+    }
+}
+
+#[test]
+fn pods_have_more_time_to_end_than_their_programs_take() {
+    // The shutdown delay, and the time for open requests.
+    for (kind, seconds) in [("Deployment", 5 + 5), ("DaemonSet", 5)] {
+        let grace = template(kind)["spec"]["terminationGracePeriodSeconds"].as_i64().unwrap();
+        assert!(grace > seconds, "{kind}: {grace} s");
     }
 }
 

@@ -84,6 +84,31 @@ async fn a_child_cgroup_named_after_another_pod_changes_nothing() {
     reads(&cluster, "attacker", 120.0, 8.0).await;
 }
 
+/// A cluster in one pod, and Docker in another one, start the processes: they are the outer pods'.
+#[tokio::test]
+async fn clusters_and_containers_in_a_pod_are_that_pods() {
+    let yaml = "gpus: [{replicas: 2}]\npods:\n\
+         - {name: cluster, containers: [{devices: ['0::0'], processes: [{pid: 4100001, gpu: 0, load: {constant: 40}}]}]}\n\
+         - {name: docker, containers: [{devices: ['0::1'], processes: [{pid: 4100002, gpu: 0, load: {constant: 20}}]}]}\n";
+    let node = Node::new(yaml);
+    let inner = "0123456789abcdef".repeat(4);
+    for (pid, below) in [
+        (4100001, format!("kubelet/kubepods/besteffort/pod0f2e4a60-1111-4222-8333-444455556666/{inner}")),
+        (4100002, format!("docker/{inner}")),
+    ] {
+        let path = node.trees().join(format!("proc/{pid}/cgroup"));
+        let own = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, format!("{}/{below}\n", own.trim_end())).unwrap();
+    }
+    let cluster = Cluster::on(node, |_| {}).await;
+    reads(&cluster, "cluster", 80.0, 8.0).await;
+    reads(&cluster, "docker", 40.0, 8.0).await;
+    let page = cluster.exporter.as_ref().unwrap().page().await;
+    for pod in ["cluster", "docker"] {
+        assert_eq!(page.all(UTIL, &[("pod", pod), ("container", "main")]).len(), 1, "{}", page.text);
+    }
+}
+
 /// A device plugin that calls its resource by a name that nobody configured.
 #[tokio::test]
 async fn a_renamed_resource_is_known_by_its_device_ids() {

@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod deploy;
 pub mod fake_exporter;
 pub mod fleet;
+pub mod flood;
 pub mod managed;
 pub mod node;
 pub mod page;

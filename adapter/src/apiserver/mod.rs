@@ -20,10 +20,10 @@ use std::time::Instant;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use hyper::body::Body as _;
 use podgauge_common::http::respond::{body, text};
-use podgauge_common::http::serve::Peer;
+use podgauge_common::http::serve::{Handler, Peer};
 use podgauge_common::http::{Request, Response};
 use podgauge_common::readiness::Readiness;
-use tokio::sync::Semaphore;
+use rustls::pki_types::CertificateDer;
 use tracing::debug;
 
 pub use status::Status;
@@ -43,16 +43,10 @@ pub struct ApiServer {
     pub documents: Documents,
     pub readiness: Readiness,
     pub self_metrics: SelfMetrics,
-    /// Places for requests under way.
-    pub requests: Semaphore,
 }
 
-/// Most requests under way at once. One takes no longer than the API server's word on its user.
-pub const MAX_REQUESTS: usize = 512;
-
-impl ApiServer {
-    /// Answers one request.
-    pub async fn handle(self: Arc<Self>, request: Request, peer: Arc<Peer>) -> Response {
+impl Handler for ApiServer {
+    async fn answer(self: Arc<Self>, request: Request, peer: Arc<Peer>) -> Response {
         let began = Instant::now();
         // No request has a body that means anything here.
         let (mut head, _) = request.into_parts();
@@ -81,6 +75,17 @@ impl ApiServer {
         response
     }
 
+    /// The front proxy, and clients with a certificate of their own.
+    fn trusts(&self, certificates: &[CertificateDer<'static>]) -> bool {
+        self.auth.trusts(certificates)
+    }
+
+    fn overloaded(&self, reason: &str) -> Response {
+        Status::too_many_requests(reason).response(false)
+    }
+}
+
+impl ApiServer {
     async fn route(
         &self,
         head: &mut http::request::Parts,
@@ -95,9 +100,6 @@ impl ApiServer {
             Route::Ready if open => return Ok(self.ready()),
             _ => {}
         }
-        let Ok(_place) = self.requests.try_acquire() else {
-            return Err(Status::too_many_requests(format!("{MAX_REQUESTS} requests are under way")));
-        };
         let (user, standing) = self.auth.authenticate(&head.headers, peer).await?;
         // The rest may be large, and the API server may take its time.
         head.headers = [header::ACCEPT, header::IF_NONE_MATCH]

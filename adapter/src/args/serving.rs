@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use podgauge_common::duration::{parse_go_bool, parse_go_duration};
+use podgauge_common::http::suites::{TLS12_SUITES, TLS13_SUITES, UNAVAILABLE_SUITES};
 use rustls::CipherSuite;
 
 use super::unused::Unused;
@@ -59,6 +60,10 @@ pub struct Serving {
     /// Suites of TLS 1.2, by their IANA names; those of TLS 1.3 are always all
     #[arg(long, value_name = "SUITE,…", value_delimiter = ',', value_parser = parse_suite)]
     pub tls_cipher_suites: Vec<Suite>,
+    /// Time to go on accepting connections after SIGTERM, not ready, until kube-proxy has taken this pod
+    /// out of the Service. Open requests have 5s after that: the pod's grace period must be longer
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_go_duration)]
+    pub shutdown_delay_duration: Duration,
     /// Speak HTTP/1.1 only
     #[arg(long, value_name = "BOOL", value_parser = parse_go_bool, num_args = 0..=1, require_equals = true,
         default_value = "false", default_missing_value = "true")]
@@ -137,46 +142,6 @@ pub struct Suite {
     /// `None`: it is not safe enough to be spoken here.
     pub spoken: Option<CipherSuite>,
 }
-
-/// Suites of TLS 1.2 that are spoken, by their names in Kubernetes' list.
-const TLS12_SUITES: [(&str, CipherSuite); 8] = [
-    ("TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256),
-    ("TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384", CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384),
-    ("TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305", CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256),
-    (
-        "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256",
-        CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
-    ),
-    ("TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256),
-    ("TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384", CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384),
-    ("TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305", CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256),
-    ("TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256", CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256),
-];
-/// Suites of TLS 1.3, which cannot be chosen.
-const TLS13_SUITES: [(&str, CipherSuite); 3] = [
-    ("TLS_AES_128_GCM_SHA256", CipherSuite::TLS13_AES_128_GCM_SHA256),
-    ("TLS_AES_256_GCM_SHA384", CipherSuite::TLS13_AES_256_GCM_SHA384),
-    ("TLS_CHACHA20_POLY1305_SHA256", CipherSuite::TLS13_CHACHA20_POLY1305_SHA256),
-];
-/// Suites of Kubernetes' list that are not spoken: without forward secrecy or authenticated
-/// encryption.
-const REFUSED_SUITES: [&str; 15] = [
-    "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA",
-    "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA256",
-    "TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA",
-    "TLS_ECDHE_ECDSA_WITH_RC4_128_SHA",
-    "TLS_ECDHE_RSA_WITH_3DES_EDE_CBC_SHA",
-    "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA",
-    "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA256",
-    "TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA",
-    "TLS_ECDHE_RSA_WITH_RC4_128_SHA",
-    "TLS_RSA_WITH_3DES_EDE_CBC_SHA",
-    "TLS_RSA_WITH_AES_128_CBC_SHA",
-    "TLS_RSA_WITH_AES_128_CBC_SHA256",
-    "TLS_RSA_WITH_AES_128_GCM_SHA256",
-    "TLS_RSA_WITH_AES_256_CBC_SHA",
-    "TLS_RSA_WITH_AES_256_GCM_SHA384",
-];
 
 // === impl Serving ===
 
@@ -310,7 +275,7 @@ fn parse_tls_version(text: &str) -> Result<TlsVersion, String> {
 fn parse_suite(text: &str) -> Result<Suite, String> {
     let name = text.trim();
     let spoken = TLS12_SUITES.iter().chain(&TLS13_SUITES).find(|(known, _)| *known == name);
-    if spoken.is_none() && !REFUSED_SUITES.contains(&name) {
+    if spoken.is_none() && !UNAVAILABLE_SUITES.contains(&name) {
         return Err(format!("{name:?} is not a cipher suite that Kubernetes knows"));
     }
     Ok(Suite { name: name.to_owned(), spoken: spoken.map(|(_, suite)| *suite) })

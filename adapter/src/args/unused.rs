@@ -10,7 +10,7 @@ type Valued = (&'static str, &'static str);
 const AUDIT: &str = "audit events are kube-apiserver's, which every request has passed";
 const LIMITS: &str = "the limits on requests are fixed; see docs/ADAPTER.md";
 const KLOG: &str = "the log goes to stderr; --log-format and --debug shape it";
-const VALUED: [Valued; 51] = [
+const VALUED: [Valued; 50] = [
     ("audit-log-path", AUDIT),
     ("audit-log-maxage", AUDIT),
     ("audit-log-maxbackup", AUDIT),
@@ -44,7 +44,6 @@ const VALUED: [Valued; 51] = [
     ("http2-max-streams-per-connection", LIMITS),
     ("goaway-chance", LIMITS),
     ("livez-grace-period", "it is alive as soon as it listens"),
-    ("shutdown-delay-duration", "it answers on until its connections are drained"),
     ("external-hostname", "nothing here tells clients where it is"),
     ("tls-sni-cert-key", "there is one certificate, for the Service"),
     ("cors-allowed-origins", "no browser comes here"),

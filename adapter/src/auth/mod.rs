@@ -22,6 +22,7 @@ use std::time::Duration;
 use http::HeaderMap;
 use kube::Client;
 use podgauge_common::http::serve::Peer;
+use rustls::pki_types::CertificateDer;
 use tracing::debug;
 
 use crate::apiserver::Status;
@@ -126,6 +127,12 @@ impl Auth {
     /// Whether a path needs no permission.
     pub fn is_open(&self, path: &str) -> bool {
         self.open.contains(path)
+    }
+
+    /// Whether a certificate chain is the front proxy's, or a client's own.
+    pub fn trusts(&self, chain: &[CertificateDer<'static>]) -> bool {
+        let verdict = self.certificates.verify(chain, &self.trust.load());
+        verdict.front_proxy.is_ok() || verdict.client.is_ok()
     }
 
     /// Who asks: front proxy, client certificate, bearer token, else anonymous. A credential that

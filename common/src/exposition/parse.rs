@@ -120,7 +120,7 @@ fn read_labels<'a>(
     max_labels: usize,
 ) -> Result<&'a str, String> {
     let mut rest = Labels { rest: inside };
-    while let Some(label) = rest.next() {
+    for label in rest.by_ref() {
         if labels.len() == max_labels {
             return Err(format!("more than {max_labels} labels"));
         }

@@ -1,7 +1,5 @@
-//! Owns how long a connection may do nothing, and how many of them one peer may have.
+//! Measures how long a connection does nothing.
 
-use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,7 +18,7 @@ struct State {
     idle_since: Instant,
 }
 
-/// A request that is being answered.
+/// A request that is being answered, until the answer is written.
 #[derive(Debug)]
 pub(super) struct InFlight(Activity);
 
@@ -57,55 +55,12 @@ impl Drop for InFlight {
     }
 }
 
-/// The connections of each peer.
-#[derive(Debug, Clone)]
-pub(super) struct Peers {
-    open: Arc<Mutex<HashMap<IpAddr, usize>>>,
-    most: usize,
-}
-
-/// One connection's place among its peer's.
-#[derive(Debug)]
-pub(super) struct Place {
-    peers: Peers,
-    peer: IpAddr,
-}
-
-impl Peers {
-    pub(super) fn new(most: usize) -> Self {
-        Self { open: Arc::default(), most }
-    }
-
-    /// A place for one more; `None` if the peer has as many as it may.
-    pub(super) fn enter(&self, peer: IpAddr) -> Option<Place> {
-        let mut open = self.open.lock();
-        let count = open.entry(peer).or_default();
-        if *count >= self.most {
-            return None;
-        }
-        *count += 1;
-        Some(Place { peers: self.clone(), peer })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut open = self.peers.open.lock();
-        if let Some(count) = open.get_mut(&self.peer) {
-            *count -= 1;
-            if *count == 0 {
-                open.remove(&self.peer);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_connection_may_do_nothing_for_so_long() {
+    fn a_connection_may_do_nothing_for_a_limited_time() {
         let (first, between) = (Duration::from_secs(3), Duration::from_secs(9));
         let start = Instant::now();
         let activity = Activity::new(start);
@@ -117,16 +72,5 @@ mod tests {
         drop(request);
         assert!(activity.left(after(8), first, between).is_some());
         assert_eq!(activity.left(after(60), first, between), None);
-    }
-
-    #[test]
-    fn a_peer_has_so_many_places() {
-        let peers = Peers::new(2);
-        let [one, other] = [IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2])];
-        let (first, _second) = (peers.enter(one).unwrap(), peers.enter(one).unwrap());
-        assert!(peers.enter(one).is_none() && peers.enter(other).is_some());
-        drop(first);
-        assert!(peers.enter(one).is_some());
-        assert_eq!(peers.open.lock().len(), 1, "nothing is kept of a peer that is gone");
     }
 }

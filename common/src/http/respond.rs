@@ -1,4 +1,4 @@
-//! Small answers: text, not found, not allowed.
+//! Makes small answers: text, and refusals for the moment.
 
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
@@ -19,4 +19,11 @@ pub fn body(status: StatusCode, content_type: &'static str, body: impl Into<Byte
 /// A plain-text answer; a newline is added.
 pub fn text(status: StatusCode, text: impl std::fmt::Display) -> Response {
     body(status, "text/plain; charset=utf-8", format!("{text}\n"))
+}
+
+/// A 429 that is worth another try in a second.
+pub fn busy(reason: impl std::fmt::Display) -> Response {
+    let mut response = text(StatusCode::TOO_MANY_REQUESTS, reason);
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response
 }

@@ -1,6 +1,7 @@
-//! Owns what both programs need of TLS files: certificates and keys read from PEM, with errors
-//! that name the file, and the verifier that asks a client for no more than the key it presents.
+//! Reads certificates and keys from PEM, with errors that name the file or the setting, and verifies
+//! that a client has the key of the certificate that it presents.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use rustls::client::danger::HandshakeSignatureValid;
@@ -10,13 +11,22 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, SignatureScheme};
 
-/// Why certificate or key files cannot be used.
+/// Why certificates or keys cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     #[error("{}: {reason}", path.display())]
     File { path: PathBuf, reason: String },
-    #[error("{} and {}: {reason}", certificate.display(), key.display())]
-    Pair { certificate: PathBuf, key: PathBuf, reason: String },
+    #[error("{setting}: {reason}")]
+    Inline { setting: &'static str, reason: String },
+    #[error("{certificate} and {key}: {reason}")]
+    Pair { certificate: Pem, key: Pem, reason: String },
+}
+
+/// PEM text, or the file that holds it. Shown as the file's path or the setting's name.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Pem {
+    File(PathBuf),
+    Inline { setting: &'static str, text: String },
 }
 
 /// A certificate chain, the server's own first, and its key.
@@ -24,31 +34,30 @@ pub type Pair = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 /// Reads a chain and its key. Whether they belong together shows when they are used; see
 /// [`pair_error`].
-pub fn read_pair(certificate: &Path, key: &Path) -> Result<Pair, FileError> {
+pub fn read_pair(certificate: impl Into<Pem>, key: impl Into<Pem>) -> Result<Pair, FileError> {
+    let (certificate, key) = (certificate.into(), key.into());
     let chain = read_certificates(certificate)?;
-    let key = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|_| FileError::File {
-        path: key.to_owned(),
-        reason: "it has no private key in PEM form".to_owned(),
-    })?;
+    let key = PrivateKeyDer::from_pem_slice(&key.read()?)
+        .map_err(|_| key.wrong("it has no private key in PEM form".to_owned()))?;
     Ok((chain, key))
 }
 
-/// Reads the certificates of a PEM file, at least one.
-pub fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, FileError> {
-    let wrong = |reason: String| FileError::File { path: path.to_owned(), reason };
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(path)?).collect();
-    let certificates = certificates.map_err(|error| wrong(error.to_string()))?;
+/// Reads the certificates of a PEM text, at least one.
+pub fn read_certificates(pem: impl Into<Pem>) -> Result<Vec<CertificateDer<'static>>, FileError> {
+    let pem = pem.into();
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem.read()?).collect();
+    let certificates = certificates.map_err(|error| pem.wrong(error.to_string()))?;
     if certificates.is_empty() {
-        return Err(wrong("it has no certificate in PEM form".to_owned()));
+        return Err(pem.wrong("it has no certificate in PEM form".to_owned()));
     }
     Ok(certificates)
 }
 
 /// What rustls says of a chain and key that do not go together.
-pub fn pair_error(certificate: &Path, key: &Path, error: &rustls::Error) -> FileError {
+pub fn pair_error(certificate: impl Into<Pem>, key: impl Into<Pem>, error: &rustls::Error) -> FileError {
     FileError::Pair {
-        certificate: certificate.to_owned(),
-        key: key.to_owned(),
+        certificate: certificate.into(),
+        key: key.into(),
         reason: match error {
             rustls::Error::InconsistentKeys(_) => "the key is not the certificate's".to_owned(),
             other => other.to_string(),
@@ -56,8 +65,57 @@ pub fn pair_error(certificate: &Path, key: &Path, error: &rustls::Error) -> File
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, FileError> {
-    std::fs::read(path).map_err(|error| FileError::File { path: path.to_owned(), reason: error.to_string() })
+// === impl Pem ===
+
+impl Pem {
+    fn read(&self) -> Result<Vec<u8>, FileError> {
+        match self {
+            Self::File(path) => std::fs::read(path).map_err(|error| self.wrong(error.to_string())),
+            Self::Inline { text, .. } => Ok(text.clone().into_bytes()),
+        }
+    }
+
+    /// The error that names this text.
+    pub fn wrong(&self, reason: String) -> FileError {
+        match self {
+            Self::File(path) => FileError::File { path: path.clone(), reason },
+            Self::Inline { setting, .. } => FileError::Inline { setting, reason },
+        }
+    }
+}
+
+impl From<&Path> for Pem {
+    fn from(path: &Path) -> Self {
+        Self::File(path.to_owned())
+    }
+}
+
+impl From<&PathBuf> for Pem {
+    fn from(path: &PathBuf) -> Self {
+        Self::File(path.clone())
+    }
+}
+
+impl From<&Self> for Pem {
+    fn from(pem: &Self) -> Self {
+        pem.clone()
+    }
+}
+
+impl fmt::Display for Pem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Inline { setting, .. } => f.write_str(setting),
+        }
+    }
+}
+
+/// Never shows the text: it may be a private key.
+impl fmt::Debug for Pem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 /// Asks for a client certificate, takes any, and verifies only that the client has its key.

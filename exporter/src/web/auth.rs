@@ -1,7 +1,8 @@
-//! Owns passwords: who may read, judged by bcrypt at first and by memory from then on.
+//! Judges passwords: by bcrypt at first, and by memory from then on.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher as _, RandomState};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -9,20 +10,18 @@ use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, header};
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
-use tokio::sync::Semaphore;
 
-/// bcrypt costs a core tens of milliseconds or more: so many judgements at once.
-const AT_ONCE: usize = 1;
-/// So many requests may wait for theirs; further ones are sent away.
-const WAITING: usize = 32;
-/// Credentials remembered as right.
-const REMEMBERED: usize = 256;
+use super::turns::Turns;
 
-/// The bound on judgements. It outlives a reload.
+/// What is known of passwords, whatever the configuration is by now. Clones share it.
 #[derive(Debug, Clone)]
 pub(super) struct Judgements {
-    running: Arc<Semaphore>,
-    waiting: Arc<Semaphore>,
+    turns: Turns,
+    /// By user, a digest of the credentials that were right last. The user's hash is part of it: a
+    /// reload that changes the hash makes it worthless, and one that does not leaves it good.
+    right: Arc<Mutex<HashMap<String, [u8; 32]>>>,
+    /// Makes the digests useless to whoever reads this memory.
+    salt: [[u8; 8]; 2],
 }
 
 /// The users of one configuration.
@@ -30,10 +29,6 @@ pub(super) struct Judgements {
 pub(super) struct Users {
     /// By name, bcrypt hashes. Not empty.
     hashes: BTreeMap<String, String>,
-    /// Digests of credentials that were right. Keyed by chance, so that they are of no use to
-    /// whoever reads this memory.
-    right: Mutex<HashSet<[u8; 32]>>,
-    salt: [[u8; 8]; 2],
 }
 
 /// What credentials were found to be.
@@ -41,70 +36,77 @@ pub(super) struct Users {
 pub(super) enum Verdict {
     Right,
     Wrong,
-    /// Too many are being judged.
+    /// Too many of this address are being judged.
     Busy,
 }
 
 impl Default for Judgements {
     fn default() -> Self {
-        Self { running: Arc::new(Semaphore::new(AT_ONCE)), waiting: Arc::new(Semaphore::new(WAITING)) }
+        // The standard library's source of random numbers: hash keys of this process.
+        let random = RandomState::new();
+        let salt = [random.hash_one(0u8).to_le_bytes(), random.hash_one(1u8).to_le_bytes()];
+        Self { turns: Turns::default(), right: Arc::default(), salt }
+    }
+}
+
+// === impl Judgements ===
+
+impl Judgements {
+    fn digest(&self, user: &str, password: &[u8], hash: &str) -> [u8; 32] {
+        let mut digest = Sha256::new();
+        digest.update(self.salt.concat());
+        for part in [user.as_bytes(), hash.as_bytes(), password] {
+            digest.update((part.len() as u64).to_le_bytes());
+            digest.update(part);
+        }
+        digest.finalize().into()
+    }
+
+    /// Forgets users that are not in the configuration any more.
+    pub(super) fn keep(&self, users: Option<&Users>) {
+        self.right.lock().retain(|user, _| users.is_some_and(|users| users.hashes.contains_key(user)));
+    }
+
+    fn knows(&self, user: &str, digest: &[u8; 32]) -> bool {
+        self.right.lock().get(user) == Some(digest)
     }
 }
 
 // === impl Users ===
 
 impl Users {
-    /// `None` without any user: then nobody is asked.
+    /// `None` without any user: then no password is asked for.
     pub(super) fn new(hashes: BTreeMap<String, String>) -> Option<Self> {
-        if hashes.is_empty() {
-            return None;
-        }
-        // Std's source of chance: a hasher keyed anew for this process.
-        let random = RandomState::new();
-        let salt = [random.hash_one(0u8).to_le_bytes(), random.hash_one(1u8).to_le_bytes()];
-        Some(Self { hashes, right: Mutex::default(), salt })
+        (!hashes.is_empty()).then_some(Self { hashes })
     }
 
     /// Judges a request's credentials.
-    pub(super) async fn judge(&self, headers: &HeaderMap, judgements: &Judgements) -> Verdict {
+    pub(super) async fn judge(&self, headers: &HeaderMap, from: IpAddr, judgements: &Judgements) -> Verdict {
         let Some((user, password)) = credentials(headers) else { return Verdict::Wrong };
-        let known = self.hashes.get(&user);
-        let digest = self.digest(&user, &password, known);
-        if known.is_some() && self.right.lock().contains(&digest) {
+        let known = self.hashes.contains_key(&user);
+        // An unknown user costs as much time as a known one, so that names cannot be guessed by it.
+        let Some(hash) = self.hashes.get(&user).or_else(|| self.hashes.values().next()).cloned() else {
+            return Verdict::Wrong;
+        };
+        let digest = judgements.digest(&user, &password, &hash);
+        if known && judgements.knows(&user, &digest) {
             return Verdict::Right;
         }
-        let Ok(_waiting) = judgements.waiting.try_acquire() else { return Verdict::Busy };
-        let Ok(running) = Arc::clone(&judgements.running).acquire_owned().await else {
-            return Verdict::Busy;
-        };
-        // An unknown user costs as much time as a known one, so that nobody learns who there is.
-        let Some(hash) = known.or_else(|| self.hashes.values().next()).cloned() else {
-            return Verdict::Wrong;
-        };
+        let Some(turn) = judgements.turns.wait(from).await else { return Verdict::Busy };
+        // The same credentials may have been judged meanwhile.
+        if known && judgements.knows(&user, &digest) {
+            return Verdict::Right;
+        }
+        // It goes on if the client is gone meanwhile: its next request finds the answer.
+        let right = Arc::clone(&judgements.right);
         let judged = tokio::task::spawn_blocking(move || {
-            // The place is taken until bcrypt is done, also when the client has gone meanwhile.
-            let _running = running;
-            bcrypt::verify(password, &hash).unwrap_or(false)
+            let is_right = turn.judge(|| bcrypt::verify(password, &hash).unwrap_or(false) && known);
+            if is_right {
+                right.lock().insert(user, digest);
+            }
+            is_right
         });
-        if !judged.await.unwrap_or(false) || known.is_none() {
-            return Verdict::Wrong;
-        }
-        let mut right = self.right.lock();
-        if right.len() >= REMEMBERED {
-            right.clear();
-        }
-        right.insert(digest);
-        Verdict::Right
-    }
-
-    fn digest(&self, user: &str, password: &[u8], hash: Option<&String>) -> [u8; 32] {
-        let mut digest = Sha256::new();
-        digest.update(self.salt.concat());
-        for part in [user.as_bytes(), hash.map_or(&[][..], |hash| hash.as_bytes()), password] {
-            digest.update((part.len() as u64).to_le_bytes());
-            digest.update(part);
-        }
-        digest.finalize().into()
+        if judged.await.unwrap_or(false) { Verdict::Right } else { Verdict::Wrong }
     }
 }
 
@@ -130,22 +132,57 @@ mod tests {
         HeaderMap::from_iter([(header::AUTHORIZATION, value.parse().unwrap())])
     }
 
+    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+    fn users(names: &[(&str, &str)]) -> Users {
+        let hashes =
+            names.iter().map(|(name, password)| ((*name).to_owned(), bcrypt::hash(password, 4).unwrap()));
+        Users::new(hashes.collect()).unwrap()
+    }
+
     #[tokio::test]
     async fn the_right_password_is_judged_once_and_remembered() {
-        let hash = bcrypt::hash("open:sesame", 4).unwrap();
-        let users = Users::new(BTreeMap::from([("ann".to_owned(), hash)])).unwrap();
+        let users = users(&[("ann", "open:sesame")]);
         let judgements = Judgements::default();
         for (user, password, verdict) in [
             ("ann", "open:sesame", Verdict::Right),
             ("ann", "open", Verdict::Wrong),
             ("bob", "open:sesame", Verdict::Wrong),
         ] {
-            assert_eq!(users.judge(&headers(user, password), &judgements).await, verdict, "{user}");
+            assert_eq!(users.judge(&headers(user, password), HERE, &judgements).await, verdict, "{user}");
         }
-        assert_eq!(users.judge(&HeaderMap::new(), &judgements).await, Verdict::Wrong);
-        // With every place taken, who was right before still is, and nobody else waits for ever.
-        let _all = judgements.waiting.acquire_many(WAITING as u32).await.unwrap();
-        assert_eq!(users.judge(&headers("ann", "open:sesame"), &judgements).await, Verdict::Right);
-        assert_eq!(users.judge(&headers("ann", "other"), &judgements).await, Verdict::Busy);
+        assert_eq!(users.judge(&HeaderMap::new(), HERE, &judgements).await, Verdict::Wrong);
+        // With every place of its address taken a remembered password is right, and others are refused.
+        let _current = judgements.turns.wait(HERE).await.unwrap();
+        let waiting: Vec<_> = (0..4)
+            .map(|_| {
+                let turns = judgements.turns.clone();
+                tokio::spawn(async move { turns.wait(HERE).await })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        assert_eq!(users.judge(&headers("ann", "open:sesame"), HERE, &judgements).await, Verdict::Right);
+        assert_eq!(users.judge(&headers("ann", "other"), HERE, &judgements).await, Verdict::Busy);
+        waiting.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+
+    #[tokio::test]
+    async fn a_reload_forgets_only_users_whose_hash_changed() {
+        let before = users(&[("ann", "a"), ("bob", "b")]);
+        let judgements = Judgements::default();
+        for (user, password) in [("ann", "a"), ("bob", "b")] {
+            assert_eq!(before.judge(&headers(user, password), HERE, &judgements).await, Verdict::Right);
+        }
+        let mut hashes = before.hashes.clone();
+        hashes.insert("bob".to_owned(), bcrypt::hash("new", 4).unwrap());
+        let after = Users::new(hashes).unwrap();
+        let _busy = judgements.turns.wait(HERE).await.unwrap();
+        let judge = async |user, password| {
+            let headers = headers(user, password);
+            let judged = after.judge(&headers, HERE, &judgements);
+            tokio::time::timeout(std::time::Duration::from_millis(20), judged).await.ok()
+        };
+        assert_eq!(judge("ann", "a").await, Some(Verdict::Right));
+        assert_eq!(judge("bob", "b").await, None, "it waits to be judged");
     }
 }

@@ -1,17 +1,21 @@
-//! Owns the web configuration file: the YAML that Prometheus' exporters share. Keys and their
-//! meanings are those of its exporter-toolkit; what is wrong is said with file and line.
+//! Reads the web configuration file: the YAML that Prometheus' exporters share. Keys and their
+//! meanings are those of exporter-toolkit; errors name file and line.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use serde::Deserialize;
+use podgauge_common::duration::parse_go_duration;
+use podgauge_common::http::tls::Pem;
+use serde::{Deserialize, Deserializer};
 
 use super::WebError;
 
-/// Passwords whose verification would take longer than some seconds are refused: 2^cost rounds.
-const HIGHEST_COST: u32 = 15;
+/// Highest cost of a password's hash: 2^18 rounds take a core about 20 s.
+const HIGHEST_COST: u32 = 18;
 /// Most users of one file.
 const MOST_USERS: usize = 1000;
 /// Headers that may be set, with the values that they may have; none: any.
@@ -31,16 +35,20 @@ pub(super) struct WebConfig {
     pub(super) http_server_config: HttpServer,
     /// By name, bcrypt hashes.
     pub(super) basic_auth_users: BTreeMap<String, String>,
+    pub(super) rate_limit: RateLimit,
 }
 
 /// How TLS is spoken.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct TlsServer {
-    pub(super) cert_file: PathBuf,
-    pub(super) key_file: PathBuf,
+    cert_file: PathBuf,
+    key_file: PathBuf,
+    client_ca_file: PathBuf,
+    cert: Text,
+    key: Text,
+    client_ca: Text,
     pub(super) client_auth_type: ClientAuth,
-    pub(super) client_ca_file: Option<PathBuf>,
     pub(super) client_allowed_sans: Vec<String>,
     pub(super) min_version: Option<Version>,
     pub(super) max_version: Option<Version>,
@@ -49,6 +57,48 @@ pub(super) struct TlsServer {
     /// Has no effect, as in Go: with these suites the order does not matter.
     #[serde(rename = "prefer_server_cipher_suites")]
     _prefer_server_cipher_suites: Option<bool>,
+}
+
+/// PEM text. It is not shown: it may be a private key.
+#[derive(Clone, Default, Deserialize)]
+#[serde(transparent)]
+struct Text(String);
+
+impl fmt::Debug for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_empty() { "(none)" } else { "(PEM)" })
+    }
+}
+
+/// How often requests are answered: one an interval, and a burst after a pause.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RateLimit {
+    /// 0: without limit.
+    #[serde(deserialize_with = "go_duration")]
+    pub(super) interval: Duration,
+    pub(super) burst: u32,
+}
+
+/// A duration in Go's form, or a number of nanoseconds.
+fn go_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    struct Visitor;
+    impl serde::de::Visitor<'_> for Visitor {
+        type Value = Duration;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a duration like 1s")
+        }
+
+        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Duration, E> {
+            parse_go_duration(text).map_err(E::custom)
+        }
+
+        fn visit_u64<E: serde::de::Error>(self, nanoseconds: u64) -> Result<Duration, E> {
+            Ok(Duration::from_nanos(nanoseconds))
+        }
+    }
+    deserializer.deserialize_any(Visitor)
 }
 
 /// What is asked of clients, under Go's names.
@@ -110,11 +160,14 @@ impl WebConfig {
                 message: message.trim().to_owned(),
             }
         })?;
+        config.tls_server_config = config.tls_server_config.filter(TlsServer::is_enabled);
         config.check().map_err(wrong)?;
         if let Some(tls) = &mut config.tls_server_config {
             let folder = path.parent().unwrap_or(Path::new("."));
-            for file in [&mut tls.cert_file, &mut tls.key_file].into_iter().chain(&mut tls.client_ca_file) {
-                *file = folder.join(&file);
+            for file in [&mut tls.cert_file, &mut tls.key_file, &mut tls.client_ca_file] {
+                if !file.as_os_str().is_empty() {
+                    *file = folder.join(&file);
+                }
             }
         }
         Ok(config)
@@ -145,32 +198,64 @@ impl WebConfig {
 // === impl TlsServer ===
 
 impl TlsServer {
+    /// The certificate chain to serve with.
+    pub(super) fn certificate(&self) -> Option<Pem> {
+        pem(&self.cert_file, "tls_server_config.cert", &self.cert)
+    }
+
+    /// Its key.
+    pub(super) fn private_key(&self) -> Option<Pem> {
+        pem(&self.key_file, "tls_server_config.key", &self.key)
+    }
+
+    /// The authorities of clients' certificates.
+    pub(super) fn client_authorities(&self) -> Option<Pem> {
+        pem(&self.client_ca_file, "tls_server_config.client_ca", &self.client_ca)
+    }
+
+    /// Whether clients' certificates are verified.
+    pub(super) fn verifies_clients(&self) -> bool {
+        use ClientAuth::{RequireAndVerifyClientCert, VerifyClientCertIfGiven};
+        matches!(self.client_auth_type, VerifyClientCertIfGiven | RequireAndVerifyClientCert)
+    }
+
+    /// The files that it is made from.
+    pub(super) fn files(&self) -> impl Iterator<Item = PathBuf> {
+        let all = [self.certificate(), self.private_key(), self.client_authorities()];
+        all.into_iter().flatten().filter_map(|pem| match pem {
+            Pem::File(path) => Some(path),
+            Pem::Inline { .. } => None,
+        })
+    }
+
+    /// Whether any key asks for TLS. As in exporter-toolkit, versions and suites alone do not.
+    fn is_enabled(&self) -> bool {
+        let asks = [self.certificate(), self.private_key(), self.client_authorities()];
+        asks.iter().any(Option::is_some) || self.client_auth_type != ClientAuth::NoClientCert
+    }
+
     fn check(&self) -> Result<(), String> {
-        let given = |path: &Path| !path.as_os_str().is_empty();
-        match (given(&self.cert_file), given(&self.key_file)) {
-            (true, true) => {}
-            (false, true) => return Err("tls_server_config: cert_file is missing".to_owned()),
-            (true, false) => return Err("tls_server_config: key_file is missing".to_owned()),
-            (false, false) => return Err("tls_server_config: cert_file and key_file are missing".to_owned()),
+        let missing = match (self.certificate(), self.private_key()) {
+            (Some(_), Some(_)) => None,
+            (None, Some(_)) => Some("cert_file (or cert) is missing"),
+            (Some(_), None) => Some("key_file (or key) is missing"),
+            (None, None) => Some("cert_file and key_file (or cert and key) are missing"),
+        };
+        if let Some(missing) = missing {
+            return Err(format!("tls_server_config: {missing}"));
         }
-        use ClientAuth::{NoClientCert, RequireAndVerifyClientCert, VerifyClientCertIfGiven};
-        let verifies = matches!(self.client_auth_type, VerifyClientCertIfGiven | RequireAndVerifyClientCert);
-        if self.client_ca_file.is_some() && self.client_auth_type == NoClientCert {
-            return Err("tls_server_config: client_ca_file without client_auth_type: nobody would be asked \
+        if self.client_authorities().is_some() && self.client_auth_type == ClientAuth::NoClientCert {
+            return Err(
+                "tls_server_config: client_ca_file without client_auth_type: no client would be asked \
                         for a certificate"
-                .to_owned());
+                    .to_owned(),
+            );
         }
-        if verifies && self.client_ca_file.is_none() {
-            return Err(format!(
-                "tls_server_config: client_auth_type {:?} needs client_ca_file",
-                self.client_auth_type
-            ));
-        }
-        if !self.client_allowed_sans.is_empty() && self.client_auth_type == NoClientCert {
+        if !self.client_allowed_sans.is_empty() && self.client_auth_type == ClientAuth::NoClientCert {
             return Err("tls_server_config: client_allowed_sans without client_auth_type".to_owned());
         }
         if let Some(version @ (Version::Tls10 | Version::Tls11)) = self.max_version {
-            return Err(format!("tls_server_config: max_version {version:?}: the oldest spoken is TLS12"));
+            return Err(format!("tls_server_config: max_version {version:?}: the oldest available is TLS12"));
         }
         if let (Some(min), Some(max)) = (self.min_version, self.max_version)
             && min > max
@@ -179,6 +264,14 @@ impl TlsServer {
         }
         Ok(())
     }
+}
+
+/// The file if one is named, else the text of the setting. As in exporter-toolkit, a file goes first.
+fn pem(file: &Path, setting: &'static str, text: &Text) -> Option<Pem> {
+    if !file.as_os_str().is_empty() {
+        return Some(Pem::File(file.to_owned()));
+    }
+    (!text.0.is_empty()).then(|| Pem::Inline { setting, text: text.0.clone() })
 }
 
 // === impl HttpServer ===
@@ -225,8 +318,34 @@ mod tests {
     fn paths_are_relative_to_the_file() {
         let config = WebConfig::parse(Path::new("/etc/web.yml"), TLS).unwrap();
         let tls = config.tls_server_config.unwrap();
-        assert_eq!((tls.cert_file, tls.key_file), ("/etc/a.crt".into(), "/k/a.key".into()));
+        assert_eq!(tls.files().collect::<Vec<_>>(), [Path::new("/etc/a.crt"), Path::new("/k/a.key")]);
         assert!(WebConfig::parse(Path::new("x"), "# nothing\n\n").unwrap().tls_server_config.is_none());
+    }
+
+    #[test]
+    fn a_rate_limit_is_written_as_in_go() {
+        let limit = |text: &str| WebConfig::parse(Path::new("x"), text).unwrap().rate_limit;
+        let second = RateLimit { interval: Duration::from_secs(1), burst: 20 };
+        assert_eq!(limit("rate_limit: {interval: 1s, burst: 20}"), second);
+        assert_eq!(limit("rate_limit: {interval: \"1s\", burst: 20}"), second);
+        assert_eq!(limit("rate_limit: {interval: 1000000000, burst: 20}"), second);
+        assert_eq!(limit("rate_limit: {interval: 0, burst: 0}"), RateLimit::default());
+        assert_eq!(limit("basic_auth_users: {}"), RateLimit::default());
+    }
+
+    #[test]
+    fn texts_take_the_place_of_files_and_are_not_shown() {
+        let text = "tls_server_config: {cert: CERT, key: SECRET, client_ca: CA, client_auth_type: RequestClientCert}";
+        let config = WebConfig::parse(Path::new("x"), text).unwrap();
+        let tls = config.tls_server_config.as_ref().unwrap();
+        assert_eq!(tls.files().count(), 0);
+        assert_eq!(tls.private_key().unwrap().to_string(), "tls_server_config.key");
+        assert!(!format!("{config:?} {:?}", tls.private_key()).contains("SECRET"));
+        let both = "tls_server_config: {cert: CERT, cert_file: /a, key: SECRET}";
+        let both = WebConfig::parse(Path::new("x"), both).unwrap().tls_server_config.unwrap();
+        assert_eq!(both.certificate(), Some(Pem::File("/a".into())));
+        let none = "tls_server_config: {cert_file: \"\", min_version: TLS12}";
+        assert!(WebConfig::parse(Path::new("x"), none).unwrap().tls_server_config.is_none());
     }
 
     #[test]
@@ -237,9 +356,11 @@ mod tests {
             ("basic_auth_users: {ann: secret}", "\"ann\" has no bcrypt hash"),
             ("http_server_config: {headers: {X-Mine: a}}", "\"X-Mine\" cannot be set"),
             ("http_server_config: {headers: {X-Frame-Options: maybe}}", "only deny or sameorigin"),
-            ("tls_server_config: {cert_file: a}", "key_file is missing"),
+            ("tls_server_config: {cert_file: a}", "key_file (or key) is missing"),
+            ("tls_server_config: {client_auth_type: RequestClientCert}", "are missing"),
+            ("rate_limit: {interval: soon}", "line 1"),
+            ("rate_limit: {burst: -1}", "line 1"),
             (&format!("{TLS}  client_ca_file: ca.crt\n"), "without client_auth_type"),
-            (&format!("{TLS}  client_auth_type: RequireAndVerifyClientCert\n"), "needs client_ca_file"),
             (&format!("{TLS}  client_auth_type: Whatever\n"), "line 4"),
             (&format!("{TLS}  max_version: TLS11\n"), "TLS12"),
         ] {

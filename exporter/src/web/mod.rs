@@ -1,22 +1,26 @@
-//! Owns what stands between a connection and the routes: TLS, passwords and headers by the web
-//! configuration file, followed while serving.
+//! Applies the web configuration file to connections and requests: TLS, passwords, the rate limit and
+//! headers. The file is followed while serving.
 //!
 //! ```text
 //! file ─► config ─┬─► tls ──► ServerConfig (per connection)
-//!                 └─► auth, headers ─► Gate (per request)
+//!                 └─► auth (turns), rate limit, headers ─► Gate (per request)
 //! ```
 
 mod auth;
 mod config;
 mod tls;
+mod turns;
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
+use parking_lot::Mutex;
 use podgauge_common::contents::Contents;
+use podgauge_common::http::bucket::{self, Buckets};
 use podgauge_common::http::serve::Tls;
 use podgauge_common::http::tls::FileError;
 use podgauge_common::http::{Response, respond};
@@ -24,7 +28,7 @@ use rustls::ServerConfig;
 use tokio::sync::watch;
 
 use self::auth::{Judgements, Users, Verdict};
-use self::config::WebConfig;
+use self::config::{RateLimit, TlsServer, WebConfig};
 
 /// Time between two looks at the files.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -42,7 +46,7 @@ pub(crate) enum WebError {
     Tls(String),
     #[error(transparent)]
     Certificate(#[from] FileError),
-    #[error("{0}: TLS cannot be switched on or off while serving; start the exporter anew for that")]
+    #[error("{0}: TLS cannot be switched on or off while serving; restart the exporter for that")]
     Switched(PathBuf),
 }
 
@@ -53,6 +57,7 @@ pub(crate) struct Web {
     tls: Option<Tls>,
     gate: Arc<ArcSwap<Gate>>,
     judgements: Judgements,
+    rate: Arc<Mutex<Rate>>,
 }
 
 /// What every request passes.
@@ -60,12 +65,32 @@ pub(crate) struct Web {
 struct Gate {
     users: Option<Users>,
     headers: HeaderMap,
+    /// TLS verifies clients' certificates.
+    verifies_clients: bool,
+}
+
+/// The rate limit in force, and what is left of it.
+#[derive(Debug, Default)]
+struct Rate {
+    limit: RateLimit,
+    left: Option<Buckets>,
+}
+
+/// What a change of the files is seen by.
+#[derive(Debug)]
+pub(crate) struct Followed {
+    contents: Contents,
+    /// What was logged of the configuration in force.
+    warnings: Vec<String>,
 }
 
 /// A configuration that was read.
 struct Loaded {
     tls: Option<ServerConfig>,
     gate: Gate,
+    rate_limit: RateLimit,
+    /// What of it is not available.
+    warnings: Vec<String>,
     /// Every file that it was made from.
     contents: Contents,
 }
@@ -74,21 +99,21 @@ struct Loaded {
 
 impl Web {
     /// Reads the file, if there is one to read.
-    pub(crate) fn open(path: Option<&Path>) -> Result<(Self, Option<Contents>), WebError> {
-        let (tls, gate, contents) = match path {
-            None => (None, Gate::default(), None),
-            Some(path) => {
-                let loaded = load(path)?;
-                (loaded.tls, loaded.gate, Some(loaded.contents))
-            }
-        };
-        let web = Self {
+    pub(crate) fn open(path: Option<&Path>) -> Result<(Self, Option<Followed>), WebError> {
+        let loaded = path.map(load).transpose()?;
+        let mut web = Self {
             path: path.map(Path::to_owned),
-            tls: tls.map(|tls| Arc::new(ArcSwap::from_pointee(tls))),
-            gate: Arc::new(ArcSwap::from_pointee(gate)),
+            tls: None,
+            gate: Arc::default(),
             judgements: Judgements::default(),
+            rate: Arc::default(),
         };
-        Ok((web, contents))
+        let Some(loaded) = loaded else { return Ok((web, None)) };
+        web.tls = loaded.tls.map(|tls| Arc::new(ArcSwap::from_pointee(tls)));
+        web.gate.store(Arc::new(loaded.gate));
+        web.rate.lock().set(loaded.rate_limit, Instant::now());
+        loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        Ok((web, Some(Followed { contents: loaded.contents, warnings: loaded.warnings })))
     }
 
     /// For new connections.
@@ -101,13 +126,18 @@ impl Web {
         if self.tls.is_some() { "https" } else { "http" }
     }
 
-    /// Puts the files into force again whenever one changes, and at a hang-up. What is wrong is
-    /// said once, and the last good configuration stays. Never returns if there are files.
-    pub(crate) async fn follow(self, contents: Option<Contents>, mut hang_ups: watch::Receiver<u64>) {
-        let (Some(path), Some(mut contents)) = (&self.path, contents) else { return };
+    /// Whether a client with this many certificates is known for certain: TLS has verified them.
+    pub(crate) fn trusts(&self, certificates: usize) -> bool {
+        certificates > 0 && self.gate.load().verifies_clients
+    }
+
+    /// Puts the files into force again whenever one changes, and at a hang-up. An error is logged
+    /// once, and the last good configuration stays. Never returns if there are files.
+    pub(crate) async fn follow(self, followed: Option<Followed>, mut hang_ups: watch::Receiver<u64>) {
+        let (Some(path), Some(mut followed)) = (&self.path, followed) else { return };
         loop {
             tokio::select! {
-                () = contents.change(LOOK_EVERY) => {}
+                () = followed.contents.change(LOOK_EVERY) => {}
                 Ok(()) = hang_ups.changed() => {}
             }
             let loaded = load(path).and_then(|loaded| {
@@ -122,8 +152,13 @@ impl Web {
                     if let (Some(serving), Some(tls)) = (&self.tls, loaded.tls) {
                         serving.store(Arc::new(tls));
                     }
+                    self.judgements.keep(loaded.gate.users.as_ref());
                     self.gate.store(Arc::new(loaded.gate));
-                    contents = loaded.contents;
+                    self.rate.lock().set(loaded.rate_limit, Instant::now());
+                    if loaded.warnings != followed.warnings {
+                        loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+                    }
+                    followed = Followed { contents: loaded.contents, warnings: loaded.warnings };
                     tracing::info!("web configuration {}: read again, in force from now on", path.display());
                 }
                 Err(error) => tracing::error!("keeping the last good web configuration: {error}"),
@@ -132,29 +167,52 @@ impl Web {
     }
 
     /// Answers a request, or says why not. Passwords are asked for on every path, as Prometheus'
-    /// exporters do.
-    pub(crate) async fn answer(&self, headers: &HeaderMap, answer: impl FnOnce() -> Response) -> Response {
+    /// exporters do. Requests to probes are not counted for the rate limit: a probe that fails restarts
+    /// the exporter.
+    pub(crate) async fn answer(
+        &self,
+        headers: &HeaderMap,
+        from: IpAddr,
+        is_probe: bool,
+        answer: impl FnOnce() -> Response,
+    ) -> Response {
         let gate = self.gate.load_full();
         let verdict = match &gate.users {
             None => Verdict::Right,
-            Some(users) => users.judge(headers, &self.judgements).await,
+            Some(users) => users.judge(headers, from, &self.judgements).await,
         };
         let mut response = match verdict {
-            Verdict::Right => answer(),
+            Verdict::Right if is_probe || self.rate.lock().allows(from, Instant::now()) => answer(),
+            Verdict::Right => respond::busy("the rate_limit of the web configuration is reached"),
             Verdict::Wrong => {
                 let mut response = respond::text(StatusCode::UNAUTHORIZED, "Unauthorized");
                 response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic"));
                 response
             }
-            Verdict::Busy => respond::text(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "too many passwords are being checked; try again in a moment",
-            ),
+            Verdict::Busy => respond::busy("too many passwords of this address are being checked"),
         };
         for (name, value) in &gate.headers {
             response.headers_mut().insert(name, value.clone());
         }
         response
+    }
+}
+
+// === impl Rate ===
+
+impl Rate {
+    /// Puts a limit into force. The same limit goes on as it was.
+    fn set(&mut self, limit: RateLimit, now: Instant) {
+        if limit != self.limit {
+            let each = (1.0 / limit.interval.as_secs_f64(), limit.burst.into());
+            let limited = !limit.interval.is_zero();
+            self.left = limited.then(|| Buckets::new(bucket::Rate { all: each, each }, now));
+            self.limit = limit;
+        }
+    }
+
+    fn allows(&mut self, from: IpAddr, now: Instant) -> bool {
+        self.left.as_mut().is_none_or(|left| left.take(from, now))
     }
 }
 
@@ -166,8 +224,7 @@ fn load(path: &Path) -> Result<Loaded, WebError> {
         let config = WebConfig::parse(path, &text)?;
         let mut files = vec![path.to_owned()];
         if let Some(tls) = &config.tls_server_config {
-            files.extend([tls.cert_file.clone(), tls.key_file.clone()]);
-            files.extend(tls.client_ca_file.clone());
+            files.extend(tls.files());
         }
         // What is read after this look and differs from it is seen as a change.
         let contents = Contents::of(files);
@@ -177,12 +234,14 @@ fn load(path: &Path) -> Result<Loaded, WebError> {
             continue;
         }
         let http2 = config.http_server_config.http2;
+        let verifies_clients = config.tls_server_config.as_ref().is_some_and(TlsServer::verifies_clients);
         let tls = config.tls_server_config.as_ref().map(|tls| tls::server_config(tls, http2)).transpose()?;
+        let (tls, warnings) = tls.map_or((None, Vec::new()), |tls| (Some(tls.config), tls.warnings));
         let headers = config
             .http_server_config
             .header_map()
             .map_err(|reason| WebError::File { path: path.to_owned(), reason })?;
-        let gate = Gate { users: Users::new(config.basic_auth_users), headers };
-        return Ok(Loaded { tls, gate, contents });
+        let gate = Gate { users: Users::new(config.basic_auth_users), headers, verifies_clients };
+        return Ok(Loaded { tls, gate, rate_limit: config.rate_limit, warnings, contents });
     }
 }

@@ -90,6 +90,8 @@ pub(super) fn adapter(
         .args(["--exporter-service", "podgauge/podgauge-exporter", "--scrape-interval", "1s"])
         .args(["--bind-address", &address.ip().to_string(), "--secure-port", &address.port().to_string()])
         .args(["--window", &format!("{window_s}s")])
+        // No kube-proxy is between the demo and it.
+        .args(["--shutdown-delay-duration", "0s"])
         .arg("--tls-cert-file")
         .arg(certificate)
         .arg("--tls-private-key-file")
