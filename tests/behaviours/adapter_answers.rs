@@ -39,6 +39,16 @@ fn timeless(mut list: Value) -> Value {
         let timestamp = item["timestamp"].take();
         let timestamp = timestamp.as_str().unwrap();
         assert!(timestamp.len() == 20 && timestamp.ends_with('Z'), "{timestamp}");
+        // What is covered of the window grows up to all of it.
+        for name in ["window", "windowSeconds"] {
+            let window = &mut item[name];
+            assert!(window.is_null() || (1..=10).contains(&window.as_u64().unwrap()), "{window}");
+            if window.is_null() {
+                item.as_object_mut().unwrap().remove(name);
+            } else {
+                *window = json!("covered");
+            }
+        }
     }
     list
 }
@@ -46,13 +56,13 @@ fn timeless(mut list: Value) -> Value {
 fn v1beta1(kind: &str, name: &str, value: &str) -> Value {
     json!({"kind": "MetricValueList", "apiVersion": "custom.metrics.k8s.io/v1beta1", "metadata": {}, "items": [
         {"describedObject": {"kind": kind, "name": name, "apiVersion": "v1"}, "metricName": "gpu_utilization",
-         "timestamp": null, "window": 10, "value": value, "selector": null}]})
+         "timestamp": null, "window": "covered", "value": value, "selector": null}]})
 }
 
 fn v1beta2(kind: &str, name: &str, value: &str) -> Value {
     json!({"kind": "MetricValueList", "apiVersion": "custom.metrics.k8s.io/v1beta2", "metadata": {}, "items": [
         {"describedObject": {"kind": kind, "name": name, "apiVersion": "v1"}, "metric": {"name": "gpu_utilization", "selector": null},
-         "timestamp": null, "windowSeconds": 10, "value": value}]})
+         "timestamp": null, "windowSeconds": "covered", "value": value}]})
 }
 
 #[tokio::test]

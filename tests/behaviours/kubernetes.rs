@@ -120,7 +120,7 @@ async fn c3_without_a_kubelet_samples_have_no_pod_and_the_reason_is_said() {
     assert_eq!(page.all("DCGM_FI_DEV_GPU_UTIL", &[("pod", "")]).len(), 1);
     let reason = [("reason", "kubelet_unavailable")];
     assert_eq!(page.value("podgauge_attribution_unavailable", &reason), Some(1.0));
-    assert!(exporter.ready(503).await.contains("kubelet.sock"));
+    exporter.unready(&["kubelet.sock"]).await;
     let _kubelet = node.kubelet().await;
     exporter.ready(200).await;
     let page = exporter

@@ -167,6 +167,15 @@ impl Exporter {
         })
         .await
     }
+
+    /// Waits until `/ready` is 503 for a reason that has all these words.
+    pub async fn unready(&self, words: &[&str]) -> String {
+        until(&format!("/ready to say {words:?}"), || async {
+            let reason = self.ready(503).await;
+            if words.iter().all(|word| reason.contains(word)) { Ok(reason) } else { Err(reason) }
+        })
+        .await
+    }
 }
 
 /// Runs a program to its end.
