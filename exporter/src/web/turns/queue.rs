@@ -91,7 +91,7 @@ impl Queue {
         self.current
     }
 
-    /// What a judgement found, and how long it took.
+    /// The result of a judgement, and how long it took.
     pub(super) fn judged(&mut self, ticket: Ticket, right: bool, took: Duration, now: Instant) {
         let Some(asker) = self.askers.get_mut(&ticket.from) else { return };
         if right {
