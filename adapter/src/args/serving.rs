@@ -212,7 +212,7 @@ impl Serving {
         }
     }
 
-    /// Whose word on users counts.
+    /// The certificates and headers that are trusted.
     pub fn trust_sources(&self) -> Sources {
         Sources {
             client_ca_file: self.client_ca_file.clone(),

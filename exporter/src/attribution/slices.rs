@@ -241,7 +241,7 @@ fn publish(slices: &watch::Sender<Slices>, devices: Devices) {
     });
 }
 
-/// What to do about a watch that the API server refuses.
+/// The remedy for a watch that the API server refuses.
 fn advice(cause: Cause) -> Option<&'static str> {
     match cause {
         Cause::Refused(404) => Some(

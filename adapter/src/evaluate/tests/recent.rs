@@ -1,4 +1,4 @@
-//! What an exporter's own sums of the last seconds are good for, and when they are not believed.
+//! An exporter's own sums of the last seconds: their use, and when they are not believed.
 
 use jiff::SignedDuration;
 use serde_json::json;
