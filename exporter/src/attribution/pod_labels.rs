@@ -69,8 +69,11 @@ impl AllowList {
         let compiled = patterns.iter().filter(|pattern| !pattern.is_empty()).filter_map(|pattern| {
             Regex::new(pattern)
                 .map_err(|error| {
+                    // Its text shows the pattern over several lines; the last one says what is wrong.
+                    let error = error.to_string();
+                    let reason = error.lines().last().unwrap_or_default().trim_start_matches("error: ");
                     tracing::warn!(
-                        "--kubernetes-pod-label-allowlist-regex: {pattern:?} is left out: {error}"
+                        "--kubernetes-pod-label-allowlist-regex: {pattern:?} is left out: {reason}"
                     );
                 })
                 .ok()
