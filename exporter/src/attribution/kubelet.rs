@@ -59,7 +59,7 @@ enum PollError {
     Empty,
 }
 
-/// What a [`Poller`] is told at its start.
+/// The settings of a [`Poller`].
 #[derive(Debug)]
 pub(crate) struct PollerOptions {
     pub(crate) socket: PathBuf,

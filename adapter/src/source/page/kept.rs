@@ -160,7 +160,7 @@ impl Kept {
             None => device.place(says, newer, window),
         };
         let Some(place) = place else { return };
-        // NaN stands for two that differ: no page has it, because it is no measurement.
+        // NaN means two that differ: no page has it, because it is no measurement.
         let differs = |known: f64| known.to_bits() != value.to_bits();
         *place = Some(if place.is_some_and(differs) { f64::NAN } else { value });
     }
