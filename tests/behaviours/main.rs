@@ -58,3 +58,4 @@ mod shares;
 mod utilization;
 mod web_config;
 mod whole_way;
+mod whole_way_owners;
