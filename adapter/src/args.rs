@@ -47,7 +47,7 @@ pub struct Args {
     /// Time that an answer is the mean over
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_go_duration)]
     pub window: Duration,
-    /// How long a pod's last value stands when its exporter has nothing new
+    /// How long a pod's last value is answered when its exporter has nothing new
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_go_duration)]
     pub staleness: Duration,
     /// A further family of the exporters to serve under its own name, for example

@@ -38,7 +38,7 @@ pub struct Args {
     /// The scale target's replicas; those of the pods that neither end nor ended unless given
     #[arg(long, value_name = "N", requires = "target", value_parser = clap::value_parser!(i32).range(0..))]
     pub current_replicas: Option<i32>,
-    /// The HPA's minReplicas
+    /// The HPA's minReplicas; 1 unless given
     #[arg(long, value_name = "N", requires = "target", value_parser = clap::value_parser!(i32).range(0..))]
     pub min: Option<i32>,
     /// The HPA's maxReplicas

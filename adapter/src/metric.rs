@@ -170,7 +170,7 @@ impl Metrics {
         (windows().fold(default, Duration::min), windows().fold(default, Duration::max))
     }
 
-    /// What a sample of that name is read as; `None`: nothing.
+    /// How a sample of that name is read; `None`: not at all.
     pub fn family(&self, name: &str) -> Option<&Family> {
         self.families.get(name)
     }

@@ -81,7 +81,7 @@ pub(crate) fn measure(programs: &Programs, report: &mut Report) -> anyhow::Resul
         Unit::Ratio,
         client.as_secs_f64() / writer.as_secs_f64(),
         format!(
-            "the same {written} samples, {ROUNDS} rounds in turns, medians {:.0} and {:.0} µs; ours escapes the label sets anew for each page",
+            "the same {written} samples, {ROUNDS} rounds in turns, medians {:.0} and {:.0} µs; ours escapes the label sets for each page",
             micros(writer), micros(client)
         ),
     );

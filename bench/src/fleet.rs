@@ -38,7 +38,7 @@ const COUNTERS: [(&str, PieceOf); 7] = [
     ("podgauge_gpu_recent_observed_seconds", |_| Piece::RecentObserved),
     ("podgauge_gpu_recent_device_observed_seconds", |_| Piece::RecentObserved),
 ];
-/// What an exporter sums up of the last seconds.
+/// An exporter's sums of the last seconds.
 const RECENT: f64 = 60.0;
 
 /// A piece of a page.
@@ -63,7 +63,7 @@ enum Piece {
 pub(crate) struct Form {
     /// By family, in the page's order.
     lines: Vec<(String, Vec<Piece>)>,
-    /// What was asked for before, by query.
+    /// The parts of a page that were asked for before, by query.
     parts: Mutex<HashMap<String, Arc<[Piece]>>>,
     started: Instant,
 }
@@ -319,7 +319,7 @@ impl Fleet {
 }
 
 impl Exchanged {
-    /// What was exchanged since.
+    /// The requests and bytes since then.
     pub(crate) fn since(self, before: Self) -> Self {
         Self {
             requests: self.requests - before.requests,

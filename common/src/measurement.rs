@@ -44,7 +44,7 @@ pub enum Bound {
     Mebibytes,
 }
 
-/// Whether a raw number stands for "not measured".
+/// Whether a raw number means "not measured".
 pub fn is_sentinel(value: f64) -> bool {
     SENTINELS.iter().any(|sentinels| sentinels.contains(&value))
 }

@@ -34,7 +34,7 @@ pub fn on_signals() -> std::io::Result<Shutdown> {
             if round == 1 {
                 std::process::exit(1);
             }
-            tracing::info!("{name}: draining connections, then ending");
+            tracing::info!("{name}: ending once open connections are drained");
             trigger.fire();
         }
     });

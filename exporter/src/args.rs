@@ -25,7 +25,7 @@ const LONGEST_EVENT_WINDOW_MS: u64 = 86_400_000;
 
 /// GPU utilization per pod as Prometheus metrics, under the names of NVIDIA's dcgm-exporter.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "podgauge-exporter", version, about)]
+#[command(name = "podgauge-exporter", version, about, args_override_self = true)]
 pub(crate) struct Args {
     /// Counters file (CSV). Default: /etc/dcgm-exporter/default-counters.csv, else the built-in one.
     #[arg(short = 'f', long, env = "DCGM_EXPORTER_COLLECTORS", value_name = "FILE")]
@@ -383,6 +383,10 @@ mod tests {
         assert!(!parse(&["-rbmn=false"]).replace_blanks_in_model_name);
         assert_eq!(parse(&["-collect-interval=5"]).interval(), Duration::from_millis(5));
         assert_eq!(parse(&[]).window(), Duration::from_secs(15));
+        // The last counts, as with Go: people add flags to those of a chart.
+        let twice = parse(&["-c", "5", "-k", "-a", ":1", "-c=7", "--kubernetes=false", "-a", ":2"]);
+        assert_eq!((twice.interval(), twice.kubernetes), (Duration::from_millis(7), false));
+        assert_eq!(twice.address, ":2");
         let windows = parse(&["-x", "5000", "-o"]).event_windows();
         assert_eq!((windows.xids, windows.clock_events), (Duration::from_secs(5), Duration::from_secs(300)));
     }

@@ -58,7 +58,7 @@ pub(crate) struct Windows {
     pub(crate) recent: Duration,
 }
 
-/// What an account holds, and what it gained lately.
+/// An account's sum, and its gain lately.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(crate) struct Balance {
     pub(crate) total: Account,

@@ -17,7 +17,7 @@ const MOST_NAMES: usize = 256;
 const LONGEST_NAME: usize = 256;
 /// Selections that are remembered of one page. Each kind of scraper has one.
 const SELECTIONS: usize = 8;
-/// What the first line of a family begins with.
+/// The beginning of a family's first line.
 const FAMILY: &str = "# HELP ";
 
 /// A page that has been rendered.

@@ -69,7 +69,7 @@ impl Routes {
         let (body, compressed) = match page.select(request.uri().query().unwrap_or_default()) {
             Ok(None) => packed(&page),
             Ok(Some(Selection::Kept(page))) => packed(&page),
-            // Whoever asks for something else each time does not make the exporter compress it.
+            // A client that asks for something else each time does not make the exporter compress it.
             Ok(Some(Selection::Passing(text))) => (text, false),
             Err(bad) => return respond::text(StatusCode::BAD_REQUEST, bad),
         };

@@ -256,7 +256,7 @@ fn start_kubelet(
         unknown_pid: Arc::clone(unknown_pid),
     };
     let poller = Poller::new(options, metrics.clone());
-    tokio::spawn(poller.run(sender, readiness.condition("kubelet", "not asked yet")));
+    tokio::spawn(poller.run(sender, readiness.condition("kubelet", "no answer yet")));
     receiver
 }
 

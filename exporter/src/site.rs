@@ -9,7 +9,7 @@ use rustls::pki_types::CertificateDer;
 use crate::routes::Routes;
 use crate::web::Web;
 
-/// What the exporter serves.
+/// The exporter's routes, behind the web configuration.
 #[derive(Debug)]
 pub(crate) struct Site {
     pub(crate) routes: Routes,

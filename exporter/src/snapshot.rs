@@ -217,7 +217,7 @@ impl Device {
         if let Some(user) = &user {
             self.confidence.learn(slot.end, slot.active_seconds(), user.clone());
         }
-        // What was not seen makes idle time unknown, too: left in alone it would make all read too low.
+        // Time that was not seen makes idle time unknown, too: left in alone it would make all read too low.
         if !self.confidence.counts(now) {
             return Share::Unknown;
         }

@@ -51,7 +51,7 @@ pub fn follow(path: &Path) -> Result<watch::Receiver<Arc<Scenario>>, ScenarioErr
 fn complain(broken: &mut Option<String>, error: &ScenarioError) {
     let text = error.to_string();
     if broken.as_ref() != Some(&text) {
-        tracing::warn!("{text}; the last good scenario stands until the file is mended");
+        tracing::warn!("{text}; the last good scenario stays in force until the file is mended");
         *broken = Some(text);
     }
 }

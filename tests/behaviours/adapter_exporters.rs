@@ -1,5 +1,5 @@
-//! Whose word counts, and that no exporter can do more than be silent: not change what others tell,
-//! not delay them, not take memory, not learn a secret over a wire that anybody can read.
+//! Which exporter counts for a pod, and that no exporter can do more than be silent: not change what
+//! others report, not delay them, not take memory, not learn a secret over a wire that anybody can read.
 
 use std::collections::BTreeSet;
 use std::io::Write as _;

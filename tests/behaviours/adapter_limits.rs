@@ -1,4 +1,4 @@
-//! What is kept of exporters is bounded for all of them together, and what has no room is said and
+//! The series kept of exporters are bounded for all of them together, and what has no room is said and
 //! never half of a number.
 
 use std::sync::Arc;

@@ -93,7 +93,7 @@ async fn a_pod_made_while_the_api_server_was_away_is_known_by_the_first_list_aft
         .await;
         assert!(text.contains(" fails, so what was added or deleted since is not seen: "), "{text}");
     }
-    // What the exporters report of known pods is answered as ever.
+    // The exporters' values of known pods are answered as ever.
     let answer = ask(&adapter, "namespaces/demo/pods/a/gpu_utilization").await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     let explained = ask(&adapter, "namespaces/demo/pods/a/gpu_utilization/explain").await.json().unwrap();

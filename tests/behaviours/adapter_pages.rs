@@ -1,5 +1,5 @@
-//! What the adapter asks of exporters and makes of their pages: the families it needs, compressed; the
-//! names of dcgm-exporter 4.9 beside the classic ones; copies, parts and wholes told apart; and no
+//! The adapter's requests to exporters and its reading of their pages: the families it needs, compressed; the
+//! names of dcgm-exporter 4.9 beside the classic ones; copies, parts and wholes distinguished; and no
 //! number that cannot be a measurement.
 
 use podgauge_tests::cluster::{Cluster, number};
@@ -178,7 +178,7 @@ async fn what_cannot_be_a_measurement_is_no_value() {
             // All ones of 32 bits, mW.
             ("DCGM_FI_DEV_POWER_USAGE", 4_294_967.295),
             ("DCGM_FI_DEV_FB_USED", 30_000.0),
-            // What is left of a smaller total, without a sign.
+            // The rest of a smaller total, without a sign.
             ("DCGM_FI_DEV_FB_FREE", 17_592_186_044_415.0),
         ],
     );

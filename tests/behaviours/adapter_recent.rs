@@ -13,7 +13,7 @@ use podgauge_tests::fleet::{Fleet, near, scenarios, told};
 use podgauge_tests::node::Node;
 use podgauge_tests::wait::until;
 
-/// What is summed up, and how often the load changes: a tenth of the defaults' 60 s and 20 s.
+/// The time that is summed up, and how often the load changes: a tenth of the defaults' 60 s and 20 s.
 const WINDOW: f64 = 6.0;
 const PERIOD: f64 = 2.0;
 const INTERVAL: &str = "200ms";
@@ -42,7 +42,7 @@ fn replica(head: &str) -> String {
     token.unwrap_or_default().trim().to_owned()
 }
 
-/// An adapter whose requests can be told from another one's.
+/// An adapter whose requests can be distinguished from another one's.
 async fn adapter(
     fleet_node: &Node,
     server: &podgauge_sim::apiserver::ApiServerHandle,

@@ -26,7 +26,7 @@ const PART: f64 = 0.5;
 const LABELS: [&[(&str, f64)]; 4] =
     [&[("main", 1.0)], &[("", 1.0)], &[("main", 0.25), ("side", 0.75)], &[("", 0.5), ("main", 0.5)]];
 
-/// What an exporter counted between two pages.
+/// An exporter's counts between two pages.
 struct Piece {
     begin: Instant,
     end: Instant,
@@ -44,7 +44,7 @@ struct Course {
     active: f64,
     observed: f64,
     counted: Instant,
-    /// What it counted lately.
+    /// Its counts of the last seconds.
     lately: VecDeque<Piece>,
     /// How fast the exporter's clock runs, and how far it is off, seconds.
     clock: f64,

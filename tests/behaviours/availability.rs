@@ -24,7 +24,7 @@ const METRIC: &str = "/apis/custom.metrics.k8s.io/v1beta2/namespaces/demo/pods/a
 const MEMORY: u64 = 128 * 1024;
 /// Answers that may wait to be read, KiB.
 const UNSENT: u64 = 32 * 1024;
-/// What an allocator may keep of what passed through it, KiB.
+/// KiB that an allocator may keep of the memory that passed through it.
 const SLACK: u64 = 40 * 1024;
 /// More connections than either program has places.
 const CONNECTIONS: usize = 720;

@@ -28,7 +28,7 @@ fn right(parts: [&str; 4]) -> Right {
     parts.map(str::to_owned)
 }
 
-/// What rules grant, one verb of one resource each.
+/// The rights that rules grant, one verb of one resource each.
 fn granted(rules: &[Rule]) -> BTreeSet<Right> {
     let mut rights = BTreeSet::new();
     for rule in rules {
@@ -44,7 +44,7 @@ fn granted(rules: &[Rule]) -> BTreeSet<Right> {
     rights
 }
 
-/// What a user asked for so far, each as the right in `granted` that allows it. Panics if anything was
+/// The requests of a user so far, each as the right in `granted` that allows it. Panics if anything was
 /// refused.
 fn used(server: &ApiServerHandle, user: &str, granted: &BTreeSet<Right>) -> BTreeSet<Right> {
     let asked = server.requests().into_iter().filter(|asked| asked.user == user);

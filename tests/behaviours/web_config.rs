@@ -257,6 +257,15 @@ async fn the_rate_limit_holds_for_scrapes_and_lets_probes_through() {
     assert_eq!(exporter.get("/health").await.status(), 200);
 }
 
+/// Go's limiter would answer nothing at all, which nobody can want.
+#[tokio::test]
+async fn a_rate_limit_without_a_burst_answers_one_request_an_interval() {
+    let node = Node::new(NODE);
+    let exporter = exporter_with(&node, "rate_limit: {interval: 1h}\n").await;
+    assert_eq!(exporter.get("/metrics").await.status(), 200);
+    assert_eq!(exporter.get("/metrics").await.status(), 429);
+}
+
 #[tokio::test]
 async fn a_narrow_page_needs_the_password_too() {
     let node = Node::new(NODE);

@@ -1,4 +1,4 @@
-//! What is under `deploy/`, as objects.
+//! The objects under `deploy/`.
 
 use std::path::PathBuf;
 
@@ -27,7 +27,7 @@ pub fn objects() -> Vec<(String, Value)> {
         .collect()
 }
 
-/// What the Roles and ClusterRoles of that name grant to a user.
+/// The rights that the Roles and ClusterRoles of that name grant to a user.
 pub fn rules(role: &str, user: &str) -> Vec<Rule> {
     let roles = objects().into_iter().map(|(_, object)| object).filter(|object| {
         ["Role", "ClusterRole"].iter().any(|kind| object["kind"] == *kind)

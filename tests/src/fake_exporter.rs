@@ -316,7 +316,7 @@ fn steady(told: Vec<Told>) -> PageMaker {
     })
 }
 
-/// What podgauge-exporter counted of a pod on a GPU of its own, seconds.
+/// podgauge-exporter's counts for a pod on a GPU of its own, seconds.
 #[derive(Debug, Clone, Copy)]
 pub struct Counted<'a> {
     pub told: &'a Told,

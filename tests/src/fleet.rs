@@ -12,7 +12,7 @@ use crate::fake_exporter::Told;
 use crate::node::Node;
 use crate::wait::until;
 
-/// Nodes `gpu-node-0`, …, each with these pods, and an adapter that is told where their exporters are.
+/// Nodes `gpu-node-0`, …, each with these pods, and an adapter that knows where their exporters are.
 #[derive(Debug)]
 pub struct Fleet {
     pub node: Node,
@@ -168,7 +168,7 @@ impl Fleet {
         .await;
     }
 
-    /// What `explain` answers about a pod, or the text of the refusal.
+    /// The answer of `explain` about a pod, or the text of the refusal.
     pub async fn explained(&self, pod: &str, metric: &str) -> Result<Value, String> {
         let path = format!("namespaces/demo/pods/{pod}/{metric}/explain");
         let answer =

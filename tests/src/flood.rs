@@ -27,7 +27,7 @@ pub struct Flood {
     opened: Arc<AtomicUsize>,
 }
 
-/// What a flood's connections do once they are open.
+/// The behaviour of a flood's connections once they are open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Nothing at all.

@@ -195,8 +195,8 @@ fn explain_hpa(wish: &Wish, pods: &[ScaledPod], items: &Items) -> Hpa {
     let alive = pods.iter().filter(|pod| !ended(pod) && pod.phase != Phase::Succeeded.as_str()).count();
     let current = wish.current.unwrap_or_else(|| i32::try_from(alive).unwrap_or(i32::MAX));
     let proposal = hpa::propose(current, wish.target_milli, hpa::TOLERANCE, pods, items);
-    let bounded =
-        |replicas: i32| hpa::bounded(replicas, wish.min.unwrap_or(i32::MIN), wish.max.unwrap_or(i32::MAX));
+    // An HPA that names no minReplicas has 1.
+    let bounded = |replicas: i32| hpa::bounded(replicas, wish.min.unwrap_or(1), wish.max.unwrap_or(i32::MAX));
     let quantity = |milli| Quantity::from_milli(milli).to_string();
     let known = proposal.as_ref().ok();
     Hpa {
@@ -250,6 +250,8 @@ mod tests {
         assert_eq!(explained("17", Some(2), 3, &[10_000, 10_000]), (avg("10"), 2, vec![avg("p2")]));
         assert_eq!(explained("15", Some(3), 3, &[20_000, 10_000, 30_000]), (avg("20"), 4, none()));
         assert_eq!(explained("20", Some(5), 5, &[12_000; 5]), (avg("12"), 3, none()));
+        // An HPA that names no minReplicas goes down to 1.
+        assert_eq!(explained("20", Some(4), 4, &[0; 4]), (avg("0"), 1, none()));
         // One of them is not Ready, which is no matter for a custom metric.
         assert_eq!(explained("15", None, 3, &[50_000, 10_000, 30_000]), (avg("30"), 6, none()));
     }

@@ -32,7 +32,7 @@ pub(super) struct Described<'a> {
     pub(super) metric: &'a str,
     /// `metricLabelSelector` as an object, or null.
     pub(super) selector: &'a Json,
-    /// What the values are means over.
+    /// The time that the values are means over.
     pub(super) window: Duration,
 }
 

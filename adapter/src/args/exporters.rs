@@ -15,7 +15,7 @@ pub struct ExporterAccess {
     /// Certificates of the CAs that sign the exporters' certificates (PEM); needed for https
     #[arg(long, value_name = "PATH")]
     pub exporter_ca_file: Option<PathBuf>,
-    /// The name that must stand in the exporters' certificates; the host or address in their URL
+    /// The name that the exporters' certificates must have; the host or address in their URL
     /// unless given
     #[arg(long, value_name = "NAME", value_parser = parse_server_name)]
     pub exporter_server_name: Option<ServerName<'static>>,

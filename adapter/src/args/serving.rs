@@ -54,7 +54,7 @@ pub struct Serving {
     /// Namespace of --service-name
     #[arg(long, value_name = "NAMESPACE", env = "POD_NAMESPACE", default_value = "podgauge")]
     pub service_namespace: String,
-    /// VersionTLS12 or VersionTLS13. What is older is never spoken
+    /// VersionTLS12 or VersionTLS13. Older versions are never spoken
     #[arg(long, value_name = "VERSION", default_value = "VersionTLS12", value_parser = parse_tls_version)]
     pub tls_min_version: TlsVersion,
     /// Suites of TLS 1.2, by their IANA names; those of TLS 1.3 are always all
@@ -91,7 +91,7 @@ pub struct Serving {
     /// How long a denial is believed
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_go_duration)]
     pub authorization_webhook_cache_unauthorized_ttl: Duration,
-    /// Paths that need no permission; a trailing * stands for the rest of a path
+    /// Paths that need no permission; a trailing * matches the rest of a path
     #[arg(long, value_name = "PATH,…", value_delimiter = ',', default_value = "/healthz,/readyz,/livez",
         value_parser = parse_open_path)]
     pub authorization_always_allow_paths: Vec<String>,
@@ -212,7 +212,7 @@ impl Serving {
         }
     }
 
-    /// Whose word on users counts.
+    /// The certificates and headers that are trusted.
     pub fn trust_sources(&self) -> Sources {
         Sources {
             client_ca_file: self.client_ca_file.clone(),

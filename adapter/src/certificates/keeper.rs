@@ -146,7 +146,7 @@ impl Keeper {
                     (LOOK, None)
                 }
                 Err(error @ Unusable::Broken { .. }) => {
-                    self.trouble(held, format!("{error}; it is written anew"));
+                    self.trouble(held, format!("{error}; it is written again"));
                     self.fill(held, Some(secret)).await
                 }
             },
@@ -170,7 +170,7 @@ impl Keeper {
             Some(old) => self.update(old, &material).await,
             None => self.create(&material).await,
         };
-        self.written(held, written, material, "written anew")
+        self.written(held, written, material, "written again")
     }
 
     /// Renews what is due.
@@ -317,7 +317,7 @@ fn said(changes: &[Change]) -> String {
         Change::AuthorityTaken => "the new CA signs from now on",
         Change::AuthorityDropped => "an expired CA is gone",
         Change::Leaf => "certificate renewed",
-        Change::All => "everything had expired and is made anew",
+        Change::All => "everything had expired and is made again",
     };
     changes.iter().map(said).collect::<Vec<_>>().join(", ")
 }

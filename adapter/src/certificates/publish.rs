@@ -62,7 +62,7 @@ struct Publisher {
     /// Not before this, after a failure.
     not_before: Option<Instant>,
     pace: Pace,
-    /// What the API server called invalid: the object and the bundle. The same again is refused
+    /// The pair that the API server called invalid: the object and the bundle. The same again is refused
     /// again.
     invalid: Option<(Option<APIServiceSpec>, String)>,
     /// What was logged last, so that it is logged once.
@@ -112,7 +112,7 @@ async fn warn_of_the_end(
     if namespace_ends.wait_for(|ends| *ends).await.is_err() {
         return;
     }
-    // Whoever deletes everything deletes them next.
+    // A deletion of everything deletes them next.
     tokio::time::sleep(SETTLE).await;
     let left: Vec<String> = live.borrow().0.keys().cloned().collect();
     if !left.is_empty() {

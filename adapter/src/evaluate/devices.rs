@@ -266,7 +266,7 @@ impl Measure<'_> {
         let shared = state.map_or(0, |state| state.pods);
         let reason = state.and_then(|state| self.unattributed(state));
         match (omission, reason) {
-            // A value that stands outlives attribution; after that this is the reason.
+            // A value that is still answered outlives attribution; after that this is the reason.
             (
                 Omission::NoSuchFamily { .. }
                 | Omission::DeviceStale { .. }

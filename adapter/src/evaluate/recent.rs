@@ -27,7 +27,7 @@ pub(super) struct Windowed {
     pub(super) recent: bool,
 }
 
-/// What the sums are of.
+/// Whether the sums are of a pod or of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Of {
     /// The pod's use.

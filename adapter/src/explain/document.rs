@@ -81,12 +81,12 @@ pub struct Exporter {
     /// Why the newest scrape failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
-    /// What its page has more of than is kept.
+    /// The limit that its page exceeds, if it does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<String>,
 }
 
-/// What an exporter reports of a pod on one device.
+/// An exporter's report of a pod on one device.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Device {
@@ -108,7 +108,7 @@ pub struct Device {
     pub seen_seconds: Option<f64>,
     /// For which the pod's use of it was observed, ever.
     pub observed_seconds: f64,
-    /// What the mean is made of: `exporter`, its own sums of the last seconds, or `readings`, the
+    /// The source of the mean: `exporter`, its own sums of the last seconds, or `readings`, the
     /// adapter's; absent without a mean.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,

@@ -38,7 +38,7 @@ pub(super) fn render(explanation: &Explanation) -> String {
     };
     let mut text = format!(
         "{metric} of {} pods in namespace {namespace}{selected}\n{aggregation} over a pod's devices, each a mean over {window_seconds}s; \
-         a value stands for {staleness_seconds}s\n\n",
+         the last value is kept for {staleness_seconds}s\n\n",
         explanation.pods.len()
     );
     let mut rows: Vec<Row> = vec![Row::Cells(heads(&explanation.unit).to_vec())];

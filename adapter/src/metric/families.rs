@@ -51,7 +51,7 @@ const OWN: [(catalogue::Own, GpuFamily); 12] = [
     (own::RECENT_DEVICE_OBSERVED_SECONDS, GpuFamily::RecentDeviceObserved),
 ];
 
-/// What a sample says of a device or of a container on it.
+/// The meaning of a sample for a device or for a container on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GpuFamily {
     Active,
@@ -71,7 +71,7 @@ pub enum GpuFamily {
     MemoryTotal,
 }
 
-/// What becomes of a family's samples.
+/// The use of a family's samples.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Family {
     pub says: Option<GpuFamily>,
@@ -79,7 +79,7 @@ pub struct Family {
     pub kept: Option<FamilyId>,
     /// The name is one of dcgm-exporter 4.9; a page with both names is read by the classic one.
     pub newer: bool,
-    /// What a value under this name is divided by to have the classic unit.
+    /// A value under this name, divided by this, has the classic unit.
     divisor: f64,
     /// Which values are possible under this name, and in the classic unit.
     bounds: [Bound; 2],

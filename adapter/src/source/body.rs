@@ -10,7 +10,7 @@ use crate::metric::Metrics;
 /// Largest page that is read, bytes of text. 8 GPUs with 7 instances and every family are below
 /// 2 MB.
 pub(super) const MAX_PAGE_BYTES: usize = 16 << 20;
-/// What is expanded at once, bytes. It becomes a thousand times as many at most.
+/// Bytes that are expanded at once. They become a thousand times as many at most.
 const COMPRESSED_PIECE: usize = 1 << 10;
 
 /// Buffers that wait for the next page. More pages are read at once now and then.
@@ -48,8 +48,8 @@ pub(super) struct BodyReader<'m> {
     expanded: usize,
 }
 
-/// What reading a page takes beside what is kept of it. Allocating that for each page would cost more
-/// than reading does.
+/// Memory that reading a page takes beside the part that is kept. Allocating that for each page would
+/// cost more than reading does.
 #[derive(Debug, Default)]
 pub(super) struct Buffers {
     gunzip: Box<Gunzip>,
@@ -95,7 +95,7 @@ impl<'m> BodyReader<'m> {
         Self { page, coding, gunzip, received: 0, expanded: 0 }
     }
 
-    /// What was received, cut so that each piece takes a short time.
+    /// The bytes received, cut so that each piece takes a short time.
     pub(super) fn pieces<'d>(&self, data: &'d [u8]) -> std::slice::Chunks<'d, u8> {
         data.chunks(match self.coding {
             Coding::Plain => data.len().max(1),

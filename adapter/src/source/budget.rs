@@ -24,7 +24,7 @@ pub struct Budget {
     shares: Mutex<Shares>,
 }
 
-/// What one exporter has of it. Given back when dropped.
+/// One exporter's part of it. Given back when dropped.
 #[derive(Debug)]
 pub struct Share {
     budget: Arc<Budget>,
@@ -38,7 +38,7 @@ struct Shares {
     total: Room,
     /// How many want more than they may have.
     hungry: usize,
-    /// What each may have at least, and since when.
+    /// The least that each may have, and since when.
     level: Option<(Room, Instant)>,
 }
 
@@ -124,7 +124,7 @@ impl Drop for Share {
 }
 
 impl Shares {
-    /// What each may have, whatever the others use.
+    /// The part that each may have, whatever the others use.
     fn level(&mut self, all: Room, now: Instant) -> Room {
         let exporters = self.by_id.len().max(1);
         let even = Room { series: all.series / exporters, text: all.text / exporters };
@@ -165,7 +165,7 @@ impl Room {
     }
 }
 
-/// What those that want more get, so that all of it is given away and none of them gets less than
+/// The most that each gets of those that want more, so that all of it is given away and none of them gets less than
 /// another one.
 fn water_level(all: usize, mut wanted: Vec<usize>) -> usize {
     wanted.sort_unstable();

@@ -49,7 +49,7 @@ pub struct Page {
     /// Samples that were not kept because of a limit, because their value cannot be true, or because
     /// several say different things of the same.
     pub dropped: u64,
-    /// What a limit kept out; `None` if everything had room.
+    /// The things that a limit kept out; `None` if everything had room.
     pub cut: Option<Cut>,
 }
 

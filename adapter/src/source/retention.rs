@@ -144,7 +144,7 @@ impl PodSeries {
     }
 }
 
-/// What a holding takes of the budget.
+/// The part of the budget that a holding takes.
 fn size(namespace: &str, name: &str, ((_, container), holding): &Placed) -> Room {
     let Holding { uid, series, .. } = holding;
     Room {

@@ -75,7 +75,7 @@ pub struct Scraper {
     pub progress: Notify,
 }
 
-/// What is known of an exporter from one scrape to the next.
+/// Knowledge of an exporter from one scrape to the next.
 #[derive(Debug)]
 struct Manners {
     asked: Asked,
@@ -83,7 +83,7 @@ struct Manners {
     cut: Option<Instant>,
 }
 
-/// What an exporter is asked for.
+/// The families that an exporter is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Asked {
     /// The families that are read.

@@ -30,7 +30,7 @@ pub struct Published {
 #[derive(Debug)]
 pub struct ExporterSet {
     scraper: Arc<Scraper>,
-    /// What may be kept of all of them.
+    /// The most that may be kept of all of them.
     budget: Arc<Budget>,
     /// Where scraping runs.
     runtime: Handle,
@@ -77,7 +77,7 @@ impl ExporterSet {
         Self { scraper, budget: Arc::new(budget), runtime, published, running }
     }
 
-    /// What may be kept of all exporters, and what is.
+    /// The most that may be kept of all exporters, and the part in use.
     pub fn budget(&self) -> &Budget {
         &self.budget
     }

@@ -45,7 +45,7 @@ pub struct ExporterState {
     pub failure: Option<String>,
     /// It has podgauge's counters and allocations. An empty page changes nothing of it.
     pub native: bool,
-    /// What a limit kept out of the newest page.
+    /// The things that a limit kept out of the newest page.
     pub cut: Option<Cut>,
     /// How much is kept.
     pub used: Room,

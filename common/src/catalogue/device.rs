@@ -47,7 +47,7 @@ pub(super) const IDENTITY: &[Metric] = metrics! {
     "DCGM_FI_DEV_MIG_MODE" Some(67), Gauge Gpu "" Reading::MigMode
         => "1 if MIG is on."
     "DCGM_FI_DEV_CUDA_VISIBLE_DEVICES_STR" Some(68), Label Gpu "" Reading::Text(Text::Uuid)
-        => "What names the GPU in CUDA_VISIBLE_DEVICES."
+        => "Name of the GPU in CUDA_VISIBLE_DEVICES."
     "DCGM_FI_DEV_MIG_MAX_SLICES" Some(69), Gauge Gpu "" Reading::MigMaxInstances
         => "MIG instances that the GPU can hold."
     "DCGM_FI_DEV_ECC_INFOROM_VER" Some(80), Label Gpu "" Reading::Text(Text::EccInforom)
@@ -247,7 +247,7 @@ pub(super) const HEALTH: &[Metric] = metrics! {
     "DCGM_FI_DEV_PCIE_COUNT_CORRECTABLE_ERRORS" Some(1501), Counter Gpu "" Reading::Field { id: 173, max: ANY }
         => "PCIe errors that were corrected."
     "DCGM_FI_DEV_GET_GPU_RECOVERY_ACTION" Some(1523), Gauge Gpu "" Reading::Field { id: 230, max: ANY }
-        => "What the GPU needs: 0 nothing, 1 reset, 2 node reboot, 3 drain peers, 4 drain and reset, 5 IMEX recovery, 6 bus reset, 7 system reboot."
+        => "Action that the GPU needs: 0 none, 1 reset, 2 node reboot, 3 drain peers, 4 drain and reset, 5 IMEX recovery, 6 bus reset, 7 system reboot."
 };
 
 pub(super) const EVENTS: &[Metric] = metrics! {

@@ -167,7 +167,7 @@ impl State {
 // === impl Inner ===
 
 impl Inner {
-    /// What is to be logged now.
+    /// The lines to be logged now.
     fn lines(&mut self) -> Vec<Line> {
         self.gathering = false;
         let known: Vec<Said> = self.watches.iter().filter_map(State::still_said).collect();

@@ -22,10 +22,10 @@ const MOST: Duration = Duration::from_secs(5);
 /// … while it answers and refuses, or grants the list and not the watch: somebody has to change a
 /// right first, and thousands of exporters may be refused.
 const MOST_REFUSED: Duration = Duration::from_secs(30);
-/// What ends a watch as a matter of course costs no pause, but only once in this time.
+/// An ordinary end of a watch costs no pause, but only once in this time.
 const AGAIN: Duration = Duration::from_secs(10);
 
-/// What is done after an error of a watch.
+/// The step after an error of a watch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
     /// The API server no longer has the changes since the last one that was seen. A matter of
@@ -106,7 +106,7 @@ impl Fault {
 // === impl Pacing ===
 
 impl Pacing {
-    /// What a fault counts for, and the pause after it. `listed`: a list was complete since the one
+    /// The fault that this one counts as, and the pause after it. `listed`: a list was complete since the one
     /// before.
     fn judge(&mut self, fault: Fault, listed: bool, now: Instant) -> (Fault, Duration) {
         let first = |last: &mut Option<Instant>| {

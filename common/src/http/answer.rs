@@ -15,7 +15,7 @@ use super::streams::Progress;
 /// Bytes that a stream is given at once. Between two pieces it shows whether the client reads.
 const PIECE: usize = 16 * 1024;
 
-/// What ends when an answer is written: the request, for its connection and for all of them.
+/// The places of a request, in its connection and among all of them; free again once its answer is written.
 #[derive(Debug)]
 pub(super) struct Held {
     pub(super) underway: Option<Underway>,

@@ -18,7 +18,7 @@ pub struct Rate {
     pub each: (f64, f64),
 }
 
-/// What is left of a [`Rate`].
+/// The rest of a [`Rate`].
 #[derive(Debug)]
 pub struct Buckets {
     rate: Rate,

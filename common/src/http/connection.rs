@@ -45,7 +45,7 @@ const REFUSALS: [StatusCode; 5] = [
     StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
 ];
 
-/// What all connections of a server share.
+/// State that all connections of a server share.
 #[derive(Debug)]
 pub(super) struct Server<H> {
     pub(super) limits: Limits,
@@ -55,7 +55,7 @@ pub(super) struct Server<H> {
     pub(super) ending: watch::Receiver<bool>,
 }
 
-/// What the requests of a connection share.
+/// State that the requests of a connection share.
 struct Requests<H> {
     handler: Arc<H>,
     peer: Arc<Peer>,
@@ -244,7 +244,7 @@ impl<H: Handler> Requests<H> {
         let now = Instant::now();
         self.holder.answered(now);
         let certificates = &self.peer.certificates;
-        // What is trusted may have become known only now.
+        // The trusted CAs may have become known only now.
         if !certificates.is_empty()
             && !self.trusted.load(Ordering::Relaxed)
             && self.handler.trusts(certificates)

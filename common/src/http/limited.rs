@@ -15,7 +15,7 @@ pub struct Limited {
     counts: [AtomicU64; KINDS.len()],
 }
 
-/// What was cut short, and by which limit.
+/// A limit that cut something short.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Limit {
     /// A connection was closed to make room for another one.

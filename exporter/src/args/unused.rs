@@ -120,7 +120,7 @@ impl Unused {
             ),
             (on(self.enable_dcgm_log), "--enable-dcgm-log", "there is no DCGM whose log could be kept"),
             (level, "--dcgm-log-level", "there is no DCGM whose log could be kept; --debug logs more"),
-            (self.hpc_job_mapping_dir.is_some(), "--hpc-job-mapping-dir", "HPC jobs are not told yet"),
+            (self.hpc_job_mapping_dir.is_some(), "--hpc-job-mapping-dir", "HPC jobs are not read yet"),
             (on(self.dump_enabled), "--dump-enabled", "there are no dumps; --debug logs more"),
             (self.dump_directory.is_some(), "--dump-directory", "there are no dumps"),
             (self.dump_retention.is_some(), "--dump-retention", "there are no dumps"),

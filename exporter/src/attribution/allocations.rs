@@ -172,7 +172,7 @@ impl Allocations {
         of_device
     }
 
-    /// What a pod holds of GPUs, as far as the ids tell.
+    /// The GPUs that a pod holds, as far as the ids tell.
     fn of_pod<'a>(&'a self, namespace: &'a str, pod: &'a str) -> impl Iterator<Item = &'a Allocation> {
         let of_gpu =
             |a: &&Allocation| a.given_as.as_ref().is_none_or(|given| a.device.is_like_gpu(&given.resource));

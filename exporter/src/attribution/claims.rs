@@ -262,7 +262,7 @@ fn report(untold: &BTreeMap<Reference, Untold>, before: &BTreeMap<Reference, Unt
             let why = match why {
                 Untold::NoSlices | Untold::Unlisted => "no ResourceSlice of this node has it",
                 Untold::NoUuid => {
-                    "its ResourceSlice has no UUID: a MIG device that was made for the claim is not told yet"
+                    "its ResourceSlice has no UUID: a MIG device that was made for the claim is not known yet"
                 }
             };
             format!("device {device} of pool {pool}, claim {namespace}/{name}: {why}")

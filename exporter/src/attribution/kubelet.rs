@@ -59,7 +59,7 @@ enum PollError {
     Empty,
 }
 
-/// What a [`Poller`] is told at its start.
+/// The settings of a [`Poller`].
 #[derive(Debug)]
 pub(crate) struct PollerOptions {
     pub(crate) socket: PathBuf,
@@ -358,8 +358,10 @@ fn said(status: &tonic::Status) -> String {
         cause = Some(deeper);
     }
     match cause {
-        Some(cause) => format!("{:?}: {}: {cause}", status.code(), status.message()),
-        None => format!("{:?}: {}", status.code(), status.message()),
+        Some(cause) if cause.to_string() != status.message() => {
+            format!("{:?}: {}: {cause}", status.code(), status.message())
+        }
+        _ => format!("{:?}: {}", status.code(), status.message()),
     }
 }
 
@@ -379,5 +381,20 @@ fn is_broken(error: &tonic::transport::Error) -> bool {
 fn is_cut(status: &tonic::Status) -> bool {
     std::error::Error::source(status).is_some() && status.code() == tonic::Code::Unknown
         || status.message().contains("transport error")
+        // hyper's words for a connection that ended before the request was on it.
+        || status.message().contains("operation was canceled")
         || status.message().contains("h2 protocol error")
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Status;
+
+    use super::*;
+
+    #[test]
+    fn a_connection_that_ends_before_the_request_is_cut_and_a_late_answer_is_not() {
+        assert!(is_cut(&Status::cancelled("operation was canceled")));
+        assert!(!is_cut(&Status::cancelled("Timeout expired")));
+    }
 }

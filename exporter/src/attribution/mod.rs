@@ -194,7 +194,7 @@ pub(crate) fn user_of(knowledge: &Knowledge, whose: &Whose) -> User {
     match (whose, knowledge) {
         (Whose::Pod { owner, .. }, Knowledge::Known(all)) => User::Of(Some(with_container(all, owner))),
         (Whose::Pod { owner, .. }, _) => User::Of(Some(Arc::clone(owner))),
-        // One that ended unseen is nobody's, so that nobody's number rises or vanishes because of it.
+        // One that ended unseen has no owner, so that no owner's number rises or vanishes because of it.
         (Whose::Outside | Whose::Gone, _) => User::Of(None),
         (Whose::MpsServer, _) => User::MpsServer,
         (Whose::Unreadable, _) => User::Unreadable,

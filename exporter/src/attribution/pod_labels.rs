@@ -69,8 +69,11 @@ impl AllowList {
         let compiled = patterns.iter().filter(|pattern| !pattern.is_empty()).filter_map(|pattern| {
             Regex::new(pattern)
                 .map_err(|error| {
+                    // Its text shows the pattern over several lines; the last one says what is wrong.
+                    let error = error.to_string();
+                    let reason = error.lines().last().unwrap_or_default().trim_start_matches("error: ");
                     tracing::warn!(
-                        "--kubernetes-pod-label-allowlist-regex: {pattern:?} is left out: {error}"
+                        "--kubernetes-pod-label-allowlist-regex: {pattern:?} is left out: {reason}"
                     );
                 })
                 .ok()
@@ -91,7 +94,7 @@ impl PodLabels {
         self.0.load().get(&(namespace.to_owned(), pod.to_owned())).cloned().unwrap_or_default()
     }
 
-    /// Follows the pods of a node until the program ends. What is known stays while the watch fails.
+    /// Follows the pods of a node until the program ends. The last state stays while the watch fails.
     pub(crate) async fn watch(self, client: Client, watches: Watches, node: String, allowed: AllowList) {
         let config = watcher::Config::default().fields(&format!("spec.nodeName={node}")).any_semantic();
         let watched = watches.add_with_advice(format!("pods of {node}"), advice);
@@ -105,7 +108,7 @@ impl PodLabels {
     }
 }
 
-/// What to do about a watch that the API server refuses.
+/// The remedy for a watch that the API server refuses.
 fn advice(cause: Cause) -> Option<&'static str> {
     matches!(cause, Cause::Refused(401 | 403)).then_some(
         "--kubernetes-enable-pod-labels needs a ClusterRole that lets this service account list and watch pods",

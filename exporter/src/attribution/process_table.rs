@@ -115,7 +115,7 @@ impl ProcessTable {
         });
     }
 
-    /// What `/proc` shows of a process, or showed before it ended; `None` if it never did.
+    /// The process as `/proc` shows it, or showed it before it ended; `None` if it never did.
     fn look_up(&mut self, pid: u32, now: Instant) -> Option<(Process, bool)> {
         let folder = self.procfs.join(pid.to_string());
         let Some((comm, started)) = stat(&folder.join("stat")) else {

@@ -30,7 +30,7 @@ type ClaimName = (String, String);
 /// A device of a claim: pool, name and share.
 type Place = (String, String, Option<String>);
 
-/// What a claim was given of one device.
+/// The part of one device that a claim was given.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Grant {
     /// For watching: others use the device at the same time, and this claim's pods do not.
@@ -140,7 +140,7 @@ impl ResourceClaims {
         }
     }
 
-    /// What a claim was given of a device, if it was read.
+    /// The part of a device that a claim was given, if it was read.
     pub(crate) fn grant(&self, reference: &Reference) -> Option<&Grant> {
         let place = (reference.pool.clone(), reference.device.clone(), reference.share.clone());
         self.known.get(&reference.claim())?.get(&place)
@@ -171,7 +171,7 @@ impl ResourceClaims {
     }
 }
 
-/// What a claim was given of each device of NVIDIA's driver.
+/// The part of each device of NVIDIA's driver that a claim was given.
 fn grants(claim: SlimClaim) -> HashMap<Place, Grant> {
     let allocation = claim.status.and_then(|status| status.allocation);
     let results = allocation.and_then(|allocation| allocation.devices).and_then(|devices| devices.results);

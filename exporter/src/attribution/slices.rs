@@ -182,7 +182,7 @@ impl SliceDevice {
     }
 }
 
-/// Follows the slices of a node for as long as somebody listens. What is known stays while the watch
+/// Follows the slices of a node for as long as somebody listens. The last state stays while the watch
 /// fails.
 pub(crate) async fn follow(client: Client, watches: Watches, node: String, slices: watch::Sender<Slices>) {
     let fields = format!("spec.nodeName={node},spec.driver={DRIVER}");
@@ -241,7 +241,7 @@ fn publish(slices: &watch::Sender<Slices>, devices: Devices) {
     });
 }
 
-/// What to do about a watch that the API server refuses.
+/// The remedy for a watch that the API server refuses.
 fn advice(cause: Cause) -> Option<&'static str> {
     match cause {
         Cause::Refused(404) => Some(

@@ -77,7 +77,7 @@ pub(super) fn clock_event_reasons(device: &Device<'_>) -> Result<u64, NvmlError>
     }
 }
 
-/// Ids of the GPU instance and of the compute instance that a MIG handle stands for.
+/// Ids of the GPU instance and of the compute instance of a MIG handle.
 pub(super) fn instance_ids(instance: &Device<'_>) -> Result<(u32, u32), NvmlError> {
     Ok((gpu_instance(instance)?, compute_instance(instance)?))
 }

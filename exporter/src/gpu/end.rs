@@ -23,7 +23,7 @@ pub(super) enum End {
     Stuck(String, &'static str),
     /// Only a new container helps.
     GiveUp(String),
-    /// What was asked for cannot be served here.
+    /// The devices that were asked for cannot be served here.
     Refused(String),
 }
 

@@ -198,7 +198,7 @@ impl FieldPlan {
 // === impl MemoryParts ===
 
 impl MemoryParts {
-    /// What is left of the driver's numbers: a part larger than the whole is left out.
+    /// The driver's numbers that remain: a part larger than the whole is left out.
     fn new(total: u64, free: u64, used: u64, reserved: Option<u64>) -> Self {
         let total = measured_u64(total);
         let part =

@@ -30,7 +30,7 @@ pub(crate) struct RunningProcess {
     pub(crate) memory: Option<u64>,
 }
 
-/// What one process used in one slot of a GPU's ring.
+/// One process' use in one slot of a GPU's ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ProcessSample {
     pub(crate) pid: u32,

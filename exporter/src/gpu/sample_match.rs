@@ -130,8 +130,8 @@ impl SampleMatch {
         self.answers.retain(|answer| answer.newest_us >= before);
     }
 
-    /// Whose process the slot can have been that ended then: one whose newer slot took the place of
-    /// this one in a late answer. Empty if there is no such answer, or too many processes can.
+    /// Owners of the processes of which the slot that ended then can be: a newer slot of such a process
+    /// took its place in a late answer. Empty if there is no such answer, or too many processes can.
     fn candidates(&self, end_us: u64) -> Vec<Whose> {
         let covers = |answer: &&Answer| answer.after_us < end_us && end_us <= answer.newest_us;
         let Some(answer) = self.answers.iter().find(covers).filter(|answer| answer.is_late) else {

@@ -1,4 +1,4 @@
-//! What an account gained within a sliding window, tick by tick.
+//! An account's gain within a sliding window, tick by tick.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -29,7 +29,7 @@ impl Recent {
         }
     }
 
-    /// What was gained in the window that ends `now`.
+    /// The gain in the window that ends `now`.
     pub(super) fn sum(&self, window: Duration, now: Instant) -> Account {
         let in_window = self.ticks.iter().filter(|(at, ..)| now.saturating_duration_since(*at) < window);
         let mut sum = Account::default();

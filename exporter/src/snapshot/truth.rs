@@ -17,7 +17,7 @@ const SLOT_US: u64 = 200_000;
 const SECONDS: u64 = 120;
 const LEDGER: Windows = Windows { utilization: Duration::from_secs(15), recent: Duration::from_secs(60) };
 
-/// What keeps the exporter from seeing every sample.
+/// A fault that keeps the exporter from seeing every sample.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Trouble {
     Nothing,

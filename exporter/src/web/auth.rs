@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::turns::Turns;
 
-/// What is known of passwords, whatever the configuration is by now. Clones share it.
+/// Knowledge of passwords, whatever the configuration is by now. Clones share it.
 #[derive(Debug, Clone)]
 pub(super) struct Judgements {
     turns: Turns,

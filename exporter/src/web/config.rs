@@ -70,7 +70,7 @@ impl fmt::Debug for Text {
     }
 }
 
-/// How often requests are answered: one an interval, and a burst after a pause.
+/// How often requests are answered: one an interval, and a burst after a pause. A burst is one at least.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RateLimit {
@@ -255,7 +255,8 @@ impl TlsServer {
             return Err("tls_server_config: client_allowed_sans without client_auth_type".to_owned());
         }
         if let Some(version @ (Version::Tls10 | Version::Tls11)) = self.max_version {
-            return Err(format!("tls_server_config: max_version {version:?}: the oldest available is TLS12"));
+            let version = if version == Version::Tls10 { "TLS10" } else { "TLS11" };
+            return Err(format!("tls_server_config: max_version {version}: the oldest available is TLS12"));
         }
         if let (Some(min), Some(max)) = (self.min_version, self.max_version)
             && min > max
@@ -362,7 +363,7 @@ mod tests {
             ("rate_limit: {burst: -1}", "line 1"),
             (&format!("{TLS}  client_ca_file: ca.crt\n"), "without client_auth_type"),
             (&format!("{TLS}  client_auth_type: Whatever\n"), "line 4"),
-            (&format!("{TLS}  max_version: TLS11\n"), "TLS12"),
+            (&format!("{TLS}  max_version: TLS11\n"), "max_version TLS11: the oldest available is TLS12"),
         ] {
             let error = wrong(text);
             assert!(error.starts_with("/etc/web.yml") && error.contains(words), "{error}");

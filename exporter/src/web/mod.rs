@@ -76,11 +76,11 @@ struct Rate {
     left: Option<Buckets>,
 }
 
-/// What a change of the files is seen by.
+/// The contents by which a change of the files is seen.
 #[derive(Debug)]
 pub(crate) struct Followed {
     contents: Contents,
-    /// What was logged of the configuration in force.
+    /// The warnings logged of the configuration in force.
     warnings: Vec<String>,
 }
 
@@ -89,7 +89,7 @@ struct Loaded {
     tls: Option<ServerConfig>,
     gate: Gate,
     rate_limit: RateLimit,
-    /// What of it is not available.
+    /// The parts of it that are not available.
     warnings: Vec<String>,
     /// Every file that it was made from.
     contents: Contents,
@@ -198,13 +198,28 @@ impl Web {
     }
 }
 
+// === impl WebError ===
+
+impl WebError {
+    /// With the name of the configuration, where the text names no file.
+    fn in_file(self, path: &Path) -> Self {
+        match self {
+            Self::Tls(_) | Self::Certificate(FileError::Inline { .. }) => {
+                Self::File { path: path.to_owned(), reason: self.to_string() }
+            }
+            other => other,
+        }
+    }
+}
+
 // === impl Rate ===
 
 impl Rate {
     /// Puts a limit into force. The same limit goes on as it was.
     fn set(&mut self, limit: RateLimit, now: Instant) {
         if limit != self.limit {
-            let each = (1.0 / limit.interval.as_secs_f64(), limit.burst.into());
+            // Go's limiter refuses everything with a burst of 0: a key that was left out would stop all scrapes.
+            let each = (1.0 / limit.interval.as_secs_f64(), limit.burst.max(1).into());
             let limited = !limit.interval.is_zero();
             self.left = limited.then(|| Buckets::new(bucket::Rate { all: each, each }, now));
             self.limit = limit;
@@ -235,7 +250,8 @@ fn load(path: &Path) -> Result<Loaded, WebError> {
         }
         let http2 = config.http_server_config.http2;
         let verifies_clients = config.tls_server_config.as_ref().is_some_and(TlsServer::verifies_clients);
-        let tls = config.tls_server_config.as_ref().map(|tls| tls::server_config(tls, http2)).transpose()?;
+        let tls = config.tls_server_config.as_ref().map(|tls| tls::server_config(tls, http2));
+        let tls = tls.transpose().map_err(|error| error.in_file(path))?;
         let (tls, warnings) = tls.map_or((None, Vec::new()), |tls| (Some(tls.config), tls.warnings));
         let headers = config
             .http_server_config

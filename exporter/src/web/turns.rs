@@ -1,7 +1,7 @@
 //! Shares the judging of passwords among addresses: one judgement at a time, addresses in turn, and
 //! addresses that guess pause in between.
 //!
-//! bcrypt costs a core tens of milliseconds or more. Whoever sends wrong passwords may neither keep a
+//! bcrypt costs a core tens of milliseconds or more. A client that sends wrong passwords may neither keep a
 //! core busy nor keep a right password of another address waiting.
 
 mod queue;

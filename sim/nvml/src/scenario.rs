@@ -23,7 +23,7 @@ pub use mig::{Held, IdForm, Instance, Mig};
 /// Largest scenario file read, in bytes.
 const MAX_BYTES: u64 = 16 << 20;
 
-/// What stands for the pids of [`Gpu::passing`]; each slot's is one of those that follow.
+/// The value in place of the pids of [`Gpu::passing`]; each slot's is one of those that follow.
 pub(crate) const PASSING_PID: u32 = 3_900_000_000;
 
 /// A simulated GPU node.

@@ -1,4 +1,4 @@
-//! What an exporter's own sums of the last seconds are good for, and when they are not believed.
+//! An exporter's own sums of the last seconds: their use, and when they are not believed.
 
 use jiff::SignedDuration;
 use serde_json::json;
@@ -102,7 +102,7 @@ fn a_restarted_exporter_costs_nothing() {
 fn while_nothing_new_arrives_the_sums_stay_until_they_are_stale() {
     let mut scene = Scene::new();
     scene.page(&page("u1", 0.4, 500.0));
-    // The sampler stands still: the window moves on, and what is in it becomes less.
+    // The sampler stops: the window moves on, and its content shrinks.
     for scrape in 1..7 {
         scene.seconds = 5.0 * f64::from(scrape);
         scene.page(&(native("u1", &[(0, 200.0, 500.0)]) + &sums(0, 1.0, 60.0 - scene.seconds)));

@@ -9,7 +9,7 @@ use super::{MAX_DEVICES, MAX_HOLDINGS};
 /// Most pods that are remembered one by one.
 const MAX_PODS: usize = 4096;
 
-/// What may be kept of a page, or of all pages of an exporter.
+/// The most that may be kept of a page, or of all pages of an exporter.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Room {
     /// Histories; a container on a device counts as [`HOLDING_SERIES`] at least.
@@ -33,7 +33,7 @@ pub enum Limit {
     Text,
 }
 
-/// What is missing of a page.
+/// The part of a page that is missing.
 #[derive(Debug)]
 pub struct Cut {
     pub limit: Limit,

@@ -14,7 +14,7 @@ use crate::metric::{Family, FamilyId, GpuFamily, MEMORY_USED};
 /// Holdings of a device that are looked for one by one.
 const FEW: usize = 8;
 
-/// What is kept of a page so far.
+/// The part of a page that is kept so far.
 #[derive(Debug)]
 pub(super) struct Kept {
     pub(super) page: Page,
@@ -27,7 +27,7 @@ pub(super) struct Kept {
     pub(super) vgpu: bool,
 }
 
-/// What reading a page needs, and the next page may use again.
+/// Memory that reading a page needs, and the next page may use again.
 #[derive(Debug, Default)]
 pub struct Scratch {
     sets: LabelSets,
@@ -160,7 +160,7 @@ impl Kept {
             None => device.place(says, newer, window),
         };
         let Some(place) = place else { return };
-        // NaN stands for two that differ: no page has it, because it is no measurement.
+        // NaN means two that differ: no page has it, because it is no measurement.
         let differs = |known: f64| known.to_bits() != value.to_bits();
         *place = Some(if place.is_some_and(differs) { f64::NAN } else { value });
     }

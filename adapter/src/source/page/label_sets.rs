@@ -14,7 +14,7 @@ const HASHED: usize = 64;
 /// Most bytes of label texts that are remembered of one page. 16 shared GPUs have half of it.
 const MAX_BYTES: usize = 128 << 10;
 
-/// What a sample's labels mean.
+/// The meaning of a sample's labels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Meaning {
     pub(super) place: Place,
@@ -64,7 +64,7 @@ impl LabelSets {
         self.last = 0;
     }
 
-    /// What the text means, if it is known.
+    /// The meaning of the text, if it is known.
     pub(super) fn find(&mut self, text: &str) -> Option<Meaning> {
         let is = |at: usize| self.sets.get(at).is_some_and(|set| self.texts[set.text.clone()] == *text);
         let expected = self.sets.get(self.last).map(|last| last.next).filter(|next| is(*next));

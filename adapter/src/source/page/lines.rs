@@ -14,7 +14,7 @@ pub struct PageReader<'m> {
     metrics: &'m Metrics,
     /// Lines read so far.
     lines: usize,
-    /// What the samples of the name in the line before are read as: mostly this line's as well.
+    /// The meaning of samples of the name in the line before: mostly this line's as well.
     family: Option<Family>,
     types: Types,
     kept: Kept,
@@ -53,7 +53,7 @@ impl<'m> PageReader<'m> {
         self.begin(rest)
     }
 
-    /// What was kept of the page, now that all of it is known; and the scratch for the next one.
+    /// The part of the page that was kept, now that all of it is known; and the scratch for the next one.
     pub fn finish(mut self) -> (Result<Page, PageError>, Box<Scratch>) {
         let cut = (!self.begun().is_empty()).then_some(PageError::Cut { line: self.lines + 1 });
         let (page, scratch) = self.kept.finish(&self.types);
@@ -102,7 +102,7 @@ impl<'m> PageReader<'m> {
         };
         let Some(value) = parse::value(value) else { return self.sample(line) };
         if !self.kept.again(labels, &family, value) {
-            // What is no list of labels is an error of the whole line.
+            // Text that is no list of labels is an error of the whole line.
             let Some(said) = Said::read(labels) else { return self.sample(line) };
             let meaning = self.kept.sample(&said, &family, value);
             self.kept.remember(labels, meaning);

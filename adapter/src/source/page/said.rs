@@ -97,7 +97,7 @@ impl<'a> Said<'a> {
         })
     }
 
-    /// What tells its device from others.
+    /// The labels that distinguish its device from others.
     pub(super) fn device_labels(&self) -> Labels {
         Labels::of(|name| match name {
             "gpu" => self.gpu.as_deref(),

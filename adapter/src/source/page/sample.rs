@@ -42,7 +42,7 @@ impl Repeated {
         self.equal &= value.to_bits() == self.first.to_bits();
     }
 
-    /// What all of them say together; `None` if they contradict each other.
+    /// The value that all of them give together; `None` if they contradict each other.
     pub(super) fn reading(&self, native: bool, counter: bool) -> Option<Reading> {
         let value = match self.count {
             1 => self.first,

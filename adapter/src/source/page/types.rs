@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use crate::metric::{FamilyId, Metrics};
 
-/// What the names of a page's families tell.
+/// The meanings of the names of a page's families.
 #[derive(Debug, Default)]
 pub(super) struct Types {
     /// The kept families that are counters.

@@ -26,7 +26,7 @@ pub(super) struct Entered {
     pub(super) open: watch::Receiver<()>,
     /// Another connection lost its place.
     pub(super) displaced: bool,
-    /// What is to be logged.
+    /// The line to be logged.
     pub(super) pressure: Option<String>,
 }
 

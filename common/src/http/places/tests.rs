@@ -195,7 +195,7 @@ fn requests_of_a_client_that_does_not_read_give_way() {
     assert_eq!(ask(&mut open, deaf, 1, true, 60_000), Err(Refused), "no address has more than it");
     assert_eq!(ask(&mut open, other, 9, true, 60_000), Ok(1));
     assert!(!open.is_open(deaf));
-    // What ends later of the closed one changes nothing.
+    // A later end of the closed one changes nothing.
     open.table.end(open.entered[deaf].id, Some(10), open.start);
 }
 

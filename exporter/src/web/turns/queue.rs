@@ -16,7 +16,7 @@ const PAUSE_OF_ADDRESS: u32 = 9;
 const PAUSE_OF_ALL: u32 = 3;
 /// Time after which an address's wrong passwords are forgotten.
 const FORGET: Duration = Duration::from_secs(600);
-/// Addresses that are told apart; further ones count as one.
+/// Addresses that are distinguished; further ones count as one.
 const ADDRESSES: usize = 1024;
 
 /// A request's place in the queue.
@@ -91,7 +91,7 @@ impl Queue {
         self.current
     }
 
-    /// What a judgement found, and how long it took.
+    /// The result of a judgement, and how long it took.
     pub(super) fn judged(&mut self, ticket: Ticket, right: bool, took: Duration, now: Instant) {
         let Some(asker) = self.askers.get_mut(&ticket.from) else { return };
         if right {
