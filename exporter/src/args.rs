@@ -282,7 +282,22 @@ impl Args {
     /// Warnings about the environment, logged before anything else.
     pub(crate) fn warnings(&self) -> Vec<String> {
         let unknown = variables::unknown(&<Self as clap::CommandFactory>::command(), std::env::vars_os());
-        self.unused.warnings().into_iter().chain(unknown).collect()
+        self.unused.warnings().into_iter().chain(self.without_kubernetes()).chain(unknown).collect()
+    }
+
+    /// Flags that have no effect because `-k` is not given.
+    fn without_kubernetes(&self) -> impl Iterator<Item = String> {
+        let given = [
+            (self.kubernetes_enable_pod_labels, "--kubernetes-enable-pod-labels"),
+            (self.kubernetes_enable_pod_uid, "--kubernetes-enable-pod-uid"),
+            (self.kubernetes_enable_dra, "--kubernetes-enable-dra"),
+            (self.kubernetes_virtual_gpus, "--kubernetes-virtual-gpus"),
+        ];
+        let kubernetes = self.kubernetes;
+        given
+            .into_iter()
+            .filter(move |(on, _)| *on && !kubernetes)
+            .map(|(_, flag)| format!("{flag} has no effect without -k (--kubernetes)"))
     }
 
     /// `-m`; the error names what is wrong with it.

@@ -186,7 +186,7 @@ async fn annotations_of_fractional_schedulers_give_the_part() {
         row(1, "hami", "main", Part::None, 20.0),
         row(1, "volcano", "main", Part::None, 10.0),
         row(2, "given", "main", Part::Size(0.5), 20.0),
-        row(3, "malformed", "main", Part::Unknown, 20.0),
+        row(3, "malformed", "main", Part::None, 20.0),
     ])
     .await;
     let fleet = Fleet::of(

@@ -236,6 +236,19 @@ async fn lists_with_blanks_and_line_ends_are_read_and_a_name_that_matches_nothin
 }
 
 #[tokio::test]
+async fn flags_that_need_another_one_are_reported_without_it() {
+    let node = Node::new(TWO);
+    let exporter = node
+        .exporter_with(|command| {
+            command.args(["--kubernetes-enable-pod-labels", "--kubernetes-virtual-gpus"]);
+        })
+        .await;
+    for flag in ["--kubernetes-enable-pod-labels", "--kubernetes-virtual-gpus"] {
+        exporter.program.logs(&format!("{flag} has no effect without -k"), 1).await;
+    }
+}
+
+#[tokio::test]
 async fn a_variable_that_no_flag_has_is_reported_once() {
     let node = Node::new(TWO);
     let exporter = node

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::Mine;
 use crate::cluster::GpuGrant;
-use crate::cluster::gpu_grant::{Cards, Fraction, Size};
+use crate::cluster::gpu_grant::{Cards, Fraction, Malformed, Size};
 use crate::source::store::ReportedPart;
 
 /// The part of a device that a pod was given.
@@ -40,6 +40,8 @@ pub enum UnknownPart {
     DeviceMemory(&'static str),
     /// This annotation states memory in a unit that it does not name.
     MemoryUnit(&'static str),
+    /// This annotation states a part, and cannot be read.
+    Unreadable(&'static str),
 }
 
 /// A pod on a device, with everything that its part follows from.
@@ -63,9 +65,10 @@ impl Holder<'_> {
         match newest.or_else(|| self.reported(|_| true)) {
             Some(known @ HeldPart::Known { .. }) => known,
             Some(unknown) => self.annotated().unwrap_or(unknown),
-            None => {
-                self.annotated().unwrap_or(HeldPart::Known { part: 1.0, source: PartSource::WholeDevice })
-            }
+            None => self.annotated().unwrap_or_else(|| match self.unreadable() {
+                Some(annotation) => HeldPart::Unknown(UnknownPart::Unreadable(annotation)),
+                None => HeldPart::Known { part: 1.0, source: PartSource::WholeDevice },
+            }),
         }
     }
 
@@ -95,6 +98,12 @@ impl Holder<'_> {
         let grant = self.grant?;
         let by_card = grant.cards.as_ref().and_then(|cards| self.of_cards(cards));
         by_card.or_else(|| grant.fraction.as_ref().and_then(|fraction| self.of_fraction(fraction)))
+    }
+
+    /// An annotation that states a part and cannot be read.
+    fn unreadable(&self) -> Option<&'static str> {
+        let mut ignored = self.grant?.ignored.iter();
+        ignored.find(|ignored| ignored.reason != Malformed::Second).map(|ignored| ignored.annotation)
     }
 
     fn of_cards(&self, cards: &Cards) -> Option<HeldPart> {
@@ -157,6 +166,9 @@ impl fmt::Display for UnknownPart {
             Self::NotReported => f.write_str("its exporter does not know the size"),
             Self::DeviceMemory(annotation) => {
                 write!(f, "{annotation} states memory, and its exporter does not report the device's memory")
+            }
+            Self::Unreadable(annotation) => {
+                write!(f, "{annotation} cannot be read, and its exporter reports no allocation")
             }
             Self::MemoryUnit(annotation) => {
                 write!(f, "{annotation} states memory in a unit of its own, and no cores")

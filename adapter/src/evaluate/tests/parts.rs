@@ -142,8 +142,17 @@ fn an_annotation_gives_the_part_where_the_exporter_does_not() {
     near(annotated(&named, |t| used("c", t)).utilization(), 20.0);
     // 10,000 of 40,000 MiB.
     near(annotated(&json!({"gpu-memory": "10000"}), |t| used("c", t)).utilization(), 80.0);
-    // Malformed: as if it were not there.
-    near(annotated(&json!({"gpu-fraction": "half"}), |t| used("c", t)).utilization(), 20.0);
+    // Malformed: there is a part, and its size is not known.
+    for (name, text) in [("gpu-fraction", "half"), ("gpu-fraction-container-name", "nobody")] {
+        assert_eq!(
+            annotated(&json!({name: text}), |t| used("c", t)).utilization(),
+            Err(Omission::PartUnknown(UnknownPart::Unreadable(name)))
+        );
+    }
+    near(annotated(&json!({"gpu-fraction": "half"}), |t| used("c", t) + &size("c", 0.25)).utilization(), 80.0);
+    // Both are there: the first of them counts.
+    let both = json!({"gpu-fraction": "0.5", "gpu-memory": "10000"});
+    near(annotated(&both, |t| used("c", t)).utilization(), 40.0);
     assert_eq!(
         annotated(&json!({"gpu-fraction": "half"}), |t| used("c", t) + &unknown("c")).utilization(),
         NOT_REPORTED
