@@ -284,10 +284,10 @@ fn a_part_of_a_gpu_is_not_taken_from_another_page_while_podgauge_is_silent() {
         }
         match scene.ask_by("gpu_utilization", &[&ours, &scene.exporter], "") {
             Ok(value) => {
-                assert!(its_own && (value - 85.0).abs() < 1e-6, "{value} of {part}, {owners} owners")
+                assert!(its_own && (value - 85.0).abs() < 1e-6, "{value} of {part}, {owners} owners");
             }
             Err(refused) => {
-                assert!(!its_own && matches!(refused, Omission::ExporterSilent { .. }), "{refused}")
+                assert!(!its_own && matches!(refused, Omission::ExporterSilent { .. }), "{refused}");
             }
         }
     }
