@@ -30,10 +30,10 @@ pub use part::{HeldPart, PartSource, UnknownPart};
 
 use crate::cluster::Selector;
 use crate::cluster::pods::{Phase, PodRecord};
-use crate::metric::{FamilyId, Metric};
+use crate::metric::{FamilyId, MEMORY_USED, Metric, USE};
 use crate::source::history::History;
 use crate::source::joined::Joined;
-use crate::source::store::{ExporterState, Holding, Owner, PodSeries};
+use crate::source::store::{DeviceState, ExporterState, Holding, Owner, PodSeries, ReportedPart};
 
 /// The moment of an answer, on both clocks.
 #[derive(Debug, Clone, Copy)]
@@ -67,6 +67,14 @@ pub struct Question<'a> {
     pub metric: &'a Metric,
     /// `metricLabelSelector`: the devices that count.
     pub devices: &'a Selector,
+}
+
+impl Value {
+    /// Whether it is made of clearly more of the window than another exporter's value.
+    fn covers_more_than(&self, other: &Self, window: Duration) -> bool {
+        let covered = |value: &Self| value.covered.min(window.as_secs_f64());
+        covered(self) > covered(other) + (window / recent::NEARLY).as_secs_f64()
+    }
 }
 
 impl Now {
@@ -123,7 +131,9 @@ pub fn pod_value(
         return Err(Omission::NoExporter { node: node.into() });
     }
     let began = Began::of(pod, now);
-    // A native exporter's word comes first, then the freshest.
+    let window = question.metric.window(rules.window);
+    // A native exporter's word comes first, then the freshest, unless it knows less of the window:
+    // of two exporters on a node one may have just begun.
     let mut known: Vec<Known<'_>> =
         exporters.iter().map(|exporter| Known::of(question, pod, exporter, began, now)).collect();
     known.sort_by(|a, b| {
@@ -132,32 +142,40 @@ pub fn pod_value(
     });
     let settled = Settled::of(&known, question.metric.formula.family());
     let known_by_uid = known.iter().any(|known| known.by_uid);
-    let mut refused_by_ours = false;
+    let mut answered_by_ours = false;
+    let mut best: Option<Value> = None;
     let mut reason = None;
     for known in &known {
         // NVIDIA's page gives each pod the use that podgauge's exporter cannot attribute.
-        if refused_by_ours && !known.exporter.native {
+        if answered_by_ours && !known.exporter.native {
             break;
         }
         let value = exporter_value(question, pod, known, settled, rules, now);
-        refused_by_ours |= value.as_ref().is_err_and(Omission::is_of_devices)
-            && known.exporter.native
-            && !known.holdings.is_empty();
+        answered_by_ours |= known.exporter.native
+            && match &value {
+                Ok(_) => true,
+                Err(omission) => {
+                    !known.holdings.is_empty()
+                        && (omission.is_of_devices() || known.has_a_part(question.metric))
+                }
+            };
         match value {
-            Ok(value) => return Ok(value),
+            Ok(value) if best.is_none_or(|best| value.covers_more_than(&best, window)) => best = Some(value),
             Err(refused @ Omission::Restarted { .. }) => return Err(refused),
             // The next exporter may report no UIDs, and mean the other pod as well.
-            Err(refused @ Omission::OtherUid { .. }) if !known_by_uid => return Err(refused),
+            Err(refused @ Omission::OtherUid { .. }) if !known_by_uid && best.is_none() => {
+                return Err(refused);
+            }
             // The exporter that got furthest with it has the best reason.
             Err(omission)
                 if reason.as_ref().is_none_or(|known: &Omission| omission.rank() > known.rank()) =>
             {
                 reason = Some(omission);
             }
-            Err(_) => {}
+            Ok(_) | Err(_) => {}
         }
     }
-    Err(reason.unwrap_or_else(|| Omission::NoExporter { node: node.into() }))
+    best.ok_or_else(|| reason.unwrap_or_else(|| Omission::NoExporter { node: node.into() }))
 }
 
 /// When the pod or its first container started.
@@ -283,6 +301,20 @@ impl<'a> Known<'a> {
     fn joined(&self, mine: &Mine<'_>) -> Option<&'a Joined> {
         let joined = self.series?.joined(mine.device)?;
         (joined.may_be_of(&self.pod.uid) && !joined.is_undated()).then_some(joined)
+    }
+
+    /// Whether the pod was last reported to have a part of a device, and the metric is about parts: the
+    /// page of an exporter that knows no parts says something else.
+    fn has_a_part(&self, metric: &Metric) -> bool {
+        let is_part = |mine: &Mine<'_>| {
+            let state = self.exporter.device_state(mine.device);
+            state.is_some_and(DeviceState::is_shared)
+                || match mine.holding.known_part(&self.pod.uid) {
+                    Some(part) => part < 1.0,
+                    None => mine.holding.part == ReportedPart::Unknown,
+                }
+        };
+        matches!(metric.formula.family(), USE | MEMORY_USED) && self.holdings.iter().any(is_part)
     }
 
     /// Seconds for which the pod was observed.

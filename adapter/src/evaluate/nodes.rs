@@ -46,19 +46,30 @@ pub fn node_value(
         let key = |exporter: &NodeExporter<'_>| (exporter.state.native, exporter.state.last_answer);
         key(b).cmp(&key(a)).then_with(|| a.state.name.cmp(&b.state.name))
     });
+    let window = question.metric.window(rules.window);
+    let mut answered_by_ours = false;
+    let mut best: Option<Value> = None;
     let mut reason: Option<Omission> = None;
     for exporter in &exporters {
-        match exporter_value(question, exporter, rules, now) {
-            Ok(value) => return Ok(value),
-            // As for pods: what podgauge's exporter leaves out of a node is not in another's page.
-            Err(omission) if exporter.state.native && omission.is_of_devices() => return Err(omission),
+        // As for pods: what podgauge's exporter leaves out of a node is not in another's page.
+        if answered_by_ours && !exporter.state.native {
+            break;
+        }
+        let value = exporter_value(question, exporter, rules, now);
+        answered_by_ours |= exporter.state.native
+            && match &value {
+                Ok(_) => true,
+                Err(omission) => omission.is_of_devices(),
+            };
+        match value {
+            Ok(value) if best.is_none_or(|best| value.covers_more_than(&best, window)) => best = Some(value),
             Err(omission) if reason.as_ref().is_none_or(|known| omission.rank() > known.rank()) => {
                 reason = Some(omission);
             }
-            Err(_) => {}
+            Ok(_) | Err(_) => {}
         }
     }
-    Err(reason.unwrap_or_else(|| Omission::NoExporter { node: question.node.into() }))
+    best.ok_or_else(|| reason.unwrap_or_else(|| Omission::NoExporter { node: question.node.into() }))
 }
 
 fn exporter_value(

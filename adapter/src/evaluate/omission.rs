@@ -190,14 +190,15 @@ impl Omission {
     }
 
     /// Whether it says something of known devices, and not that none is known.
-    pub(super) const fn is_of_devices(&self) -> bool {
-        !matches!(
-            self,
+    pub(super) fn is_of_devices(&self) -> bool {
+        match self {
             Self::NoExporter { .. }
-                | Self::NoGpuOnNode { .. }
-                | Self::ExporterNeverAnswered { .. }
-                | Self::ExporterSilent { .. }
-        )
+            | Self::NoGpuOnNode { .. }
+            | Self::ExporterNeverAnswered { .. }
+            | Self::ExporterSilent { .. } => false,
+            Self::Devices { reason, .. } => reason.is_of_devices(),
+            _ => true,
+        }
     }
 
     /// Among several exporters' reasons the one that knows most of the pod is given.

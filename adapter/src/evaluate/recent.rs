@@ -10,7 +10,7 @@ use crate::source::store::Holding;
 
 /// The exporter's sums must cover as much of the window as the adapter's readings, but for this part
 /// of it: an exporter that has just restarted knows less. A page may be a second old.
-const NEARLY: u32 = 60;
+pub(super) const NEARLY: u32 = 60;
 /// Times in a pod's status are whole seconds, by another clock.
 const CLOCK: Duration = Duration::from_secs(1);
 /// Containers that ran beside each other are observed for at least this part of the time for which
@@ -70,20 +70,25 @@ pub(super) fn of_this_pod(
     latest.filter(|Latest { recent, at }| {
         let begins = at.checked_sub(recent.window);
         let since = |limit: Instant| begins.is_some_and(|begins| begins >= limit);
-        if let Some(limit) = not_before {
-            return since(limit);
-        }
         // Another pod was seen to have it: what was counted since is this one's.
+        let counted = holding.counted() + ROUNDING >= recent.observed;
+        if let Some(limit) = not_before {
+            return since(limit) && (counted || !holding.succeeded());
+        }
         if holding.succeeded() {
-            return holding.counted() + ROUNDING >= recent.observed;
+            return counted;
         }
         match began {
             Began::NotYet => false,
             Began::BeforeAll => true,
             Began::At(began) => {
-                // A counter that is no older than the pod has no other pod's seconds in it.
-                let age = at.saturating_duration_since(began) + CLOCK;
-                since(began) || of == Of::Pod && holding.counted() <= age.as_secs_f64()
+                // A counter that is no older than the pod has no other pod's seconds in it. A gap may hide
+                // by now that it was older when it was first read.
+                let is_young = |counted: f64, at: Instant| {
+                    counted <= (at.saturating_duration_since(began) + CLOCK).as_secs_f64()
+                };
+                let was_young = holding.first().is_none_or(|(counted, at)| is_young(counted, at));
+                since(began) || of == Of::Pod && was_young && is_young(holding.counted(), *at)
             }
         }
     })
@@ -95,7 +100,8 @@ pub(super) fn of_this_pod(
 pub(super) fn together(containers: &[Latest], known: Option<f64>) -> Option<Latest> {
     let newest = containers.iter().max_by_key(|latest| latest.at)?;
     let Latest { recent, at } = *newest;
-    let begins = at.checked_sub(recent.window);
+    // A container is used for a while after the last page that has it, until the next one lacks it.
+    let begins = at.checked_sub(2 * recent.window);
     let in_window = |latest: &&Latest| begins.is_none_or(|begins| latest.at > begins);
     if containers.iter().filter(in_window).count() == 1 {
         return Some(*newest);

@@ -51,20 +51,22 @@ impl Joined {
     }
 
     /// Adds the readings of one page: those of all labels that it has for the pod on the device,
-    /// sorted by container.
-    pub(super) fn push(&mut self, holdings: &[page::Holding], round: &Round<'_>) {
+    /// sorted by container. Gives whether they are of another pod of the same name than those before.
+    pub(super) fn push(&mut self, holdings: &[page::Holding], round: &Round<'_>) -> bool {
         let mut named = holdings.iter().filter_map(|holding| holding.pod_uid.as_deref());
         let uid = named.next();
         if named.any(|other| Some(other) != uid) {
             // Two pods of one name: which of them a label without a UID belongs to is unknown.
             self.series.clear();
-            return;
+            return false;
         }
+        let mut another = false;
         match (uid, &self.uid) {
             (Some(uid), Some(known)) if *uid != **known => {
                 self.series.clear();
                 self.undated = false;
                 self.uid = Some(uid.into());
+                another = true;
             }
             (Some(uid), None) => self.uid = Some(uid.into()),
             (Some(_), Some(_)) => {}
@@ -98,6 +100,7 @@ impl Joined {
             }
             series.history.push(round.at, round.scrape, reading, round.span);
         }
+        another
     }
 
     /// Whether what is kept may be of the pod with this UID.

@@ -83,9 +83,9 @@ impl ExporterState {
         self.namespaces.retain(|_, pods| {
             pods.retain(|_, pod| {
                 let present = pod.is_present();
-                let before = pod.holdings.len();
-                pod.retain(|holding| holding.present || (present, holding.seen) > last);
-                pod.incomplete |= pod.holdings.len() < before;
+                let stays = |holding: &Holding| holding.present || (present, holding.seen) > last;
+                pod.incomplete |= pod.needs(|holding| !stays(holding));
+                pod.retain(stays);
                 !pod.holdings.is_empty()
             });
             !pods.is_empty()
@@ -124,6 +124,16 @@ impl Room {
 impl PodSeries {
     fn is_present(&self) -> bool {
         self.holdings.iter().any(|(_, holding)| holding.present)
+    }
+
+    /// Whether the pod may still have one of these: it was allocated to the pod that the newest page
+    /// has. Others are labels of before, or of another pod of that name.
+    fn needs(&self, these: impl Fn(&Holding) -> bool) -> bool {
+        let holdings = || self.holdings.iter().map(|(_, holding)| holding);
+        let may_be_its = |gone: &Holding| {
+            !self.is_present() || holdings().any(|holding| holding.present && holding.uid == gone.uid)
+        };
+        holdings().any(|holding| holding.allocated && these(holding) && may_be_its(holding))
     }
 
     /// Keeps what was seen lately, and what was allocated to a pod of which anything was.

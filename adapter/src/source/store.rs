@@ -112,10 +112,14 @@ pub struct Holding {
     undated: bool,
     /// The counter of seconds for which its use is known, as last read.
     observed: Option<f64>,
+    /// … and as first read, and when.
+    first: Option<(f64, Instant)>,
     /// What that counter counted, restarts included.
     total: f64,
     /// … of which under another pod.
     total_before: f64,
+    /// Another container on the device was seen to be of another pod since the last page.
+    passed_on: bool,
     /// How much it used the device lately.
     pub recent: Option<Latest>,
     pub(super) series: Vec<(FamilyId, History)>,
@@ -340,7 +344,10 @@ impl PodSeries {
         let begun = at.is_none().then(|| Joined::from_only(device, only));
         self.joined.extend(begun);
         let at = at.unwrap_or(self.joined.len() - 1);
-        self.joined[at].push(containers, round);
+        if self.joined[at].push(containers, round) {
+            let on_device = self.holdings.iter_mut().filter(|((known, _), _)| known == device);
+            on_device.for_each(|(_, holding)| holding.passed_on = true);
+        }
     }
 }
 
@@ -374,6 +381,11 @@ impl DeviceState {
     /// Whether it is a MIG instance.
     pub fn is_instance(&self) -> bool {
         self.labels.get("GPU_I_ID").is_some()
+    }
+
+    /// Whether several own it.
+    pub fn is_shared(&self) -> bool {
+        self.pods > 1 || self.owners.is_some_and(|owners| owners > 1.0)
     }
 
     pub fn label(&self, name: &str) -> Option<&str> {
@@ -414,8 +426,10 @@ impl Holding {
             named: false,
             undated: false,
             observed: None,
+            first: None,
             total: 0.0,
             total_before: 0.0,
+            passed_on: false,
             recent: None,
             series: Vec::new(),
             only_since: None,
@@ -496,6 +510,11 @@ impl Holding {
         self.total - self.total_before
     }
 
+    /// Seconds that the exporter had counted when it was first read, and when that was.
+    pub fn first(&self) -> Option<(f64, Instant)> {
+        self.first
+    }
+
     /// Whether another pod of the same name was seen to have it before.
     pub fn succeeded(&self) -> bool {
         self.total_before > 0.0
@@ -516,7 +535,12 @@ impl Holding {
             // A counter that fell began anew.
             let before = self.observed.filter(|before| *before <= observed).unwrap_or(0.0);
             self.total += observed - before;
+            self.first.get_or_insert((observed, round.at));
             self.observed = Some(observed);
+        }
+        if std::mem::take(&mut self.passed_on) {
+            self.recent = None;
+            self.total_before = self.total;
         }
         self.named = from.pod_uid.is_some();
         if let Some(uid) = from.pod_uid

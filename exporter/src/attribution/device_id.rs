@@ -24,8 +24,8 @@ pub(crate) enum Device {
     OldInstance { gpu: String, gi: u32, ci: u32 },
     /// `nvidia<minor>/gi<id>`: a GPU instance, as GKE's plugin writes it.
     MinorInstance { minor: u32, gi: u32 },
-    /// `GPU-<uuid>-<n>`, as HAMi's and Volcano's plugins write it. The kubelet chose it among equals:
-    /// the card in it is not the one that is used.
+    /// `GPU-<uuid>-<n>`, as HAMi's and Volcano's plugins write it, or `GPU-<uuid>-_-<n>`, as gpushare's
+    /// does for each GiB. The kubelet chose it among equals: the card in it is not the one that is used.
     Virtual(String),
 }
 
@@ -114,7 +114,7 @@ fn is_virtual(id: &str) -> bool {
     else {
         return false;
     };
-    let number = number.strip_prefix('-').unwrap_or_default();
+    let number = number.strip_prefix("-_-").or_else(|| number.strip_prefix('-')).unwrap_or_default();
     is_uuid(uuid) && !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
 }
 
@@ -201,6 +201,16 @@ mod tests {
             assert_eq!(parsed.device.is_of(&gpu()), of_gpu, "{id}");
             assert_eq!(parsed.device.is_of(&instance(1)), of_instance, "{id}");
             assert_eq!(parsed.replica.as_deref(), replica, "{id}");
+        }
+    }
+
+    #[test]
+    fn a_virtual_gpu_names_no_card() {
+        for (id, virtual_gpu) in [("-0", true), ("-_-17", true), ("-", false), ("-_-", false), ("-a", false)]
+        {
+            let parsed = DeviceId::parse(&format!("{UUID}{id}"));
+            assert_eq!(matches!(parsed.device, Device::Virtual(_)), virtual_gpu, "{id}");
+            assert!(!parsed.device.is_of(&gpu()), "{id}");
         }
     }
 

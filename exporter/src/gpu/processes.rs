@@ -436,5 +436,7 @@ mod tests {
         let second = Duration::from_secs(1);
         assert!(sampling.is_news(&row(wall_us + 200_000), now + second));
         assert!(!sampling.is_news(&row(wall_us + hour_us), now + second), "from before it went back");
+        let row = row(wall_us + hour_us + 31_000_000);
+        assert!(sampling.is_news(&row, now + 31 * second), "it was set right again");
     }
 }

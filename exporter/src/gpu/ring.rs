@@ -67,11 +67,15 @@ pub(super) struct SetBack {
 impl SetBack {
     /// How far timestamps may be ahead of what has passed of the new time.
     const TOLERANCE: Duration = Duration::from_millis(500);
+    /// How long samples of before stay with the driver: twice as long as an H100 keeps them. A later
+    /// timestamp after that is of a clock that went forward again.
+    const KEPT: Duration = Duration::from_secs(30);
 
     /// Whether a timestamp is of the new time.
     pub(super) fn is_past(&self, timestamp_us: u64, now: Instant) -> bool {
-        let passed = now.saturating_duration_since(self.at) + Self::TOLERANCE;
-        u128::from(timestamp_us) <= u128::from(self.at_us) + passed.as_micros()
+        let passed = now.saturating_duration_since(self.at);
+        let latest_us = u128::from(self.at_us) + (passed + Self::TOLERANCE).as_micros();
+        passed >= Self::KEPT || u128::from(timestamp_us) <= latest_us
     }
 }
 
@@ -342,6 +346,10 @@ mod tests {
         // The driver goes on returning what it sampled before: its timestamps are later ones.
         let slots = clock.drained([mixed, ring(&[(1400, 90)])].concat(), at(61_200));
         assert_eq!(slots.iter().map(|slot| slot.percent).collect::<Vec<_>>(), [90.0]);
+        // Until they are gone; then a later timestamp is of a clock that was set right again.
+        assert_eq!(clock.drained(ring(&[(9_080_000, 40)]), at(80_000)), []);
+        let slots = clock.drained(ring(&[(9_091_000, 40), (9_091_200, 40)]), at(91_200));
+        assert_eq!(lengths(&slots), [200, 200]);
     }
 
     #[test]

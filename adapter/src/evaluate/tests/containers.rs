@@ -1,7 +1,8 @@
 //! A pod has one value per device, whatever container labels its series have.
 
 use super::super::Omission;
-use super::Scene;
+use super::{ROOM, Scene, span};
+use crate::source::page::{self, Room};
 
 /// Seconds after which a pod has a value: two scrapes, 15 s apart.
 const SETTLED: u32 = 15;
@@ -196,4 +197,23 @@ fn labels_that_end_for_good_are_stale() {
         scene.page(&allocated("x", 1.0));
     }
     assert!(matches!(scene.utilization(), Err(Omission::DeviceStale { .. })), "{:?}", scene.utilization());
+}
+
+/// What it held is not the pod's any more, whatever room there is.
+#[test]
+fn a_label_of_before_that_is_given_up_for_lack_of_room_costs_no_value() {
+    let mut scene = Scene::new();
+    for scrape in 0..10 {
+        scene.seconds = 5.0 * f64::from(scrape);
+        let mut page = super::native("u1", &[(0, 0.4 * scene.seconds, 500.0 + scene.seconds)]);
+        if scrape < 5 {
+            // Nobody knows the container yet, nor what it was given.
+            let lines = page.lines().filter(|line| !line.contains("allocation"));
+            page = lines.map(|line| line.replace("container=\"c\"", "container=\"\"") + "\n").collect();
+        }
+        let page = page::read(&page, &scene.metrics).unwrap();
+        scene.exporter.answered(page, scene.at(), &span(), Room { series: 5, ..ROOM });
+    }
+    let value = scene.utilization().unwrap();
+    assert!((value - 40.0).abs() < 1e-6, "{value}");
 }

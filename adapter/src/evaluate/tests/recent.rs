@@ -3,8 +3,9 @@
 use jiff::SignedDuration;
 use serde_json::json;
 
-use super::super::{Omission, Value};
-use super::{Scene, native, sums};
+use super::super::{NodeExporter, NodeQuestion, Omission, Value, node_value};
+use super::{RULES, Scene, native, sums};
+use crate::cluster::Selector;
 use crate::metric::{MetricFlag, Metrics};
 
 /// A page of a pod on GPU 0 that used `busy` of it for `observed` seconds, 60 s of them summed up.
@@ -238,4 +239,99 @@ fn what_a_page_repeats_for_each_pod_of_a_device_is_no_pods() {
     assert_eq!(scene.ask("gpu_power_watts"), Err(Omission::Shared { pods: 2 }));
     // The node's is there once.
     assert!((scene.node("gpu_power_watts").unwrap() - 300.0).abs() < 1e-9);
+}
+
+/// Both exporters run while a rollout replaces one by the other. The load is 1 for 10 s of 20 s.
+#[test]
+fn an_exporter_that_has_just_begun_does_not_replace_one_that_knows_the_window() {
+    let mut scene = Scene::new();
+    scene.page(&page("u1", 0.5, 60.0));
+    let mut before = std::mem::replace(&mut scene.exporter, Scene::new().exporter);
+    // The new one answers last, and has seen 2 s.
+    scene.seconds = 1.0;
+    scene.page(&(native("u1", &[(0, 2.0, 2.0)]) + &sums(0, 2.0, 2.0)));
+    for metric in ["gpu_utilization", "gpu_device_utilization"] {
+        for order in [[&before, &scene.exporter], [&scene.exporter, &before]] {
+            near(scene.value_by(metric, &order, ""), 50.0, 60.0);
+        }
+    }
+    let nodes = [&before, &scene.exporter].map(|state| NodeExporter { state, of_any_node: false });
+    let metric = scene.metrics.get("gpu_utilization").unwrap();
+    let question = NodeQuestion { node: "gpu-7", metric, devices: &Selector::default() };
+    near(node_value(&question, &nodes, &RULES, &scene.now()), 50.0, 60.0);
+    // The old one is gone: what the new one knows by then counts.
+    before.failed("connection refused".to_owned());
+    scene.seconds = 40.0;
+    scene.page(&(native("u1", &[(0, 10.0, 41.0)]) + &sums(0, 10.0, 41.0)));
+    near(scene.value_by("gpu_utilization", &[&before, &scene.exporter], ""), 10.0 / 41.0 * 100.0, 41.0);
+}
+
+/// NVIDIA's exporter has the use of the whole GPU for one of the pods that share it.
+#[test]
+fn a_part_of_a_gpu_is_not_taken_from_another_page_while_podgauge_is_silent() {
+    for (part, owners, its_own) in [(0.5, 1, false), (1.0, 2, false), (1.0, 1, true)] {
+        let mut scene = Scene::new();
+        for scrape in 0..5 {
+            scene.seconds = 5.0 * f64::from(scrape);
+            let page = native("u1", &[(0, 0.05 * scene.seconds, 500.0 + scene.seconds)]);
+            let page = page.replace("pod_uid=\"u1\"} 1", &format!("pod_uid=\"u1\"}} {part}"));
+            scene.page(&page.replace("H100\"} 1\n", &format!("H100\"}} {owners}\n")));
+        }
+        let ours = std::mem::replace(&mut scene.exporter, Scene::new().exporter);
+        for scrape in 0..5 {
+            scene.seconds = 60.0 + 5.0 * f64::from(scrape);
+            scene.page(&super::gauge("GPU-0", "p", 85.0));
+        }
+        match scene.ask_by("gpu_utilization", &[&ours, &scene.exporter], "") {
+            Ok(value) => {
+                assert!(its_own && (value - 85.0).abs() < 1e-6, "{value} of {part}, {owners} owners");
+            }
+            Err(refused) => {
+                assert!(!its_own && matches!(refused, Omission::ExporterSilent { .. }), "{refused}");
+            }
+        }
+    }
+}
+
+/// The other container's last seconds are between the last page that has it and the next one.
+#[test]
+fn a_container_that_ended_as_the_window_begins_has_a_part_in_it() {
+    let mut scene = Scene::new();
+    // Both until second 31, each half of the load; then the first does all of it.
+    let counters = |second: f64| {
+        let both = second.min(31.0);
+        0.25 * both + 0.5 * (second - both)
+    };
+    let line = |container: &str, active: f64, recent: f64, observed: f64| {
+        let (page, sums) = (native("u1", &[(0, active, observed)]), sums(0, recent, observed.min(60.0)));
+        (page + &sums).replace("container=\"c\"", &format!("container=\"{container}\""))
+    };
+    for second in (0..=90).step_by(5).map(f64::from).filter(|second| *second > 0.0) {
+        scene.seconds = second;
+        let recent = counters(second) - counters((second - 60.0).max(0.0));
+        let mut page = line("c", counters(second), recent, second);
+        if second <= 31.0 {
+            page += &line("d", counters(second), recent, second);
+        }
+        scene.page(&page);
+    }
+    // Between the two pages lies a gap.
+    near(value(&scene, "gpu_utilization_share"), 50.0, 55.0);
+}
+
+/// A pod of the same name ended before this adapter began. A gap later makes the counter look as young
+/// as the pod.
+#[test]
+fn a_counter_that_was_older_than_the_pod_stays_so() {
+    let mut scene = Scene::new();
+    scene.seconds = 10.0;
+    began(&mut scene, 5.0);
+    let page =
+        |active: f64, observed: f64| native("u1", &[(0, active, observed)]) + &sums(0, active, observed);
+    scene.page(&page(5.0, 10.0));
+    scene.seconds = 15.0;
+    scene.page(&page(5.0, 10.0));
+    scene.seconds = 20.0;
+    scene.page(&page(10.0, 15.0));
+    assert_eq!(value(&scene, "gpu_utilization"), Err(Omission::Reading { needed: 15 }));
 }
