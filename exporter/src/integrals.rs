@@ -62,8 +62,9 @@ pub(crate) struct Windows {
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(crate) struct Balance {
     pub(crate) total: Account,
-    /// Growth within [`Windows::recent`].
-    pub(crate) recent: Account,
+    /// Growth within [`Windows::recent`]; `None` if it is not known of this moment, or is not all of
+    /// what the pod used: a part of it was counted for another container label of the pod.
+    pub(crate) recent: Option<Account>,
 }
 
 /// Everything accumulated of one device.
@@ -226,19 +227,32 @@ impl DeviceLedger {
         self.memory.add(slots, self.windows.utilization, now);
     }
 
-    /// The whole device's seconds within [`Windows::recent`].
-    pub(crate) fn recent(&self, now: Instant) -> Account {
+    /// The whole device's seconds within [`Windows::recent`]; `None` if they are not of this moment.
+    pub(crate) fn recent(&self, now: Instant) -> Option<Account> {
         self.recent.sum(self.windows.recent, now)
     }
 
     /// The accounts of a division that were ever opened, in its order, the unlabelled one last.
     pub(crate) fn accounts(&self, division: &Division, now: Instant) -> Vec<(Option<Arc<Owner>>, Balance)> {
-        let balance = |owner: Option<Arc<Owner>>| {
-            let entry = self.accounts.get(&owner)?;
-            let recent = entry.recent.sum(self.windows.recent, now);
-            Some((owner, Balance { total: entry.account, recent }))
+        let printed = printed(division);
+        let balance = |owner: &Option<Arc<Owner>>| {
+            let entry = self.accounts.get(owner)?;
+            let complete = owner.as_deref().is_none_or(|owner| !self.has_left(owner, &printed, now));
+            let recent = entry.recent.sum(self.windows.recent, now).filter(|_| complete);
+            Some((owner.clone(), Balance { total: entry.account, recent }))
         };
-        printed(division).into_iter().filter_map(balance).collect()
+        printed.iter().filter_map(balance).collect()
+    }
+
+    /// Whether a part of the pod's use within [`Windows::recent`] is in an account that is not printed
+    /// any more.
+    fn has_left(&self, owner: &Owner, printed: &[Option<Arc<Owner>>], now: Instant) -> bool {
+        self.accounts.iter().any(|(other, entry)| {
+            let of_the_pod = other
+                .as_deref()
+                .is_some_and(|other| (&other.namespace, &other.pod) == (&owner.namespace, &owner.pod));
+            of_the_pod && !printed.contains(other) && entry.recent.gained(self.windows.recent, now)
+        })
     }
 
     /// Percent of the device that each of these owners used, mean over the part of the utilization

@@ -9,7 +9,7 @@ use podgauge_common::catalogue::own::{
 use podgauge_common::exposition::write::{LabelText, PageWriter, Value};
 
 use crate::attribution::Owner;
-use crate::integrals::Balance;
+use crate::integrals::{Account, Balance};
 use crate::render::{LabelNames, by_xid, percent};
 use crate::snapshot::DeviceSnapshot;
 
@@ -37,7 +37,7 @@ const FAMILIES: [Family; 15] = [
         }
     }),
     of_use(ACTIVE_SECONDS, |page, device| {
-        device.accounts(page, device.labels, |balance| balance.total.active_s);
+        device.accounts(page, device.labels, |balance| Some(balance.total.active_s));
     }),
     state(ALLOCATION, |page, device| {
         device.allocations(page, |part| part.map(Value::F64));
@@ -52,7 +52,7 @@ const FAMILIES: [Family; 15] = [
         }
     }),
     of_use(OBSERVED_SECONDS, |page, device| {
-        device.accounts(page, device.labels, |balance| balance.total.observed_s);
+        device.accounts(page, device.labels, |balance| Some(balance.total.observed_s));
     }),
     state(OWNERS, |page, device| {
         if let Some(owners) = device.snapshot.owners {
@@ -63,16 +63,16 @@ const FAMILIES: [Family; 15] = [
         device.allocations(page, |part| part.is_none().then_some(Value::U64(1)));
     }),
     of_use(RECENT_ACTIVE_SECONDS, |page, device| {
-        device.accounts(page, &device.recent_labels(), |balance| balance.recent.active_s);
+        device.accounts(page, &device.recent_labels(), |balance| Some(balance.recent?.active_s));
     }),
     of_use(RECENT_DEVICE_ACTIVE_SECONDS, |page, device| {
-        page.sample(&device.recent_labels(), micros(device.snapshot.recent.active_s));
+        device.recent(page, |recent| recent.active_s);
     }),
     of_use(RECENT_DEVICE_OBSERVED_SECONDS, |page, device| {
-        page.sample(&device.recent_labels(), micros(device.snapshot.recent.observed_s));
+        device.recent(page, |recent| recent.observed_s);
     }),
     of_use(RECENT_OBSERVED_SECONDS, |page, device| {
-        device.accounts(page, &device.recent_labels(), |balance| balance.recent.observed_s);
+        device.accounts(page, &device.recent_labels(), |balance| Some(balance.recent?.observed_s));
     }),
     state(UP, |page, device| page.sample(device.labels, Value::U64(device.snapshot.up.into()))),
     state(UTILIZATION, |page, device| {
@@ -111,10 +111,19 @@ impl Device<'_> {
         self.labels.clone().with("window", self.recent_window)
     }
 
-    /// One sample for each owner that has series.
-    fn accounts(&self, page: &mut PageWriter, labels: &LabelText, seconds: impl Fn(&Balance) -> f64) {
+    /// The whole device's growth, if it is known.
+    fn recent(&self, page: &mut PageWriter, seconds: impl Fn(Account) -> f64) {
+        if let Some(recent) = self.snapshot.recent {
+            page.sample(&self.recent_labels(), micros(seconds(recent)));
+        }
+    }
+
+    /// One sample for each owner that has series and these seconds.
+    fn accounts(&self, page: &mut PageWriter, labels: &LabelText, seconds: impl Fn(&Balance) -> Option<f64>) {
         for (owner, balance) in &self.snapshot.accounts {
-            page.sample(&labels.and(&owner_labels(owner.as_deref())), micros(seconds(balance)));
+            if let Some(seconds) = seconds(balance) {
+                page.sample(&labels.and(&owner_labels(owner.as_deref())), micros(seconds));
+            }
         }
     }
 

@@ -63,7 +63,7 @@ pub(crate) struct DeviceSnapshot {
     pub(crate) utilization: Divided,
     pub(crate) memory: Divided,
     /// The whole device's seconds within the recent window.
-    pub(crate) recent: Account,
+    pub(crate) recent: Option<Account>,
     /// The owners that have series, `None` for the one without labels, and their seconds.
     pub(crate) accounts: Vec<(Option<Arc<Owner>>, Balance)>,
     /// `None`: owners are not known.

@@ -124,7 +124,8 @@ async fn replicas_that_start_at_once_share_one_authority() {
     }
     assert_eq!(certificates(&site.secret().unwrap()["ca.crt"]).len(), 1);
     // One wrote, the others read.
-    let rewritten = || replicas.iter().map(|replica| replica.program.count_logged("written again")).sum::<usize>();
+    let rewritten =
+        || replicas.iter().map(|replica| replica.program.count_logged("written again")).sum::<usize>();
     until("the one that wrote", || async { if rewritten() > 0 { Ok(()) } else { Err("none") } }).await;
     assert_eq!(rewritten(), 1);
 }

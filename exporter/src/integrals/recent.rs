@@ -5,6 +5,10 @@ use std::time::{Duration, Instant};
 
 use super::Account;
 
+/// How old the newest gain may be. After that the sum says nothing of this moment: a reader that
+/// sees it for the first time would take it for fresh.
+const FRESH: Duration = Duration::from_secs(10);
+
 /// The gains of the last ticks, one a second at most.
 #[derive(Debug, Default)]
 pub(super) struct Recent {
@@ -29,14 +33,23 @@ impl Recent {
         }
     }
 
-    /// The gain in the window that ends `now`.
-    pub(super) fn sum(&self, window: Duration, now: Instant) -> Account {
+    /// The gain in the window that ends `now`; `None` without one in the last 10 s.
+    pub(super) fn sum(&self, window: Duration, now: Instant) -> Option<Account> {
+        let (newest, ..) = self.ticks.back()?;
+        if now.saturating_duration_since(*newest) > FRESH.min(window) {
+            return None;
+        }
         let in_window = self.ticks.iter().filter(|(at, ..)| now.saturating_duration_since(*at) < window);
         let mut sum = Account::default();
         for (_, active, observed) in in_window {
             sum += Account { active_s: f64::from(*active), observed_s: f64::from(*observed) };
         }
-        sum
+        Some(sum)
+    }
+
+    /// Whether anything was gained in the window that ends `now`.
+    pub(super) fn gained(&self, window: Duration, now: Instant) -> bool {
+        self.ticks.back().is_some_and(|(at, ..)| now.saturating_duration_since(*at) < window)
     }
 }
 
@@ -55,9 +68,13 @@ mod tests {
             recent.add(gained(if second < 70 { 0.0 } else { 50.0 }), window, now);
         }
         let at = |second| recent.sum(window, start + Duration::from_secs(second));
-        assert_eq!(at(99), Account { active_s: 15.0, observed_s: 60.0 });
-        assert_eq!(at(129), Account { active_s: 15.0, observed_s: 30.0 });
-        assert_eq!(at(200), Account::default());
+        assert_eq!(at(99), Some(Account { active_s: 15.0, observed_s: 60.0 }));
+        assert_eq!(at(109), Some(Account { active_s: 15.0, observed_s: 50.0 }));
+        // Nothing is known of the last seconds.
+        assert_eq!(at(110), None);
+        assert_eq!(Recent::default().sum(window, start), None);
+        let gained = |second| recent.gained(window, start + Duration::from_secs(second));
+        assert_eq!([158, 159].map(gained), [true, false]);
         assert!(recent.ticks.len() <= 60);
     }
 }

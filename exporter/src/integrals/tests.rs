@@ -165,3 +165,37 @@ proptest::proptest! {
         }
     }
 }
+
+/// A reader that starts now would take the sums of the label that is left for all of the pod.
+#[test]
+fn a_pod_has_no_recent_sums_while_some_are_under_a_label_that_ended() {
+    let start = Instant::now();
+    let at = |s| start + Duration::from_secs(s);
+    let of = |container: &str| {
+        Arc::new(Owner { namespace: "ns".into(), pod: "a".into(), container: container.into() })
+    };
+    let (nameless, named, other) = (of(""), of("c"), owner("b"));
+    let mut ledger = DeviceLedger::new(WINDOWS, start);
+    let recent = |ledger: &DeviceLedger, division: &Division, now| {
+        let accounts = ledger.accounts(division, now);
+        accounts.into_iter().map(|(_, balance)| balance.recent.map(|it| it.observed_s)).collect::<Vec<_>>()
+    };
+    for second in 1..=40 {
+        credit(&mut ledger, &[slot(at(second), 1000, 80.0)], Some(&nameless), at(second));
+    }
+    assert_eq!(recent(&ledger, &whole(Some(&nameless)), at(40)), [Some(40.0)]);
+    for second in 41..=70 {
+        credit(&mut ledger, &[slot(at(second), 1000, 80.0)], Some(&named), at(second));
+    }
+    assert_eq!(recent(&ledger, &whole(Some(&named)), at(70)), [None]);
+    // Both are printed, and the device's other owner has nothing to do with it.
+    let all = Division::Among(vec![Arc::clone(&nameless), Arc::clone(&named), Arc::clone(&other)]);
+    let of_all = ledger.accounts(&all, at(70));
+    assert!(
+        of_all.iter().any(|(owner, balance)| *owner == Some(Arc::clone(&named)) && balance.recent.is_some())
+    );
+    for second in 71..=100 {
+        credit(&mut ledger, &[slot(at(second), 1000, 80.0)], Some(&named), at(second));
+    }
+    assert_eq!(recent(&ledger, &whole(Some(&named)), at(100)), [Some(60.0)]);
+}

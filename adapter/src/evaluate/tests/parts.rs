@@ -149,7 +149,10 @@ fn an_annotation_gives_the_part_where_the_exporter_does_not() {
             Err(Omission::PartUnknown(UnknownPart::Unreadable(name)))
         );
     }
-    near(annotated(&json!({"gpu-fraction": "half"}), |t| used("c", t) + &size("c", 0.25)).utilization(), 80.0);
+    near(
+        annotated(&json!({"gpu-fraction": "half"}), |t| used("c", t) + &size("c", 0.25)).utilization(),
+        80.0,
+    );
     // Both are there: the first of them counts.
     let both = json!({"gpu-fraction": "0.5", "gpu-memory": "10000"});
     near(annotated(&both, |t| used("c", t)).utilization(), 40.0);
