@@ -1,6 +1,6 @@
 //! Owns the cluster's objects, their revisions and the log that watches read.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -23,6 +23,8 @@ pub(crate) struct Store {
 struct Inner {
     revision: u64,
     objects: BTreeMap<Key, Stored>,
+    /// The objects of a kind that a source put there.
+    by_source: BTreeMap<(Kind, String), BTreeSet<Key>>,
     log: VecDeque<Change>,
     /// Changes up to this revision are no longer in the log.
     forgotten: u64,
@@ -72,7 +74,13 @@ pub(crate) struct TooOld {
 
 impl Store {
     pub(crate) fn new() -> Self {
-        let inner = Inner { revision: 1, objects: BTreeMap::new(), log: VecDeque::new(), forgotten: 1 };
+        let inner = Inner {
+            revision: 1,
+            objects: BTreeMap::new(),
+            by_source: BTreeMap::new(),
+            log: VecDeque::new(),
+            forgotten: 1,
+        };
         Self { inner: Mutex::new(inner), revision: watch::Sender::new(1) }
     }
 
@@ -81,16 +89,11 @@ impl Store {
     pub(crate) fn replace(&self, kind: Kind, source: &str, objects: Vec<Value>) {
         let mut inner = self.inner.lock();
         let before = inner.revision;
-        let mut gone: Vec<Key> = inner
-            .objects
-            .iter()
-            .filter(|(key, stored)| key.kind == kind && stored.source == source)
-            .map(|(key, _)| key.clone())
-            .collect();
+        let mut gone = inner.by_source.get(&(kind, source.to_owned())).cloned().unwrap_or_default();
         for object in objects {
             let text = |name: &str| object["metadata"][name].as_str().unwrap_or_default().to_owned();
             let key = Key { kind, namespace: text("namespace"), name: text("name") };
-            gone.retain(|other| *other != key);
+            gone.remove(&key);
             inner.put(key, source, object);
         }
         for key in gone {
@@ -200,11 +203,27 @@ impl Inner {
             before,
             after: Some(Arc::clone(&object)),
         });
-        self.objects.insert(key, Stored { source: source.to_owned(), object });
+        let stored = Stored { source: source.to_owned(), object };
+        if let Some(replaced) = self.objects.insert(key.clone(), stored) {
+            self.leave(&key, replaced.source);
+        }
+        self.by_source.entry((key.kind, source.to_owned())).or_default().insert(key);
+    }
+
+    /// The object is not of that source any more.
+    fn leave(&mut self, key: &Key, source: String) {
+        let place = (key.kind, source);
+        if let Some(keys) = self.by_source.get_mut(&place) {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.by_source.remove(&place);
+            }
+        }
     }
 
     fn remove(&mut self, key: &Key) {
         let Some(stored) = self.objects.remove(key) else { return };
+        self.leave(key, stored.source);
         self.revision += 1;
         self.log(Change {
             revision: self.revision,
