@@ -12,7 +12,7 @@ use crate::metric::{Aggregation, DEVICE_USE, FamilyId, Formula, MEMORY_USED, Met
 use crate::source::history::{History, Mean};
 use crate::source::page::Limit;
 use crate::source::recent::Latest;
-use crate::source::store::{DeviceState, FIRST_ANSWER_SECONDS};
+use crate::source::store::{DeviceState, FIRST_ANSWER_SECONDS, Holding, Place};
 
 const MIB: f64 = 1024.0 * 1024.0;
 
@@ -168,6 +168,16 @@ impl<'a> Device<'a> {
         };
         match family {
             USE => {
+                // The sums of some of the page's labels alone are a part of the pod's use. The exporter
+                // leaves out those that lack one, and a label without a UID may not be the pod's.
+                let is_mine = |container: &str| self.holdings.iter().any(|mine| mine.container == container);
+                let lacks = |((device, container), holding): (&Place, &Holding)| {
+                    let counts = **device == *self.key && holding.present && holding.counts();
+                    counts && (holding.recent.is_none() || !is_mine(container))
+                };
+                if known.series.into_iter().flatten().any(lacks) {
+                    return None;
+                }
                 let all = self.holdings.iter().filter(|mine| mine.holding.recent.is_some());
                 let all: Option<Vec<Latest>> =
                     all.map(|mine| of_the_pod(mine, mine.holding.recent, Of::Pod)).collect();

@@ -11,8 +11,6 @@ use crate::source::store::Holding;
 /// The exporter's sums must cover as much of the window as the adapter's readings, but for this part
 /// of it: an exporter that has just restarted knows less. A page may be a second old.
 pub(super) const NEARLY: u32 = 60;
-/// Times in a pod's status are whole seconds, by another clock.
-const CLOCK: Duration = Duration::from_secs(1);
 /// Containers that ran beside each other are observed for at least this part of the time for which
 /// their device is.
 const PARALLEL: f64 = 0.9;
@@ -84,9 +82,8 @@ pub(super) fn of_this_pod(
             Began::At(began) => {
                 // A counter that is no older than the pod has no other pod's seconds in it. A gap may hide
                 // by now that it was older when it was first read.
-                let is_young = |counted: f64, at: Instant| {
-                    counted <= (at.saturating_duration_since(began) + CLOCK).as_secs_f64()
-                };
+                let is_young =
+                    |counted: f64, at: Instant| counted <= at.saturating_duration_since(began).as_secs_f64();
                 let was_young = holding.first().is_none_or(|(counted, at)| is_young(counted, at));
                 since(began) || of == Of::Pod && was_young && is_young(holding.counted(), *at)
             }

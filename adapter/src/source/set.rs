@@ -47,23 +47,17 @@ struct Running {
 }
 
 impl Published {
-    /// Those whose samples count for pods of the node. One that went counts for `staleness`; beside
-    /// others, one of podgauge's counts for as long as it is remembered: it knows of parts of devices
-    /// that others repeat as the whole.
+    /// Those whose samples count for pods of the node. One that went counts for `staleness`.
     pub fn of_node(
         &self,
         node: &str,
         now: Instant,
         staleness: Duration,
     ) -> impl Iterator<Item = &Arc<Exporter>> {
-        let present = || self.by_node.get(node).into_iter().flatten().chain(&self.anywhere);
-        let beside_others = present().next().is_some();
-        let counts = move |(exporter, since): &&(Arc<Exporter>, Instant)| {
-            let native = beside_others && exporter.state.read().native;
-            now.saturating_duration_since(*since) <= if native { RETENTION } else { staleness }
-        };
-        let gone = self.gone.get(node).into_iter().flatten().filter(counts).map(|(exporter, _)| exporter);
-        present().chain(gone)
+        let stands = move |since: Instant| now.saturating_duration_since(since) <= staleness;
+        let gone = self.gone.get(node).into_iter().flatten();
+        let gone = gone.filter(move |(_, since)| stands(*since)).map(|(exporter, _)| exporter);
+        self.by_node.get(node).into_iter().flatten().chain(&self.anywhere).chain(gone)
     }
 
     pub fn all(&self) -> impl Iterator<Item = &Arc<Exporter>> {
@@ -234,12 +228,6 @@ mod tests {
         assert_eq!(count(Instant::now() + seconds(31)).len(), 0);
         set.set(&[target("http://127.0.0.2:2/metrics")]);
         assert_eq!(count(Instant::now()).len(), 2, "another port is another exporter");
-        assert_eq!(
-            count(Instant::now() + seconds(31)).len(),
-            2,
-            "beside it, the one that knew parts counts on"
-        );
-        assert_eq!(count(Instant::now() + RETENTION + seconds(1)).len(), 1);
         set.set(&[target("http://127.0.0.3:1/metrics")]);
         let found = count(Instant::now());
         let new = found.iter().find(|exporter| exporter.target.url.host() == Some("127.0.0.3")).unwrap();

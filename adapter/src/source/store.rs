@@ -89,7 +89,7 @@ pub struct PodSeries {
 }
 
 /// Device and container.
-type Place = (Arc<str>, Box<str>);
+pub type Place = (Arc<str>, Box<str>);
 pub(super) type Placed = (Place, Holding);
 
 /// A container's part of a device, with its histories.

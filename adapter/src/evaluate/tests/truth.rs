@@ -4,7 +4,7 @@
 //! The node here is what the shipped exporter tells of it, second by second: counters in seconds,
 //! a gauge for exporters that have no more. Pages may be late, old or missing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use jiff::SignedDuration;
 use proptest::prelude::*;
@@ -83,7 +83,11 @@ struct World {
     generation: u32,
     /// Of the exporter's present life, by container label: active and observed seconds.
     counters: BTreeMap<&'static str, (f64, f64)>,
+    /// … of each of the last seconds, with the second.
+    recent: BTreeMap<&'static str, VecDeque<(usize, f64, f64)>>,
     labels: &'static [(&'static str, f64)],
+    /// Scrapes that followed a good one, since the adapter or the pod began.
+    read: u32,
     parts_unknown: u8,
     /// … on the newest page that was scraped.
     page_unknown: u8,
@@ -108,7 +112,9 @@ impl World {
             truth: Vec::new(),
             generation: 0,
             counters: BTreeMap::new(),
+            recent: BTreeMap::new(),
             labels: LABELS[0],
+            read: 0,
             parts_unknown: 0,
             page_unknown: 0,
             parts_kept: 0,
@@ -127,9 +133,10 @@ impl World {
         let started =
             self.scene.began_wall + SignedDuration::from_secs(self.truth.len() as i64 + self.clock_off);
         self.scene.pod["metadata"]["uid"] = json!(format!("u{}", self.generation));
+        self.scene.pod["status"]["startTime"] = json!(started.to_string());
         self.scene.pod["status"]["containerStatuses"][0]["state"]["running"]["startedAt"] =
             json!(started.to_string());
-        (self.good, self.settled, self.parts_kept) = (0, false, 0);
+        (self.good, self.settled, self.parts_kept, self.read) = (0, false, 0, 0);
     }
 
     /// A second passes.
@@ -141,12 +148,45 @@ impl World {
                 let (active, observed) = self.counters.entry(label).or_default();
                 *active += self.load * share;
                 *observed += 1.0;
+                let recent = self.recent.entry(label).or_default();
+                recent.push_back((self.truth.len(), self.load * share, 1.0));
             }
         }
         if running {
             let page = if self.native { self.native_page() } else { self.gauge_page() };
             self.pages.push(page);
         }
+    }
+
+    /// The exporter begins again.
+    fn forget_counters(&mut self) {
+        self.counters.clear();
+        self.recent.clear();
+    }
+
+    /// The seconds of the last minute under a label, as the exporter prints them: none that are older
+    /// than 10 s, and none while a part of them is under a label that has ended.
+    ///
+    /// Of a pod that has just taken the place of another one of its name, only the clock of its status
+    /// tells an adapter that begins at that moment which seconds are whose: a wrong one has no sums here.
+    fn sums(&self, label: &str) -> Option<(f64, f64)> {
+        if self.clock_off != 0 {
+            return None;
+        }
+        let since =
+            |seconds: usize| move |(second, ..): &&(usize, f64, f64)| second + seconds > self.truth.len();
+        let is_printed = |label: &str| self.labels.iter().any(|(known, _)| *known == label);
+        let has_left = |(other, seconds): (&&str, &VecDeque<(usize, f64, f64)>)| {
+            !is_printed(other) && seconds.iter().any(|second| since(60)(&second))
+        };
+        let seconds = self.recent.get(label)?;
+        if self.recent.iter().any(has_left) || !seconds.iter().any(|second| since(10)(&second)) {
+            return None;
+        }
+        let sum = |(active, observed): (f64, f64), (_, more, time): &(usize, f64, f64)| {
+            (active + more, observed + time)
+        };
+        Some(seconds.iter().filter(since(60)).fold((0.0, 0.0), sum))
     }
 
     fn native_page(&self) -> String {
@@ -169,6 +209,12 @@ impl World {
                 "podgauge_gpu_active_seconds_total{{{owner}}} {active}\n\
                  podgauge_gpu_observed_seconds_total{{{owner}}} {observed}\n"
             );
+            if let Some((active, observed)) = self.sums(label) {
+                page += &format!(
+                    "podgauge_gpu_recent_active_seconds{{window=\"60s\",{owner}}} {active}\n\
+                     podgauge_gpu_recent_observed_seconds{{window=\"60s\",{owner}}} {observed}\n"
+                );
+            }
         }
         page
     }
@@ -193,6 +239,7 @@ impl World {
         let page = self.pages[at].replace(&format!("p-{}", self.generation), "p");
         self.scene.page(&page);
         self.good += 1;
+        self.read += u32::from(self.good >= 2);
         let unknown = page.matches("part_unknown{").count() as u8;
         if unknown < 2 && page.contains(&format!("\"u{}\"", self.generation)) {
             // With the second part known and not the first, the first is still missing.
@@ -229,6 +276,10 @@ impl World {
                     self.truth.len()
                 );
             }
+            // It was answered by the exporter's sums, which then ended.
+            Err(Omission::Reading { .. }) => {
+                prop_assert!(self.read * 5 <= 15, "at {} s it was read for long enough", self.truth.len());
+            }
             Err(omission) => {
                 // Unknown is left out; but who was settled is back with the second scrape.
                 prop_assert!(!(self.settled && self.good >= 2), "at {} s: {omission}", self.truth.len());
@@ -246,7 +297,7 @@ impl World {
             Event::Slow(seconds) => (seconds, true, true, true, usize::from(seconds % 5)),
             Event::Blind(seconds) => (seconds, true, false, true, 0),
             Event::Reset => {
-                self.counters.clear();
+                self.forget_counters();
                 self.good = 0;
                 return Ok(());
             }
@@ -267,6 +318,7 @@ impl World {
             }
             Event::AdapterRestarted => {
                 self.scene.exporter = Scene::new().exporter;
+                self.read = 0;
                 (self.good, self.settled, self.parts_kept, self.page_unknown) = (0, false, 0, 0);
                 return Ok(());
             }
@@ -285,7 +337,7 @@ impl World {
             }
         };
         if !running {
-            self.counters.clear();
+            self.forget_counters();
             self.pages.clear();
         }
         for _ in 0..seconds {
