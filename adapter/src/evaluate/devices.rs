@@ -7,10 +7,9 @@ use super::nodes::whole_device;
 use super::omission::Unproven;
 use super::part::Holder;
 use super::recent::{Of, Windowed, of_this_pod, together, windowed};
-use super::{HeldPart, Known, Mine, Now, Omission, Question, Rules, Settled, Value, silence};
+use super::{HeldPart, Known, Mine, Now, Omission, Question, Rules, Settled, Value, silence, within};
 use crate::metric::{Aggregation, DEVICE_USE, FamilyId, Formula, MEMORY_USED, Metric, USE};
 use crate::source::history::{History, Mean};
-use crate::source::page::Limit;
 use crate::source::recent::Latest;
 use crate::source::store::{DeviceState, FIRST_ANSWER_SECONDS, Holding, Place};
 
@@ -144,19 +143,17 @@ impl<'a> Device<'a> {
         }
     }
 
-    /// The mean of a family over the window; `None` without any readings in it.
-    ///
-    /// # Errors
-    /// As [`series`](Self::series).
+    /// The mean of a family over the window; `None` without any readings in it. `series`: what
+    /// [`series`](Self::series) gives for it.
     pub(super) fn windowed(
         &self,
-        known: &Known<'a>,
+        known: &Known<'_>,
         family: FamilyId,
+        series: Option<(&History, Option<Instant>)>,
         window: Duration,
-    ) -> Result<Option<Windowed>, Omission> {
-        let series = self.series(known, family)?;
+    ) -> Option<Windowed> {
         let own = series.and_then(|(history, not_before)| history.mean(window, not_before));
-        Ok(windowed(self.latest(known, family), series.map(|(history, _)| history), window, own))
+        windowed(self.latest(known, family), series.map(|(history, _)| history), window, own)
     }
 
     /// The exporter's own sums of the last seconds: of the pod's containers on the device, or of the
@@ -210,10 +207,7 @@ impl Measure<'_> {
         let formula = question.metric.formula;
         let shared = state.map_or(0, |state| state.pods);
         let of_a_part = matches!(formula.family(), USE | MEMORY_USED);
-        if state.is_some_and(|state| state.incomplete) {
-            let limit = exporter.cut.as_ref().map_or(Limit::Series, |cut| cut.limit);
-            return Err(Omission::PageLimit { exporter: exporter.name.clone(), limit });
-        }
+        within(exporter, state.and_then(|state| exporter.limit_on_device(state)))?;
         // NVIDIA's exporter gives every pod on a device the whole device's, and either does of what
         // cannot be divided where a page has a copy of it for each pod.
         if shared > 1 && (!exporter.native && of_a_part || matches!(formula, Formula::Sum(_))) {
@@ -245,7 +239,7 @@ impl Measure<'_> {
         let family = question.metric.formula.family();
         let window = question.metric.window(rules.window);
         let series = device.series(known, family)?;
-        let found = device.windowed(known, family, window)?;
+        let found = device.windowed(known, family, series, window);
         if series.is_none() && found.is_none() {
             return Err(self.no_such_family());
         }
@@ -365,6 +359,12 @@ fn combine(metric: &Metric, devices: &[Measured]) -> Option<Value> {
 }
 
 impl Measured {
+    /// Of a whole device, whatever part of it was given to whom.
+    pub(super) fn whole(mean: Mean, memory_total: Option<f64>) -> Self {
+        let Mean { value, at, covered, .. } = mean;
+        Self { value, part: Some(1.0), memory_total, at, covered }
+    }
+
     /// In the metric's unit, for this device alone; `None` where its memory is not known.
     pub(super) fn in_unit(&self, formula: Formula) -> Option<f64> {
         Some(match formula {

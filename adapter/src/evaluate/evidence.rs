@@ -2,15 +2,11 @@
 
 use std::time::Instant;
 
-use super::devices::{Device, devices};
+use super::devices::{Device, Measured, devices};
 use super::{Began, HeldPart, Known, Now, Question, Rules};
 use crate::cluster::PodRecord;
-use crate::metric::Formula;
 use crate::source::history::Mean;
 use crate::source::store::ExporterState;
-
-/// Bytes of the unit of memory families.
-const MIB: f64 = 1024.0 * 1024.0;
 
 /// A pod on one device, as an exporter reports it.
 #[derive(Debug, Clone, PartialEq)]
@@ -62,15 +58,11 @@ fn of_device(question: &Question<'_>, known: &Known<'_>, device: &Device<'_>, ru
     let formula = question.metric.formula;
     let window = question.metric.window(rules.window);
     let state = known.exporter.device_state(device.key);
-    let memory_total = state.and_then(|state| state.memory_total).filter(|total| *total > 0.0);
-    let in_unit = |mean: f64| match formula {
-        Formula::Utilization | Formula::UtilizationShare | Formula::DeviceUtilization => Some(mean * 100.0),
-        Formula::MemoryUsed => Some(mean * MIB),
-        Formula::MemoryUtilization => memory_total.map(|total| mean / total * 100.0),
-        Formula::Mean { scale, .. } => Some(mean * scale),
-        Formula::Sum(_) => Some(mean),
-    };
-    let found = device.windowed(known, formula.family(), window).ok().flatten();
+    let memory_total = state.and_then(|state| state.memory_total);
+    let in_unit = |mean| Measured::whole(mean, memory_total).in_unit(formula);
+    let family = formula.family();
+    let series = device.series(known, family);
+    let found = series.ok().and_then(|series| device.windowed(known, family, series, window));
     let holdings = || device.holdings.iter();
     Evidence {
         exporter: known.exporter.name.clone(),
@@ -83,7 +75,7 @@ fn of_device(question: &Question<'_>, known: &Known<'_>, device: &Device<'_>, ru
         present: holdings().any(|mine| mine.holding.present),
         seen: holdings().map(|mine| mine.holding.seen).max(),
         observed: holdings().map(|mine| mine.holding.observed(mine.not_before)).fold(0.0, f64::max),
-        mean: found.and_then(|found| Some(Mean { value: in_unit(found.mean.value)?, ..found.mean })),
+        mean: found.and_then(|found| Some(Mean { value: in_unit(found.mean)?, ..found.mean })),
         recent: found.is_some_and(|found| found.recent),
     }
 }

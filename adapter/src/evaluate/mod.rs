@@ -7,6 +7,7 @@
 //!            ExporterState, Metric, Now ─┴► node_value ─► Value or Omission
 //! ```
 
+mod choice;
 mod devices;
 mod evidence;
 mod labels;
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 
+use choice::{Choice, order};
 pub use evidence::{Evidence, evidence};
 pub use nodes::{NodeExporter, NodeQuestion, node_value};
 pub use omission::Omission;
@@ -33,6 +35,7 @@ use crate::cluster::pods::{Phase, PodRecord};
 use crate::metric::{FamilyId, MEMORY_USED, Metric, USE};
 use crate::source::history::History;
 use crate::source::joined::Joined;
+use crate::source::page::Limit;
 use crate::source::store::{DeviceState, ExporterState, Holding, Owner, PodSeries, ReportedPart};
 
 /// The moment of an answer, on both clocks.
@@ -67,14 +70,6 @@ pub struct Question<'a> {
     pub metric: &'a Metric,
     /// `metricLabelSelector`: the devices that count.
     pub devices: &'a Selector,
-}
-
-impl Value {
-    /// Whether it is made of clearly more of the window than another exporter's value.
-    fn covers_more_than(&self, other: &Self, window: Duration) -> bool {
-        let covered = |value: &Self| value.covered.min(window.as_secs_f64());
-        covered(self) > covered(other) + (window / recent::NEARLY).as_secs_f64()
-    }
 }
 
 impl Now {
@@ -131,51 +126,27 @@ pub fn pod_value(
         return Err(Omission::NoExporter { node: node.into() });
     }
     let began = Began::of(pod, now);
-    let window = question.metric.window(rules.window);
-    // A native exporter's word comes first, then the freshest, unless it knows less of the window:
-    // of two exporters on a node one may have just begun.
     let mut known: Vec<Known<'_>> =
         exporters.iter().map(|exporter| Known::of(question, pod, exporter, began, now)).collect();
-    known.sort_by(|a, b| {
-        let key = |known: &Known<'_>| (known.exporter.native, known.exporter.last_answer);
-        key(b).cmp(&key(a)).then_with(|| a.exporter.name.cmp(&b.exporter.name))
-    });
+    known.sort_by(|a, b| order(a.exporter, b.exporter));
     let settled = Settled::of(&known, question.metric.formula.family());
     let known_by_uid = known.iter().any(|known| known.by_uid);
-    let mut answered_by_ours = false;
-    let mut best: Option<Value> = None;
-    let mut reason = None;
+    let mut choice = Choice::new(question.metric.window(rules.window));
     for known in &known {
-        // NVIDIA's page gives each pod the use that podgauge's exporter cannot attribute.
-        if answered_by_ours && !known.exporter.native {
+        if !choice.asks(known.exporter) {
             break;
         }
         let value = exporter_value(question, pod, known, settled, rules, now);
-        answered_by_ours |= known.exporter.native
-            && match &value {
-                Ok(_) => true,
-                Err(omission) => {
-                    !known.holdings.is_empty()
-                        && (omission.is_of_devices() || known.has_a_part(question.metric))
-                }
-            };
         match value {
-            Ok(value) if best.is_none_or(|best| value.covers_more_than(&best, window)) => best = Some(value),
-            Err(refused @ Omission::Restarted { .. }) => return Err(refused),
+            Err(Omission::Restarted { .. }) => return value,
             // The next exporter may report no UIDs, and mean the other pod as well.
-            Err(refused @ Omission::OtherUid { .. }) if !known_by_uid && best.is_none() => {
-                return Err(refused);
-            }
-            // The exporter that got furthest with it has the best reason.
-            Err(omission)
-                if reason.as_ref().is_none_or(|known: &Omission| omission.rank() > known.rank()) =>
-            {
-                reason = Some(omission);
-            }
-            Ok(_) | Err(_) => {}
+            Err(Omission::OtherUid { .. }) if !known_by_uid && !choice.has_value() => return value,
+            value => choice.add(known.exporter, value, |omission| {
+                !known.holdings.is_empty() && (omission.is_of_devices() || known.has_a_part(question.metric))
+            }),
         }
     }
-    best.ok_or_else(|| reason.unwrap_or_else(|| Omission::NoExporter { node: node.into() }))
+    choice.ended(node)
 }
 
 /// When the pod or its first container started.
@@ -366,9 +337,7 @@ fn exporter_value(
     now: &Now,
 ) -> Result<Value, Omission> {
     let exporter = known.exporter;
-    if let Some(limit) = exporter.limit_on(question.namespace, question.pod) {
-        return Err(Omission::PageLimit { exporter: exporter.name.clone(), limit });
-    }
+    within(exporter, exporter.limit_on(question.namespace, question.pod))?;
     let named = pod.grant.as_ref().is_some_and(|grant| grant.cards.is_some());
     if known.holdings.is_empty() && (known.another || known.not_started || !named) {
         let silence = silence(exporter, rules, now);
@@ -380,6 +349,12 @@ fn exporter_value(
     }
     readiness::not_restarted(pod, &gpu_containers(&known.holdings))?;
     devices::value(question, known, settled, rules, now)
+}
+
+/// # Errors
+/// A limit keeps something out of what the exporter reports.
+fn within(exporter: &ExporterState, limit: Option<Limit>) -> Result<(), Omission> {
+    limit.map_or(Ok(()), |limit| Err(Omission::PageLimit { exporter: exporter.name.clone(), limit }))
 }
 
 /// Why the exporter's word is old; `None` if it is not.

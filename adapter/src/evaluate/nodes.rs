@@ -3,14 +3,14 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
+use super::choice::{Choice, order};
 use super::devices::{Measured, first_answer};
 use super::labels::DeviceLabels;
 use super::recent::{Windowed, windowed};
-use super::{Now, Omission, Rules, Value, silence};
+use super::{Now, Omission, Rules, Value, silence, within};
 use crate::cluster::Selector;
 use crate::metric::{Aggregation, DEVICE_USE, FamilyId, Formula, Metric};
 use crate::source::history::{History, Mean};
-use crate::source::page::Limit;
 use crate::source::store::{DeviceState, ExporterState, Holding};
 
 /// Which node is asked for, and what of its devices.
@@ -40,36 +40,16 @@ pub fn node_value(
     rules: &Rules,
     now: &Now,
 ) -> Result<Value, Omission> {
-    // As for pods: a native exporter's word comes first, then the freshest.
     let mut exporters = exporters.to_vec();
-    exporters.sort_by(|a, b| {
-        let key = |exporter: &NodeExporter<'_>| (exporter.state.native, exporter.state.last_answer);
-        key(b).cmp(&key(a)).then_with(|| a.state.name.cmp(&b.state.name))
-    });
-    let window = question.metric.window(rules.window);
-    let mut answered_by_ours = false;
-    let mut best: Option<Value> = None;
-    let mut reason: Option<Omission> = None;
+    exporters.sort_by(|a, b| order(a.state, b.state));
+    let mut choice = Choice::new(question.metric.window(rules.window));
     for exporter in &exporters {
-        // As for pods: what podgauge's exporter leaves out of a node is not in another's page.
-        if answered_by_ours && !exporter.state.native {
+        if !choice.asks(exporter.state) {
             break;
         }
-        let value = exporter_value(question, exporter, rules, now);
-        answered_by_ours |= exporter.state.native
-            && match &value {
-                Ok(_) => true,
-                Err(omission) => omission.is_of_devices(),
-            };
-        match value {
-            Ok(value) if best.is_none_or(|best| value.covers_more_than(&best, window)) => best = Some(value),
-            Err(omission) if reason.as_ref().is_none_or(|known| omission.rank() > known.rank()) => {
-                reason = Some(omission);
-            }
-            Ok(_) | Err(_) => {}
-        }
+        choice.add(exporter.state, exporter_value(question, exporter, rules, now), Omission::is_of_devices);
     }
-    best.ok_or_else(|| reason.unwrap_or_else(|| Omission::NoExporter { node: question.node.into() }))
+    choice.ended(question.node)
 }
 
 fn exporter_value(
@@ -79,9 +59,7 @@ fn exporter_value(
     now: &Now,
 ) -> Result<Value, Omission> {
     let NodeExporter { state, of_any_node } = *exporter;
-    if let Some(cut) = state.cut.as_ref().filter(|cut| cut.devices) {
-        return Err(Omission::PageLimit { exporter: state.name.clone(), limit: cut.limit });
-    }
+    within(state, state.limit_on_node())?;
     let here = |device: &DeviceState| {
         now.age(device.seen) <= rules.staleness
             && (!of_any_node || device.label("hostname") == Some(question.node))
@@ -145,13 +123,11 @@ fn device_value(
     now: &Now,
 ) -> Result<Value, Omission> {
     let mean = device_mean(metric, metric.formula.device_family(), device, held, exporter, rules, now)?;
-    let Mean { value, covered, at, .. } = mean;
     // A node is given all of its devices.
-    let measured = Measured { value, part: Some(1.0), memory_total: device.memory_total, at, covered };
-    let value = measured
+    let value = Measured::whole(mean, device.memory_total)
         .in_unit(metric.formula)
         .ok_or_else(|| Omission::NoSuchFamily { family: "total memory".into() })?;
-    Ok(Value { value, at, covered })
+    Ok(Value { value, at: mean.at, covered: mean.covered })
 }
 
 /// The mean over the window of one family of a whole device, whoever uses it.
@@ -182,10 +158,7 @@ fn device_mean(
     rules: &Rules,
     now: &Now,
 ) -> Result<Mean, Omission> {
-    if device.incomplete {
-        let limit = exporter.cut.as_ref().map_or(Limit::Series, |cut| cut.limit);
-        return Err(Omission::PageLimit { exporter: exporter.name.clone(), limit });
-    }
+    within(exporter, exporter.limit_on_device(device))?;
     let window = metric.window(rules.window);
     let known = histories(device, held, family);
     let latest = device.recent.filter(|_| family == DEVICE_USE);

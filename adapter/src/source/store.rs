@@ -221,6 +221,16 @@ impl ExporterState {
         cut.or_else(|| self.pod(namespace, name)?.incomplete.then_some(Limit::Series))
     }
 
+    /// … something of a device.
+    pub fn limit_on_device(&self, device: &DeviceState) -> Option<Limit> {
+        device.incomplete.then(|| self.cut.as_ref().map_or(Limit::Series, |cut| cut.limit))
+    }
+
+    /// … a device.
+    pub fn limit_on_node(&self) -> Option<Limit> {
+        self.cut.as_ref().filter(|cut| cut.devices).map(|cut| cut.limit)
+    }
+
     /// Number of series kept.
     pub fn series(&self) -> usize {
         let pods = self.namespaces.values().flat_map(HashMap::values);
@@ -491,7 +501,7 @@ impl Holding {
     /// time without gaps for which it told anything. `began` as in [`outlasts`](Self::outlasts).
     pub fn observed(&self, began: Option<Instant>) -> f64 {
         let read = self.series.iter().map(|(_, history)| history.covered()).fold(0.0, f64::max);
-        self.since(began, (self.total - self.total_before).max(read))
+        self.since(began, self.counted().max(read))
     }
 
     /// Seconds of this adapter's own readings of a family of the pod.
