@@ -22,9 +22,7 @@ const SLACK: u64 = 24 * 1024;
 
 /// Anonymous resident memory of the adapter, KiB.
 fn memory(cluster: &Cluster) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", cluster.adapter.program.pid())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
+    cluster.adapter.program.memory_kib("RssAnon:")
 }
 
 /// The HPA is answered, nothing panicked, nothing secret is in the log, memory is as before.

@@ -6,7 +6,8 @@ use podgauge_sim::apiserver::{
     ADAPTER, ApiServer, ApiServerHandle, ApiServerOptions, Asked, Exporter as Endpoint,
 };
 use podgauge_tests::cluster::{Adapter, headers, number};
-use podgauge_tests::fake_exporter::{FakeExporter, Told};
+use podgauge_tests::fake_exporter::FakeExporter;
+use podgauge_tests::fleet::told;
 use podgauge_tests::managed::{Site, available};
 use podgauge_tests::node::Node;
 use podgauge_tests::wait::until;
@@ -18,10 +19,6 @@ fn scenario(pods: &[&str]) -> String {
     };
     let pods: Vec<String> = pods.iter().enumerate().map(pod).collect();
     format!("node: gpu-node-0\ngpus: [{{}}, {{}}]\npods: [{}]\n", pods.join(", "))
-}
-
-fn told(pod: &str, load: f64) -> Told {
-    Told { uuid: format!("GPU-{pod}"), pod: pod.to_owned(), uid: format!("uid-{pod}"), load }
 }
 
 /// The adapter's requests for a resource since the first `before`, as verbs.

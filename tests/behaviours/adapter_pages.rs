@@ -297,3 +297,25 @@ async fn what_podgauges_exporter_leaves_out_is_not_taken_from_another_page() {
         assert!(text.contains("cannot be attributed: mps_server"), "{text}");
     }
 }
+
+/// The shipped exporter under the names of 4.9.
+#[tokio::test]
+async fn the_profile_of_4_9_is_read_with_its_units() {
+    let cluster = Cluster::start_exporter(
+        "gpus: [{load: {constant: 40}, memory_mib: 80000}]
+pods: [{name: a, containers: [{devices: ['0'], processes: [{pid: 4100001, gpu: 0, memory_mib: 30000}]}]}]",
+        |command| {
+            command.args(["--metric-names", "4.9"]);
+        },
+    )
+    .await;
+    let aggregator = cluster.aggregator();
+    let used = cluster.value(&aggregator, "a", "gpu_memory_used_bytes").await;
+    let page = cluster.exporter.as_ref().unwrap().page().await;
+    let value = |family: &str| page.value(family, &[("pod", "a")]).unwrap();
+    assert!((used / value("DCGM_FI_DEV_FB_USED_BYTES") - 1.0).abs() < 1e-6, "{used}\n{}", page.text);
+    let percent = cluster.value(&aggregator, "a", "gpu_memory_utilization").await;
+    assert!((percent - 37.5).abs() < 1.0, "{percent}");
+    let watts = cluster.value(&aggregator, "a", "gpu_power_watts").await;
+    assert!((60.0..=700.0).contains(&watts), "{watts}");
+}

@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use podgauge_sim::aggregator::Aggregation;
-use podgauge_tests::cluster::Adapter;
-use podgauge_tests::fake_exporter::{Counted, FakeExporter, Manner, Sums, Told, page};
+use podgauge_tests::cluster::{Adapter, Cluster};
+use podgauge_tests::fake_exporter::{Counted, FakeExporter, Sums, Told, page};
 use podgauge_tests::fleet::{Fleet, near, scenarios, told};
 use podgauge_tests::node::Node;
 use podgauge_tests::wait::until;
@@ -281,5 +281,38 @@ async fn a_restarted_exporter_changes_no_value() {
         if exporter.requests() >= asked + 4 { Ok(()) } else { Err(value.to_string()) }
     })
     .await;
-    exporter.behave(Manner::Page);
+}
+
+/// Both shipped programs: the exporter has run longer than the adapter, whose first answers are its sums.
+#[tokio::test]
+async fn a_new_adapter_answers_from_the_shipped_exporters_sums() {
+    let cluster =
+        Cluster::start("gpus: [{load: {constant: 40}}]\npods: [{name: a, containers: [{devices: ['0']}]}]")
+            .await;
+    let labels = [("pod", "a"), ("window", "60s")];
+    let exporter = cluster.exporter.as_ref().unwrap();
+    exporter
+        .until("more than an adapter needs of its own", |page| {
+            match page.want("podgauge_gpu_recent_observed_seconds", &labels)? {
+                observed if observed >= 20.0 => Ok(()),
+                observed => Err(observed.to_string()),
+            }
+        })
+        .await;
+    let folder = Node::new("gpus: []");
+    let adapter = Adapter::start(&folder, &cluster.server, |command| {
+        command.args(["--exporter-service", "podgauge/podgauge-exporter", "--scrape-interval", "500ms"]);
+    })
+    .await;
+    let settings = Aggregation::of_adapter(adapter.address, adapter.authority.pem().to_owned());
+    let aggregator = cluster.server.aggregate(settings).unwrap();
+    let device = until("a mean of the exporter's sums", || async {
+        let path = "namespaces/demo/pods/a/gpu_utilization/explain";
+        let answer = aggregator.metric_request(path, vec![]).await.map_err(|error| error.to_string())?;
+        let device = answer.json().map_err(|error| error.to_string())?["pods"][0]["devices"][0].clone();
+        if device["source"] == "exporter" { Ok(device) } else { Err(device.to_string()) }
+    })
+    .await;
+    assert!(device["coveredSeconds"].as_f64().unwrap() >= 19.0, "{device}");
+    assert!((device["mean"].as_f64().unwrap() - 40.0).abs() < 0.5, "{device}");
 }

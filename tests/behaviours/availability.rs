@@ -32,9 +32,7 @@ const ADDRESSES: u8 = 16;
 
 /// Resident memory of a program, KiB.
 fn resident(program: &Program) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", program.pid())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
+    program.memory_kib("VmRSS:")
 }
 
 /// The longest wait of each of those who must be answered, and the highest memory, KiB.

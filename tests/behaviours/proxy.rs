@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::process::Command;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use podgauge_sim::apiserver::{
-    ADAPTER_TOKEN, Access, ApiServer, ApiServerHandle, ApiServerOptions, Credentials, Rule, User,
+    ADAPTER_TOKEN, ADMIN_TOKEN, Access, ApiServer, ApiServerHandle, ApiServerOptions, Credentials, Rule, User,
 };
+use podgauge_tests::built;
 use podgauge_tests::managed::Managed;
 use podgauge_tests::node::Node;
-use podgauge_tests::program::Exporter;
+use podgauge_tests::program::{Exporter, run};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -111,11 +113,9 @@ async fn no_proxy_is_about_the_api_server() {
         assert!(proxy.tunnels() > before, "{aside}");
     }
     // Nothing listens on that port: a connection through it fails.
-    let before = proxy.tunnels();
     for direct in ["127.0.0.1", "example.com, 127.0.0.0/8", "*"] {
         exporter(&node, &server, &[("HTTPS_PROXY", "http://127.0.0.1:1"), ("no_proxy", direct)]).await;
     }
-    assert_eq!(proxy.tunnels(), before);
 }
 
 #[tokio::test]
@@ -127,10 +127,37 @@ async fn the_adapter_reaches_the_api_server_through_the_proxy() {
     let adapter = Managed::start_with(&kubeconfig, &[], |command| {
         command
             .env("HTTPS_PROXY", format!("http://{}", proxy.address))
+            .env_remove("https_proxy")
             .env_remove("NO_PROXY")
             .env_remove("no_proxy");
     })
     .await;
     adapter.ready().await;
     assert!(proxy.tunnels() > 0, "{}", adapter.program.log());
+}
+
+#[tokio::test]
+async fn explain_takes_the_proxy_of_its_kubeconfig_or_else_of_the_environment() {
+    let (node, server, proxy) = (Node::new("gpus: [{}]"), api_server().await, Proxy::start().await);
+    let kubeconfig = node.path().join("explain.kubeconfig");
+    server.write_kubeconfig(&kubeconfig, &Credentials::Token(ADMIN_TOKEN.to_owned())).unwrap();
+    let plain = std::fs::read_to_string(&kubeconfig).unwrap();
+    let url = format!("http://{}", proxy.address);
+    let named = plain.replace("\n    server: ", &format!("\n    proxy-url: {url}\n    server: "));
+    assert_ne!(named, plain);
+    // Nothing listens on port 1.
+    for (text, environment) in [(&named, "http://127.0.0.1:1"), (&plain, url.as_str())] {
+        std::fs::write(&kubeconfig, text).unwrap();
+        let before = proxy.tunnels();
+        let mut explain = Command::new(built("podgauge-adapter"));
+        for name in ["https_proxy", "NO_PROXY", "no_proxy"] {
+            explain.env_remove(name);
+        }
+        explain.env("HTTPS_PROXY", environment);
+        explain
+            .args(["explain", "pods", "demo", "app=x", "gpu_utilization", "--kubeconfig"])
+            .arg(&kubeconfig);
+        let output = tokio::task::spawn_blocking(move || run(&mut explain)).await.unwrap();
+        assert!(proxy.tunnels() > before, "{}", String::from_utf8_lossy(&output.stderr));
+    }
 }

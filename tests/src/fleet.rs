@@ -192,8 +192,6 @@ impl Fleet {
 
     /// Bytes that a line of the adapter's /proc/PID/status tells.
     pub fn memory_line(&self, name: &str) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.adapter.program.pid())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-        1024 * line.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap()
+        1024 * self.adapter.program.memory_kib(name)
     }
 }

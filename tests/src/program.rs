@@ -61,6 +61,13 @@ impl Program {
         self.child.id()
     }
 
+    /// KiB that a line of its /proc/PID/status reports, such as `VmRSS:`.
+    pub fn memory_kib(&self, line: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let found = status.lines().find_map(|text| text.strip_prefix(line)).unwrap();
+        found.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     /// Waits until the log holds a text, and gives the line from it on.
     pub async fn logged(&mut self, text: &str) -> String {
         until(&format!("{} to log {text:?}", self.name), || {
