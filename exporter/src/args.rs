@@ -141,7 +141,7 @@ pub(crate) struct Args {
     pub(crate) kubernetes_pod_label_allowlist_regex: Vec<String>,
 
     /// Label samples of devices that pods hold by claims of dynamic resource allocation. Watches the
-    /// ResourceSlices of this node; needs Kubernetes 1.34.
+    /// ResourceSlices of this node and reads its pods' ResourceClaims; needs Kubernetes 1.34.
     #[arg(
         long, env = "KUBERNETES_ENABLE_DRA", value_name = "BOOL", value_parser = parse_go_bool,
         num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true"

@@ -310,12 +310,7 @@ impl Renderer {
 
     /// One label set for each replica of an allocation, one in all for a whole device.
     fn replicas(&self, device: &DeviceSnapshot, allocation: &Allocation) -> Vec<LabelText> {
-        let owner = Owner {
-            namespace: allocation.namespace.clone(),
-            pod: allocation.pod.clone(),
-            container: allocation.container.clone(),
-        };
-        let labels = self.pod_labels(device, Some(&owner));
+        let labels = self.pod_labels(device, Some(&allocation.owner()));
         match &allocation.replicas[..] {
             [] => vec![labels],
             replicas => replicas.iter().map(|replica| labels.clone().with("vgpu", replica)).collect(),

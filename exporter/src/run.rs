@@ -188,8 +188,6 @@ async fn api_client(args: &Args) -> anyhow::Result<Option<Client>> {
         );
         return Ok(None);
     }
-    // Refused only if one is installed already, which is then used.
-    drop(rustls::crypto::ring::default_provider().install_default());
     match cluster::connect(args.kubeconfig.as_deref()).await {
         Ok(client) => Ok(Some(client)),
         Err(error) if labels => Err(anyhow!("--kubernetes-enable-pod-labels needs the API server: {error}")),
@@ -252,7 +250,6 @@ fn start_kubelet(
         claims,
         procfs: args.path_procfs.clone(),
         pod_logs: args.path_pod_logs.clone(),
-        container_logs: args.path_container_logs.clone(),
         unknown_pid: Arc::clone(unknown_pid),
     };
     let poller = Poller::new(options, metrics.clone());

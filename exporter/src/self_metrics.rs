@@ -191,7 +191,7 @@ impl SelfMetrics {
         self.render_seconds.inc_by(time.as_secs_f64());
         self.dropped_series.get_or_create(&NOT_FINITE).inc_by(page.dropped as u64);
         // Calls are booked where they are made; the counter is brought up to their sum.
-        let spent = account::account().time().as_secs_f64();
+        let spent = account::spent().as_secs_f64();
         self.nvml_seconds.inc_by((spent - self.nvml_seconds.get()).max(0.0));
     }
 

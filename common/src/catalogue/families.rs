@@ -74,7 +74,7 @@ pub mod own {
         name: "podgauge_gpu_allocation",
         kind: Kind::Gauge,
         unit: "",
-        help: "Part of the device that the kubelet gave to the container: 1, or its replicas divided by the device's.",
+        help: "Part of the device that the container was given: 1, or its replicas, MIG slices or consumed capacity divided by the device's; pods that share a claim have equal parts of it.",
     };
     pub const PART_UNKNOWN: Own = Own {
         name: "podgauge_gpu_part_unknown",

@@ -1,10 +1,10 @@
 //! Token buckets: limit how often something happens over time, for everybody and for each address.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::Instant;
 
-use super::network::network;
+use super::network::{counted_as, network};
 
 /// Addresses that are counted apart at once; further ones share one count.
 const ADDRESSES: usize = 4096;
@@ -49,13 +49,7 @@ impl Buckets {
     /// is left for one that asks now and then. An address that has used up its own part takes nothing
     /// of what is for all.
     pub fn take(&mut self, from: IpAddr, now: Instant) -> bool {
-        let mut from = network(from);
-        if self.each.len() >= ADDRESSES && !self.each.contains_key(&from) {
-            self.each.retain(|_, bucket| !bucket.is_full(now));
-            if self.each.len() >= ADDRESSES {
-                from = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-            }
-        }
+        let from = counted_as(&mut self.each, ADDRESSES, network(from), |bucket| !bucket.is_full(now));
         let each = self.each.entry(from).or_insert_with(|| Bucket::new(self.rate.each, now));
         let rested = each.is_full(now);
         each.take(now) && (self.all.take(now) || rested)
@@ -89,6 +83,8 @@ impl Bucket {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use std::net::Ipv4Addr;
 
     use super::*;
 

@@ -147,10 +147,11 @@ pub async fn serve<H: Handler>(
         tokio::time::sleep(delay).await;
     });
     let server = Arc::new(Server { limits, limited, handler, ending: ending.subscribe() });
+    let mut failing = false;
     loop {
         let accepted = tokio::select! {
             () = &mut ended => break,
-            accepted = accept(&listener, &open) => accepted,
+            accepted = accept(&listener, &open, &mut failing) => accepted,
         };
         let Some((stream, address, held)) = accepted else { continue };
         let place = places.enter(address.ip(), Instant::now());
@@ -174,20 +175,27 @@ pub async fn serve<H: Handler>(
     }
 }
 
-/// The next connection. `None` after an error that another try may not have.
+/// The next connection. `None` after an error that another try may not have; `failing`: whether the
+/// last try had one, which is logged once.
 async fn accept(
     listener: &TcpListener,
     open: &Arc<Semaphore>,
+    failing: &mut bool,
 ) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
     let held = Arc::clone(open).acquire_owned().await.ok()?;
     match listener.accept().await {
         Ok((stream, address)) => {
+            if std::mem::replace(failing, false) {
+                tracing::info!("connections are accepted again");
+            }
             // Answers are single writes: waiting to fill a segment only delays them.
             let _ = stream.set_nodelay(true);
             Some((stream, address, held))
         }
         Err(error) => {
-            tracing::warn!("cannot accept a connection: {error}; trying again in 100 ms");
+            if !std::mem::replace(failing, true) {
+                tracing::warn!("cannot accept a connection: {error}; trying every 100 ms");
+            }
             tokio::time::sleep(Duration::from_millis(100)).await;
             None
         }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use super::Owner;
 use super::claims::{Claim, ClaimedDevice, Claims};
 use super::device_id::{Device, DeviceId};
 use super::kubelet::api::{ContainerDevices, PodResources};
@@ -147,9 +148,14 @@ impl Allocations {
     }
 
     /// The virtual GPU that a container was given, whose id names no card.
-    pub(crate) fn virtual_gpu(&self, namespace: &str, pod: &str, container: &str) -> Option<&Allocation> {
+    pub(crate) fn virtual_gpu<'a>(
+        &'a self,
+        namespace: &'a str,
+        pod: &'a str,
+        container: &str,
+    ) -> Option<&'a Allocation> {
         let is_virtual = |a: &&Allocation| matches!(a.device, Device::Virtual(_)) && a.container == container;
-        self.all.iter().filter(|a| a.namespace == namespace && a.pod == pod).find(is_virtual)
+        self.of_pod(namespace, pod).find(is_virtual)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Allocation> {
@@ -160,12 +166,11 @@ impl Allocations {
     /// plugin may have written it in two forms, and a container may hold several compute instances.
     pub(crate) fn of_device(&self, identity: &Identity) -> Vec<Allocation> {
         let mut of_device: Vec<Allocation> = Vec::new();
-        for allocation in self.all.iter().filter(|a| a.device.is_of(identity)) {
-            let key = |a: &Allocation| (a.namespace.clone(), a.pod.clone(), a.container.clone());
-            let part = allocation.part.zip(allocation.device.part_of(identity)).map(|(part, of)| part * of);
-            let allocation = Allocation { part, ..allocation.clone() };
-            match of_device.iter_mut().find(|known| key(known) == key(&allocation)) {
-                Some(known) => known.merge(&allocation),
+        for held in self.all.iter().filter(|a| a.device.is_of(identity)) {
+            let part = held.part.zip(held.device.part_of(identity)).map(|(part, of)| part * of);
+            let allocation = Allocation { part, ..held.clone() };
+            match of_device.iter_mut().find(|known| known.is_of_same_container(held)) {
+                Some(known) => known.merge(allocation),
                 None => of_device.push(allocation),
             }
         }
@@ -229,6 +234,7 @@ impl Allocation {
             }
         }
         self.add_claims(other.claims);
+        // With one unknown the sum is, too.
         self.part = self.part.zip(other.part).map(|(part, more)| part + more);
     }
 
@@ -236,15 +242,19 @@ impl Allocation {
         (&self.namespace, &self.pod)
     }
 
-    fn merge(&mut self, other: &Self) {
-        for replica in &other.replicas {
-            if !self.replicas.contains(replica) {
-                self.replicas.push(replica.clone());
-            }
-        }
-        self.add_claims(other.claims.iter().cloned());
-        // With one unknown the sum is, too.
-        self.part = self.part.zip(other.part).map(|(part, more)| (part + more).min(1.0));
+    fn is_of_same_container(&self, other: &Self) -> bool {
+        self.name_of_pod() == other.name_of_pod() && self.container == other.container
+    }
+
+    /// As [`take`](Self::take), of parts of one device, which is all that there is.
+    fn merge(&mut self, other: Self) {
+        self.take(other);
+        self.part = self.part.map(|part| part.min(1.0));
+    }
+
+    /// The container that holds it.
+    pub(crate) fn owner(&self) -> Owner {
+        Owner { namespace: self.namespace.clone(), pod: self.pod.clone(), container: self.container.clone() }
     }
 }
 

@@ -15,7 +15,6 @@ use super::Knowledge;
 use super::allocations::{Allocations, ReplicaCounts, Watchers};
 use super::claims::Claims;
 use super::own_pod;
-use super::pod_names::PodNames;
 use super::pod_uid::PodUids;
 use super::slices::DRIVER;
 use super::socket::{SocketFault, examine};
@@ -70,7 +69,6 @@ pub(crate) struct PollerOptions {
     pub(crate) claims: Option<Claims>,
     pub(crate) procfs: PathBuf,
     pub(crate) pod_logs: PathBuf,
-    pub(crate) container_logs: PathBuf,
     /// A process showed up that was not there: its pod may be new.
     pub(crate) unknown_pid: Arc<Notify>,
 }
@@ -86,7 +84,6 @@ pub(crate) struct Poller {
     resources: Vec<String>,
     watchers: Watchers,
     procfs: PathBuf,
-    names: PodNames,
     /// `None`: devices that are held by claims are not asked for.
     claims: Option<Claims>,
     /// Claims were seen that are not asked for, which was logged.
@@ -138,7 +135,6 @@ impl Poller {
             claims,
             procfs,
             pod_logs,
-            container_logs,
             unknown_pid,
         } = options;
         Self {
@@ -146,7 +142,6 @@ impl Poller {
             resources,
             watchers: Watchers { own: None, reservation_namespaces },
             procfs,
-            names: PodNames::new(pod_logs.clone(), container_logs),
             claims,
             reported_claims: false,
             reported_beyond: false,
@@ -180,7 +175,14 @@ impl Poller {
                     self.answered = true;
                     self.answered_at = Instant::now();
                     ready.met();
-                    knowledge.send_replace(Knowledge::Known(Arc::new(allocations)));
+                    // A list that says what the last one said is no reason for a new page.
+                    knowledge.send_if_modified(|known| {
+                        let is_news = !matches!(known, Knowledge::Known(before) if **before == allocations);
+                        if is_news {
+                            *known = Knowledge::Known(Arc::new(allocations));
+                        }
+                        is_news
+                    });
                 }
                 Err(error) => self.failed(&error, &knowledge, &ready),
             }
@@ -216,7 +218,7 @@ impl Poller {
         let limit = if self.answered { HELD } else { FIRST };
         if self.answered_at.elapsed() >= limit && !matches!(*knowledge.borrow(), Knowledge::Lost) {
             tracing::error!(
-                "kubelet {socket}: no list for {limit:?}: samples have no pod labels until it answers"
+                "kubelet {socket}: no list for {limit:?}: {error}; samples have no pod labels until it answers"
             );
             knowledge.send_replace(Knowledge::Lost);
         }
@@ -244,8 +246,9 @@ impl Poller {
             }
             None => self.report_claims(&list.pod_resources),
         }
+        self.uids.refresh();
         if self.watchers.own.is_none() {
-            self.watchers.own = own_pod::find(&self.procfs, &mut self.names, Instant::now());
+            self.watchers.own = own_pod::find(&self.procfs, &self.uids);
         }
         let allocations = Allocations::from_list(&list.pod_resources, &self.watchers, self.claims.as_ref());
         if allocations.beyond > 0 && !std::mem::replace(&mut self.reported_beyond, true) {
@@ -269,7 +272,6 @@ impl Poller {
                 Err(_) => {}
             }
         }
-        self.uids.refresh();
         Ok(allocations.completed(&self.counts, |namespace, pod| self.uids.get(namespace, pod)))
     }
 
@@ -388,9 +390,19 @@ fn is_cut(status: &tonic::Status) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use prost::Message as _;
     use tonic::Status;
 
     use super::*;
+
+    #[test]
+    fn fields_of_a_newer_kubelet_are_skipped() {
+        let pod = api::PodResources { name: "a".into(), namespace: "ml".into(), containers: Vec::new() };
+        // cpu_ids (4), memory (5), and a field that no kubelet has yet.
+        let newer = [0x22, 2, 1, 2, 0x2a, 0, 0xfa, 0x07, 1, 0];
+        let bytes = [&pod.encode_to_vec()[..], &newer].concat();
+        assert_eq!(api::PodResources::decode(&*bytes).unwrap(), pod);
+    }
 
     #[test]
     fn a_connection_that_ends_before_the_request_is_cut_and_a_late_answer_is_not() {

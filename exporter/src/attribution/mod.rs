@@ -154,12 +154,9 @@ pub(crate) fn attribute(
     let (owners, outside) = owners(all, &allocations, processes);
     let count = owners.len() + usize::from(outside);
     let pods = distinct_pods(&allocations);
-    let owner = match (allocations.first(), pods) {
-        (Some(first), 1) => Some(Arc::new(Owner {
-            namespace: first.namespace.clone(),
-            pod: first.pod.clone(),
-            container: if allocations.len() == 1 { first.container.clone() } else { String::new() },
-        })),
+    let owner = match (&allocations[..], pods) {
+        ([only], _) => Some(Arc::new(only.owner())),
+        ([first, ..], 1) => Some(Arc::new(Owner { container: String::new(), ..first.owner() })),
         _ => None,
     };
     let virtual_gpus = virtual_gpus(all, &allocations, processes);
@@ -247,16 +244,7 @@ fn allocations_of(all: &Allocations, identity: &Identity, processes: &Processes)
 
 /// Containers that own the device, each once, and whether processes outside any pod do.
 fn owners(all: &Allocations, allocations: &[Allocation], processes: &Processes) -> (Vec<Arc<Owner>>, bool) {
-    let mut owners: Vec<Arc<Owner>> = allocations
-        .iter()
-        .map(|allocation| {
-            Arc::new(Owner {
-                namespace: allocation.namespace.clone(),
-                pod: allocation.pod.clone(),
-                container: allocation.container.clone(),
-            })
-        })
-        .collect();
+    let mut owners: Vec<Arc<Owner>> = allocations.iter().map(|held| Arc::new(held.owner())).collect();
     let mut outside = false;
     if processes.unavailable.is_none() {
         for holder in &processes.holders {

@@ -1,10 +1,9 @@
 //! Finds the pod that this exporter runs in. It only watches the GPUs, whatever it was given.
 
 use std::path::Path;
-use std::time::Instant;
 
 use super::cgroup::{self, Place};
-use super::pod_names::{Name, PodNames};
+use super::pod_uid::PodUids;
 
 /// Longest mount table that is read, bytes.
 const MAX_MOUNTS: u64 = 1 << 20;
@@ -14,7 +13,7 @@ pub(crate) type PodName = (String, String);
 
 /// The pod of this process: as the variables POD_NAMESPACE and POD_NAME say, else by the UID in its
 /// own cgroup, else by the UID in the kubelet's mounts. `None` outside a pod.
-pub(crate) fn find(procfs: &Path, names: &mut PodNames, now: Instant) -> Option<PodName> {
+pub(crate) fn find(procfs: &Path, uids: &PodUids) -> Option<PodName> {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     if let (Some(namespace), Some(name)) = (variable("POD_NAMESPACE"), variable("POD_NAME")) {
         return Some((namespace, name));
@@ -26,16 +25,13 @@ pub(crate) fn find(procfs: &Path, names: &mut PodNames, now: Instant) -> Option<
         file.take(MAX_MOUNTS).read_to_string(&mut text).ok()?;
         Some(text)
     };
-    let mut uids: Vec<String> = match read("cgroup").map(|text| cgroup::place(&text)) {
+    let mut own: Vec<String> = match read("cgroup").map(|text| cgroup::place(&text)) {
         Some(Place::Pods(pods)) => pods.into_iter().map(|pod| pod.uid).collect(),
         _ => Vec::new(),
     };
     // In a cgroup namespace of its own the process sees only `/`.
-    uids.extend(read("mountinfo").as_deref().and_then(mounted_pod).map(str::to_owned));
-    uids.into_iter().find_map(|uid| match names.pod(&uid, now) {
-        Name::Known(name) => Some(name.clone()),
-        Name::Missing | Name::Undecided => None,
-    })
+    own.extend(read("mountinfo").as_deref().and_then(mounted_pod).map(str::to_owned));
+    own.iter().find_map(|uid| uids.pod(uid)).cloned()
 }
 
 /// The UID in the folder of the kubelet's from which `/etc/hosts` is mounted:
@@ -63,8 +59,9 @@ mod tests {
         std::fs::create_dir_all(path(&format!("pods/gpu-operator_exporter-x7_{UID}"))).unwrap();
         std::fs::create_dir_all(path("proc/self")).unwrap();
         let find = || {
-            let mut names = PodNames::new(path("pods"), path("containers"));
-            super::find(&path("proc"), &mut names, Instant::now())
+            let mut uids = PodUids::new(path("pods"));
+            uids.refresh();
+            super::find(&path("proc"), &uids)
         };
         assert_eq!(find(), None);
         let mounts = format!(

@@ -66,7 +66,7 @@ impl AllowList {
     /// A pattern that is none is left out with a warning; if none is left, everything is printed,
     /// as dcgm-exporter has it.
     pub(crate) fn new(patterns: &[String]) -> Self {
-        let compiled = patterns.iter().filter(|pattern| !pattern.is_empty()).filter_map(|pattern| {
+        let compiled = patterns.iter().filter_map(|pattern| {
             Regex::new(pattern)
                 .map_err(|error| {
                     // Its text shows the pattern over several lines; the last one says what is wrong.

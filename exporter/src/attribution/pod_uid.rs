@@ -51,6 +51,11 @@ impl PodUids {
     pub(crate) fn get(&self, namespace: &str, pod: &str) -> Option<(String, SystemTime)> {
         self.uids.get(&(namespace.to_owned(), pod.to_owned())).cloned()
     }
+
+    /// Namespace and name of the pod with this UID.
+    pub(crate) fn pod(&self, uid: &str) -> Option<&(String, String)> {
+        self.uids.iter().find(|(_, (known, _))| known == uid).map(|(name, _)| name)
+    }
 }
 
 /// Kubernetes names hold no underscore, so the parts are certain.

@@ -120,23 +120,30 @@ impl ResourceClaims {
         unread.sort_unstable();
         unread.dedup();
         unread.truncate(MAX_READ);
+        // Nobody is asked, so that nobody has answered.
+        if unread.is_empty() {
+            return;
+        }
+        let mut has_read = false;
         let read = async {
             for (namespace, name) in unread {
                 let api: Api<SlimClaim> = Api::namespaced(client.clone(), &namespace);
-                match api.get_opt(&name).await {
-                    Ok(claim) => {
-                        self.known.insert((namespace, name), claim.map(grants).unwrap_or_default());
-                    }
-                    Err(error) => return Err(error),
-                }
+                let claim = api.get_opt(&name).await?;
+                has_read = true;
+                self.known.insert((namespace, name), claim.map(grants).unwrap_or_default());
             }
-            Ok(())
+            Ok::<(), kube::Error>(())
         };
         match tokio::time::timeout(LIMIT, read).await {
             Ok(Ok(())) => self.works(),
-            Ok(Err(error)) => self.fails(&error),
+            Ok(Err(error)) => {
+                let is_refusal =
+                    matches!(&error, kube::Error::Api(status) if matches!(status.code, 401 | 403));
+                self.fails(is_refusal, &one_line(&error));
+            }
             // Those that were read stay; the rest comes with the next list.
-            Err(_) => {}
+            Err(_) if has_read => {}
+            Err(_) => self.fails(false, &format!("no answer within {LIMIT:?}")),
         }
     }
 
@@ -152,15 +159,13 @@ impl ResourceClaims {
         }
     }
 
-    fn fails(&mut self, error: &kube::Error) {
-        let is_refusal = matches!(error, kube::Error::Api(status) if matches!(status.code, 401 | 403));
+    fn fails(&mut self, is_refusal: bool, error: &str) {
         let pause = if is_refusal { RETRY_REFUSED } else { RETRY_AFTER };
         let before = self.failed.replace(Failed { retry_at: Instant::now() + pause, is_refusal });
         if before.is_some_and(|before| before.is_refusal == is_refusal) {
             return;
         }
         let meanwhile = "until then a claim with adminAccess of another pod than this one counts as an owner of its devices, and parts of consumable capacity are unknown";
-        let error = one_line(error);
         if is_refusal {
             tracing::warn!(
                 "ResourceClaims: the API server refuses: let this service account get resourceclaims of resource.k8s.io in a ClusterRole; {meanwhile}: {error}"
@@ -210,6 +215,33 @@ mod tests {
 
     fn reference(device: &str, share: Option<&str>) -> Place {
         ("node".into(), device.into(), share.map(str::to_owned))
+    }
+
+    /// A dead node or a network policy: packets go nowhere.
+    #[tokio::test]
+    async fn an_api_server_that_is_silent_has_failed_and_is_not_asked_with_each_list() {
+        // The only TLS provider of the program, as its start installs it.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", silent.local_addr().unwrap());
+        let client = Client::try_from(kube::Config::new(url.parse().unwrap())).unwrap();
+        let mut claims = ResourceClaims::new(Some(client));
+        // Nobody is asked about nothing.
+        claims.follow(&[]).await;
+        assert!(claims.failed.is_none());
+        let wanted = Reference {
+            namespace: "ml".into(),
+            name: "c".into(),
+            pool: "node".into(),
+            device: "gpu-0".into(),
+            share: None,
+        };
+        claims.follow(std::slice::from_ref(&wanted)).await;
+        assert!(claims.failed.as_ref().is_some_and(|failed| !failed.is_refusal));
+        // Its pod is gone: that is no answer of the API server.
+        claims.failed.as_mut().unwrap().retry_at = Instant::now();
+        claims.follow(&[]).await;
+        assert!(claims.failed.is_some());
     }
 
     #[test]

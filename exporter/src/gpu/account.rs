@@ -75,6 +75,11 @@ pub(crate) fn account() -> Account {
     ACCOUNT.lock().clone()
 }
 
+/// Time spent in driver calls so far, waits for events excluded.
+pub(crate) fn spent() -> Duration {
+    ACCOUNT.lock().time()
+}
+
 /// The call that has been under way for the longest time over what it may take.
 pub(crate) fn unreturned() -> Option<Unreturned> {
     let account = ACCOUNT.lock();

@@ -14,11 +14,11 @@ use super::driver::{Device, Fault, NvmlError};
 use super::gpm_calls::{self, Sample};
 
 /// NVML asks for at least so much time between two samples.
-const SHORTEST: Duration = Duration::from_millis(100);
+pub(super) const SHORTEST: Duration = Duration::from_millis(100);
 const MIB: f64 = 1_048_576.0;
 const KIB: f64 = 1024.0;
 /// A ratio may read a little above all of it.
-const MOST_PERCENT: f64 = 101.0;
+pub(super) const MOST_PERCENT: f64 = 101.0;
 
 /// Which GPM metrics a list of metrics takes.
 #[derive(Debug, Default)]
@@ -114,8 +114,9 @@ impl<'nvml> Gpm<'nvml> {
                 } else {
                     self.state = State::NotAsked;
                     if !std::mem::replace(&mut self.failing, true) {
+                        let of = instance.map_or_else(String::new, |id| format!(", MIG instance {id}"));
                         tracing::warn!(
-                            "{}: no profiling counters: {error}; asked again",
+                            "{}{of}: no profiling counters: {error}; asked again",
                             device.uuid().unwrap_or_default()
                         );
                     }

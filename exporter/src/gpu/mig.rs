@@ -14,21 +14,17 @@ use podgauge_common::exposition::write::Value;
 use super::driver::{Device, Fault, NvmlError, known};
 use super::events::EventLog;
 use super::fields::{FieldPlan, Memo};
-use super::gpm::{Gpm, GpmPlan};
+use super::gpm::{Gpm, GpmPlan, MOST_PERCENT, SHORTEST};
 use super::gpm_calls::{self, Sample};
 use super::{ComputeInstance, Credit, DeviceReading, Identity, MigInstance, Slot, Unmeasured, calls};
 use crate::attribution::Processes;
 
 /// How often a GPU without MIG is asked whether it has got it.
 const LOOK_EVERY: Duration = Duration::from_secs(3);
-/// Samples of GPM closer than this say nothing.
-const SHORTEST: Duration = Duration::from_millis(100);
 /// Time between two samples above which whose it was is not known any more: a gap.
 const LONGEST: Duration = Duration::from_secs(5);
 /// More slots than any GPU has for instances; it bounds what a wrong answer can cost.
 const MAX_SLOTS: u32 = 64;
-/// A ratio may read a little above all of it.
-const MOST_PERCENT: f64 = 101.0;
 /// `NVML_GPM_METRIC_GRAPHICS_UTIL`.
 const GRAPHICS_UTIL: u32 = 1;
 

@@ -84,8 +84,14 @@ impl<'nvml> Xids<'nvml> {
             self.ask_again(log);
             let Some(set) = &self.set else { return };
             match raw::wait_event(set, self.driver, WAIT_MS) {
-                Ok(Some(event)) if event.kind & CRITICAL != 0 => self.happened(&event, log),
-                Ok(_) => failing = false,
+                Ok(event) => {
+                    if std::mem::replace(&mut failing, false) {
+                        tracing::info!("XIDs are seen again");
+                    }
+                    if let Some(event) = event.filter(|event| event.kind & CRITICAL != 0) {
+                        self.happened(&event, log);
+                    }
+                }
                 Err(error) => {
                     if !std::mem::replace(&mut failing, true) {
                         tracing::warn!("waiting for XIDs fails: {error}");

@@ -102,7 +102,7 @@ impl Table {
         let kept = standing == Standing::Known;
         let own = !kept && self.count(kept, network) >= self.capacity.of_address;
         let victim = if own {
-            self.oldest(|connection| !connection.is_kept() && connection.network == network)
+            self.oldest(|_, connection| !connection.is_kept() && connection.network == network)
         } else {
             self.crowded(kept).and_then(|kept| self.victim(kept, None))
         };
@@ -193,16 +193,16 @@ impl Table {
     fn victim(&self, kept: bool, except: Option<u64>) -> Option<u64> {
         let many = self.open.iter().filter(|((of, _), open)| *of == kept && **open > FEW);
         let most = many.max_by_key(|(_, open)| **open).map(|((_, network), _)| *network);
-        let candidates = self.connections.iter().filter(|(id, connection)| {
+        self.oldest(|id, connection| {
             connection.is_kept() == kept
-                && Some(**id) != except
+                && Some(id) != except
                 && most.is_none_or(|network| connection.network == network)
-        });
-        candidates.min_by_key(|(_, connection)| connection.proven).map(|(id, _)| *id)
+        })
     }
 
-    fn oldest(&self, of: impl Fn(&Connection) -> bool) -> Option<u64> {
-        let candidates = self.connections.iter().filter(|(_, connection)| of(connection));
+    /// Of some connections the one that is longest without an answered request.
+    fn oldest(&self, of: impl Fn(u64, &Connection) -> bool) -> Option<u64> {
+        let candidates = self.connections.iter().filter(|(id, connection)| of(**id, connection));
         candidates.min_by_key(|(_, connection)| connection.proven).map(|(id, _)| *id)
     }
 

@@ -132,3 +132,47 @@ async fn connections_are_accepted_for_a_while_after_the_end_is_announced() {
     assert_eq!(ask(&mut late).await, "HTTP/1.1 200");
     running.serving.abort();
 }
+
+/// Answers once it may.
+#[derive(Default)]
+struct Waiting {
+    asked: tokio::sync::Notify,
+    may: tokio::sync::Notify,
+}
+
+impl Handler for Waiting {
+    async fn answer(self: Arc<Self>, _: Request, _: Arc<Peer>) -> Response {
+        self.asked.notify_one();
+        self.may.notified().await;
+        text(StatusCode::OK, "ok")
+    }
+
+    fn trusts(&self, _: &[CertificateDer<'static>]) -> bool {
+        false
+    }
+
+    fn overloaded(&self, reason: &str) -> Response {
+        text(StatusCode::TOO_MANY_REQUESTS, reason)
+    }
+}
+
+#[tokio::test]
+async fn an_open_request_is_answered_before_the_end_and_no_connection_is_accepted_meanwhile() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (handler, (trigger, shutdown)) = (Arc::<Waiting>::default(), channel());
+    let limits = Limits { drain: Duration::from_secs(86_400), ..patient() };
+    let serving = serve(listener, None, limits, Arc::default(), Arc::clone(&handler), shutdown);
+    let serving = tokio::spawn(serving);
+    let mut open = TcpStream::connect(address).await.unwrap();
+    open.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    handler.asked.notified().await;
+    trigger.fire();
+    while TcpStream::connect(address).await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    handler.may.notify_one();
+    let answer = to_end(&mut open).await;
+    assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+    serving.await.unwrap();
+}

@@ -1,8 +1,10 @@
 //! Who is judged next: the rules, with the time passed in.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
+
+use podgauge_common::http::network::counted_as;
 
 /// Requests of one address that may wait.
 const WAITING: usize = 4;
@@ -52,7 +54,9 @@ struct Asker {
 impl Queue {
     /// A place for one more request. `None`: its address has too many.
     pub(super) fn enter(&mut self, from: IpAddr, now: Instant) -> Option<Ticket> {
-        let from = self.told_apart(from, now);
+        let from = counted_as(&mut self.askers, ADDRESSES, from, |asker| {
+            !asker.waiting.is_empty() || now.saturating_duration_since(asker.failed) < FORGET
+        });
         let fresh = || Asker { waiting: VecDeque::new(), failures: 0, failed: now, next: now };
         let asker = self.askers.entry(from).or_insert_with(fresh);
         if now.saturating_duration_since(asker.failed) >= FORGET {
@@ -128,22 +132,12 @@ impl Queue {
             !pauses || (now >= asker.next && self.guessers.is_none_or(|guessers| now >= guessers))
         })
     }
-
-    /// The address under which a request is counted.
-    fn told_apart(&mut self, from: IpAddr, now: Instant) -> IpAddr {
-        if self.askers.len() >= ADDRESSES && !self.askers.contains_key(&from) {
-            let fresh = |asker: &Asker| now.saturating_duration_since(asker.failed) < FORGET;
-            self.askers.retain(|_, asker| !asker.waiting.is_empty() || fresh(asker));
-            if self.askers.len() >= ADDRESSES {
-                return IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-            }
-        }
-        from
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     fn host(n: u8) -> IpAddr {
