@@ -34,6 +34,7 @@ use crate::cluster::watch::ClusterWatches;
 use crate::cluster::{ObjectIndex, PodIndex, watch as cluster_watch};
 use crate::evaluate::Rules;
 use crate::metric::Metrics;
+use crate::open_files;
 use crate::self_metrics::SelfMetrics;
 use crate::source::Target;
 use crate::source::access::{Access, AccessError};
@@ -113,8 +114,10 @@ impl Adapter {
         let metrics = Arc::new(Metrics::new(&args.metric));
         let pods = PodIndex::default();
         tokio::spawn(Arc::clone(&reach).follow());
+        // The other half is for clients, the API server and scrapes under way.
+        let keep = open_files::raise_limit() / 2;
         let scraper =
-            Scraper::new(Arc::clone(&metrics), self_metrics.clone(), args.scrape_interval, args.window);
+            Scraper::new(Arc::clone(&metrics), self_metrics.clone(), args.scrape_interval, args.window, keep);
         let scraper = Arc::new(scraper.reaching(reach));
         let background = background().map_err(|error| StartError::Thread(error.to_string()))?;
         let budget = Budget::new(args.max_series);

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use podgauge_common::cluster::outages::Watched;
 use podgauge_common::http::Response;
 use podgauge_common::quantity::Quantity;
+use smallvec::SmallVec;
 
 use super::list::{self, Described, Item};
 use super::path::{MetricPath, Objects};
@@ -55,6 +56,8 @@ struct Found {
     omissions: Vec<Omission>,
     /// Why there is nothing to evaluate.
     nothing: String,
+    /// The last timestamp that was written: most values are of the same second.
+    stamp: Option<(Timestamp, Arc<str>)>,
 }
 
 impl CustomMetrics {
@@ -233,11 +236,11 @@ impl CustomMetrics {
         read: impl FnOnce(&[&ExporterState]) -> T,
     ) -> T {
         let node = pod.node.as_deref().unwrap_or_default();
-        let states: Vec<_> = exporters
+        let states: SmallVec<[_; 2]> = exporters
             .of_node(node, now.instant, self.rules.staleness)
             .map(|exporter| exporter.state.read())
             .collect();
-        let states: Vec<_> = states.iter().map(|state| &**state).collect();
+        let states: SmallVec<[_; 2]> = states.iter().map(|state| &**state).collect();
         read(&states)
     }
 
@@ -259,9 +262,23 @@ impl Found {
         let found = value.and_then(|value| Ok((written(value)?, value.covered)));
         match found {
             Ok(((value, at), covered)) => {
-                self.values.push(Item { name, value, timestamp: timestamp(now, at), covered });
+                let timestamp = self.stamp(now, at);
+                self.values.push(Item { name, value, timestamp, covered });
             }
             Err(omission) => self.omissions.push(omission),
+        }
+    }
+
+    /// When a value was received, as answers write it: RFC 3339, whole seconds.
+    fn stamp(&mut self, now: &Now, at: Instant) -> Arc<str> {
+        let second = whole_second(now.wall_time(at));
+        match &self.stamp {
+            Some((known, text)) if *known == second => Arc::clone(text),
+            _ => {
+                let text: Arc<str> = second.to_string().into();
+                self.stamp = Some((second, Arc::clone(&text)));
+                text
+            }
         }
     }
 }
@@ -279,11 +296,9 @@ pub(super) fn written(value: Value) -> Result<(Quantity, Instant), Omission> {
     Ok((Quantity::from_f64(value.value).ok_or(Omission::OutOfRange)?, value.at))
 }
 
-/// When a value was received, as answers write it: RFC 3339, whole seconds.
-fn timestamp(now: &Now, at: Instant) -> String {
-    let received = now.wall_time(at);
-    // Without a format to read: an answer holds a thousand of them.
-    Timestamp::from_second(received.as_second()).unwrap_or(received).to_string()
+/// The second that a time is in.
+fn whole_second(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
 }
 
 /// Of which kind a path's objects are, or why they have no metrics.
@@ -321,9 +336,12 @@ mod tests {
     #[test]
     fn a_value_is_of_the_second_in_which_it_was_received() {
         let now = Now::read();
-        let at = now.instant - std::time::Duration::from_millis(1500);
-        let wall = now.wall_time(at);
-        assert_eq!(timestamp(&now, at), wall.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
+        let mut found = Found::default();
+        for ago in [1500, 1501, 700, 4000, 1500] {
+            let at = now.instant - std::time::Duration::from_millis(ago);
+            let wall = now.wall_time(at);
+            assert_eq!(*found.stamp(&now, at), wall.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub(super) struct Item {
     pub(super) name: Arc<str>,
     pub(super) value: Quantity,
     /// RFC 3339, seconds.
-    pub(super) timestamp: String,
+    pub(super) timestamp: Arc<str>,
     /// Seconds of the window that the value is made of.
     pub(super) covered: f64,
 }
@@ -139,7 +139,7 @@ mod tests {
         let items = [Item {
             name: "p".into(),
             value: Quantity::from_f64(value).unwrap(),
-            timestamp: "2026-11-21T16:23:02Z".to_owned(),
+            timestamp: "2026-11-21T16:23:02Z".into(),
             covered: 59.8,
         }];
         let selector = &Selector::parse(selector).unwrap().to_json();
@@ -182,7 +182,7 @@ mod tests {
     fn the_window_is_what_is_covered_of_it() {
         let seconds = |covered: f64| {
             let value = Quantity::from_f64(1.0).unwrap();
-            Item { name: "p".into(), value, timestamp: String::new(), covered }
+            Item { name: "p".into(), value, timestamp: "".into(), covered }
                 .seconds_of(Duration::from_secs(60))
         };
         assert_eq!([0.2, 4.9, 59.4, 59.6, 74.0].map(seconds), [1, 5, 59, 60, 60]);

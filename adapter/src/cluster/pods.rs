@@ -1,7 +1,7 @@
 //! Owns the index of the cluster's pods: written by the one task that folds watch events, read by
 //! every request.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -9,8 +9,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use parking_lot::RwLock;
 
 use super::gpu_grant::GpuGrant;
-use super::selector::{Condition, Selector};
+use super::selector::{Condition, Requirement, Selector};
 use super::slim::{ContainerStatus, SlimPod};
+use crate::map::Map;
 
 /// What is kept of a pod.
 #[derive(Debug, Clone, PartialEq)]
@@ -68,18 +69,21 @@ pub struct PodIndex {
 
 #[derive(Debug, Default)]
 struct Inner {
-    namespaces: HashMap<Box<str>, Namespace>,
-    nodes: HashMap<Arc<str>, usize>,
+    namespaces: Map<Box<str>, Namespace>,
+    nodes: Map<Arc<str>, usize>,
     generation: u32,
     synced: bool,
 }
 
 #[derive(Debug, Default)]
 struct Namespace {
-    pods: BTreeMap<Arc<str>, Arc<PodRecord>>,
-    /// The names of the pods that carry a label, so that a selector looks at few pods only.
-    by_label: HashMap<Label, BTreeSet<Arc<str>>>,
+    pods: Pods,
+    /// The pods that carry a label, so that a selector looks at few pods only.
+    by_label: Map<Label, Pods>,
 }
+
+/// Pods by name.
+type Pods = BTreeMap<Arc<str>, Arc<PodRecord>>;
 
 // === impl PodRecord ===
 
@@ -224,18 +228,10 @@ impl PodIndex {
     pub fn select(&self, namespace: &str, selector: &Selector) -> Vec<(Arc<str>, Arc<PodRecord>)> {
         let inner = self.inner.read();
         let Some(namespace) = inner.namespaces.get(namespace) else { return Vec::new() };
-        let matching = |(name, pod): (&Arc<str>, &Arc<PodRecord>)| {
-            let matches = selector.matches(|key| pod.label(key));
-            matches.then(|| (Arc::clone(name), Arc::clone(pod)))
-        };
-        match namespace.candidates(selector) {
-            None => namespace.pods.iter().filter_map(matching).collect(),
-            Some(names) => names
-                .iter()
-                .filter_map(|name| namespace.pods.get_key_value(name))
-                .filter_map(matching)
-                .collect(),
-        }
+        let (met, candidates) = namespace.candidates(selector);
+        let matching =
+            candidates.iter().filter(|(_, pod)| selector.matches_beside(met, |key| pod.label(key)));
+        matching.map(|(name, pod)| (Arc::clone(name), Arc::clone(pod))).collect()
     }
 }
 
@@ -265,14 +261,17 @@ impl Inner {
             match pods.by_label.get_key_value(label).map(|(known, _)| known.clone()) {
                 Some(known) => *label = known,
                 None => {
-                    pods.by_label.insert(label.clone(), BTreeSet::new());
+                    pods.by_label.insert(label.clone(), Pods::new());
                 }
             }
-            if let Some(names) = pods.by_label.get_mut(label) {
-                names.insert(Arc::clone(&name));
+        }
+        let record = Arc::new(record);
+        for label in &record.labels {
+            if let Some(labelled) = pods.by_label.get_mut(label) {
+                labelled.insert(Arc::clone(&name), Arc::clone(&record));
             }
         }
-        pods.pods.insert(name, Arc::new(record));
+        pods.pods.insert(name, record);
     }
 
     fn remove(&mut self, namespace: &str, name: &str) {
@@ -303,21 +302,19 @@ impl Inner {
 // === impl Namespace ===
 
 impl Namespace {
-    /// The fewest pods that hold all that can match, by the equalities of the selector: `None` if
-    /// it has none.
-    fn candidates(&self, selector: &Selector) -> Option<&BTreeSet<Arc<str>>> {
-        static NONE: BTreeSet<Arc<str>> = BTreeSet::new();
-        selector
-            .requirements()
-            .iter()
-            .filter_map(|requirement| match &requirement.condition {
-                Condition::Equals(value) => {
-                    let label: Label = (requirement.key.as_str().into(), value.as_str().into());
-                    Some(self.by_label.get(&label).unwrap_or(&NONE))
-                }
-                _ => None,
-            })
-            .min_by_key(|names| names.len())
+    /// The fewest pods that hold all that can match, by the equalities of the selector, and the
+    /// requirement that all of them meet; every pod if it has none.
+    fn candidates(&self, selector: &Selector) -> (Option<usize>, &Pods) {
+        static NONE: Pods = Pods::new();
+        let labelled = |(at, requirement): (usize, &Requirement)| match &requirement.condition {
+            Condition::Equals(value) => {
+                let label: Label = (requirement.key.as_str().into(), value.as_str().into());
+                Some((Some(at), self.by_label.get(&label).unwrap_or(&NONE)))
+            }
+            _ => None,
+        };
+        let fewest = selector.requirements().iter().enumerate().filter_map(labelled);
+        fewest.min_by_key(|(_, pods)| pods.len()).unwrap_or((None, &self.pods))
     }
 }
 

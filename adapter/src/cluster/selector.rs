@@ -87,7 +87,18 @@ impl Selector {
 
     /// Whether labels, looked up by key, meet every requirement.
     pub fn matches<'l>(&self, label: impl Fn(&str) -> Option<&'l str>) -> bool {
-        self.requirements.iter().all(|requirement| requirement.condition.holds(label(&requirement.key)))
+        self.matches_beside(None, label)
+    }
+
+    /// … every requirement but the one at `met`, which is known to be met.
+    pub(super) fn matches_beside<'l>(
+        &self,
+        met: Option<usize>,
+        label: impl Fn(&str) -> Option<&'l str>,
+    ) -> bool {
+        let open = self.requirements.iter().enumerate().filter(|(at, _)| Some(*at) != met);
+        open.map(|(_, requirement)| requirement)
+            .all(|Requirement { key, condition }| condition.holds(label(key)))
     }
 
     /// As the object form: equalities under `matchLabels`, everything else under

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use smallvec::SmallVec;
+
 use super::labels::DeviceLabels;
 use super::nodes::whole_device;
 use super::omission::Unproven;
@@ -23,9 +25,14 @@ const NO_PROCESS_MEMORY: &str = "no_process_memory";
 /// What a pod has of one device.
 pub(super) struct Device<'a> {
     pub(super) key: &'a str,
+    /// `None` if no page has it.
+    pub(super) state: Option<&'a DeviceState>,
     /// One per container; none for a GPU that an annotation names and the pod does not use.
-    pub(super) holdings: Vec<Mine<'a>>,
+    pub(super) holdings: &'a [Mine<'a>],
 }
+
+/// A pod's devices; mostly one.
+pub(super) type Devices<'a> = SmallVec<[Device<'a>; 1]>;
 
 /// What all devices of a pod are measured by.
 struct Measure<'a> {
@@ -61,24 +68,31 @@ pub(super) fn value(
     if all.is_empty() {
         return Err(silence(exporter, rules, now).unwrap_or_else(|| known.no_gpu()));
     }
-    let state = |device: &Device<'_>| exporter.device_state(device.key);
-    let (selected, others): (Vec<Device<'_>>, Vec<Device<'_>>) = all.into_iter().partition(|device| {
-        question.devices.is_empty() || state(device).is_some_and(|state| state.matches(question.devices))
-    });
-    if selected.is_empty() {
-        let labels = DeviceLabels::of(question.devices, others.iter().filter_map(state));
-        return Err(Omission::NoMatchingDevice(labels));
-    }
+    let is_selected = |device: &&Device<'_>| {
+        question.devices.is_empty() || device.state.is_some_and(|state| state.matches(question.devices))
+    };
     let measure = Measure { question, known, settled, rules, now };
-    let measured: Vec<Result<Measured, Omission>> =
-        selected.iter().map(|device| measure.device(device)).collect();
-    let of = measured.len();
-    let without = measured.iter().filter(|device| device.is_err()).count();
-    let measured: Result<Vec<Measured>, Omission> = measured.into_iter().collect();
-    let measured = measured.map_err(|reason| match of {
-        1 => reason,
-        _ => Omission::Devices { without, of, reason: Box::new(reason) },
-    })?;
+    let mut measured: SmallVec<[Measured; 2]> = SmallVec::new();
+    let (mut of, mut without, mut reason) = (0, 0, None);
+    for device in all.iter().filter(is_selected) {
+        of += 1;
+        match measure.device(device) {
+            Ok(device) => measured.push(device),
+            Err(omission) => {
+                without += 1;
+                reason.get_or_insert(omission);
+            }
+        }
+    }
+    match reason {
+        None if of == 0 => {
+            let labels = DeviceLabels::of(question.devices, all.iter().filter_map(|device| device.state));
+            return Err(Omission::NoMatchingDevice(labels));
+        }
+        None => {}
+        Some(reason) if of == 1 => return Err(reason),
+        Some(reason) => return Err(Omission::Devices { without, of, reason: Box::new(reason) }),
+    }
     combine(question.metric, &measured)
         .ok_or_else(|| Omission::NoSuchFamily { family: "total memory".into() })
 }
@@ -86,7 +100,7 @@ pub(super) fn value(
 /// The pod's devices: those of the newest page; those of a page a short time ago, because an
 /// exporter that just began may not know them yet; those that were allocated to it, however long
 /// ago, because a device that got lost is still the pod's; and those that an annotation names.
-pub(super) fn devices<'a>(known: &Known<'a>, rules: &Rules, now: &Now) -> Vec<Device<'a>> {
+pub(super) fn devices<'a>(known: &'a Known<'a>, rules: &Rules, now: &Now) -> Devices<'a> {
     let is_held = |Mine { holding, not_before, .. }: &Mine<'_>| {
         holding.present || now.age(holding.seen) <= rules.staleness || holding.outlasts(*not_before)
     };
@@ -97,24 +111,21 @@ pub(super) fn devices<'a>(known: &Known<'a>, rules: &Rules, now: &Now) -> Vec<De
         // An instance of a GPU has the GPU's UUID, a slash and its number.
         let is_of_card = |key: &str| key.split('/').next() == Some(&*card.uuid);
         if !devices.iter().any(|device| is_of_card(device.key)) {
-            devices.push(Device { key: &card.uuid, holdings: Vec::new() });
+            devices.push(Device::new(known, &card.uuid, &[]));
         }
     }
     devices
 }
 
 impl<'a> Device<'a> {
+    fn new(known: &'a Known<'a>, key: &'a str, holdings: &'a [Mine<'a>]) -> Self {
+        Self { key, state: known.exporter.device_state(key), holdings }
+    }
+
     /// Every device on which the exporter ever reported a container of the pod.
-    pub(super) fn all(known: &Known<'a>) -> Vec<Self> {
-        let mut devices: Vec<Self> = Vec::new();
-        for mine in &known.holdings {
-            // They come by device.
-            match devices.last_mut().filter(|device| device.key == mine.device) {
-                Some(device) => device.holdings.push(*mine),
-                None => devices.push(Device { key: mine.device, holdings: vec![*mine] }),
-            }
-        }
-        devices
+    pub(super) fn all(known: &'a Known<'a>) -> Devices<'a> {
+        let by_device = known.holdings.chunk_by(|a, b| a.device == b.device);
+        by_device.map(|holdings| Self::new(known, holdings[0].device, holdings)).collect()
     }
 
     /// The series of the pod's containers on the device, and since when it is the pod's: of several
@@ -159,7 +170,7 @@ impl<'a> Device<'a> {
     /// The exporter's own sums of the last seconds: of the pod's containers on the device, or of the
     /// device.
     fn latest(&self, known: &Known<'_>, family: FamilyId) -> Option<Latest> {
-        let whole = known.exporter.device_state(self.key)?.recent;
+        let whole = self.state?.recent;
         let of_the_pod = |mine: &Mine<'_>, latest, of| {
             of_this_pod(latest, of, mine.holding, mine.not_before, known.pod_began)
         };
@@ -176,7 +187,7 @@ impl<'a> Device<'a> {
                     return None;
                 }
                 let all = self.holdings.iter().filter(|mine| mine.holding.recent.is_some());
-                let all: Option<Vec<Latest>> =
+                let all: Option<SmallVec<[Latest; 1]>> =
                     all.map(|mine| of_the_pod(mine, mine.holding.recent, Of::Pod)).collect();
                 together(&all?, whole.map(|whole| whole.recent.observed))
             }
@@ -187,11 +198,10 @@ impl<'a> Device<'a> {
 
     /// The part of the device that the pod was given.
     pub(super) fn part(&self, known: &Known<'a>) -> HeldPart {
-        let state = known.exporter.device_state(self.key);
         let holder = Holder {
             device: self.key,
-            memory_total: state.and_then(|state| state.memory_total),
-            holdings: &self.holdings,
+            memory_total: self.state.and_then(|state| state.memory_total),
+            holdings: self.holdings,
             uid: &known.pod.uid,
             grant: known.pod.grant.as_deref(),
         };
@@ -203,7 +213,7 @@ impl Measure<'_> {
     fn device<'d>(&'d self, device: &Device<'d>) -> Result<Measured, Omission> {
         let Self { question, known, .. } = self;
         let exporter = known.exporter;
-        let state = exporter.device_state(device.key);
+        let state = device.state;
         let formula = question.metric.formula;
         let shared = state.map_or(0, |state| state.pods);
         let of_a_part = matches!(formula.family(), USE | MEMORY_USED);
@@ -305,7 +315,7 @@ impl Measure<'_> {
         if let Some(silence) = silence(exporter, rules, now) {
             return Err(silence);
         }
-        let state = exporter.device_state(device.key).filter(|state| now.age(state.seen) <= rules.staleness);
+        let state = device.state.filter(|state| now.age(state.seen) <= rules.staleness);
         if cards.is_some_and(|cards| cards.of(device.key).any(|card| card.instance)) {
             return Err(unproven(Unproven::Instance));
         }
@@ -343,7 +353,8 @@ pub(super) fn first_answer(window: Duration) -> f64 {
 fn combine(metric: &Metric, devices: &[Measured]) -> Option<Value> {
     let at = devices.iter().map(|device| device.at).max()?;
     let covered = devices.iter().map(|device| device.covered).fold(f64::MAX, f64::min);
-    let each: Option<Vec<f64>> = devices.iter().map(|device| device.in_unit(metric.formula)).collect();
+    let each: Option<SmallVec<[f64; 2]>> =
+        devices.iter().map(|device| device.in_unit(metric.formula)).collect();
     let each = each?;
     let sum = || each.iter().sum::<f64>();
     let value = match (metric.aggregation, metric.formula) {

@@ -57,7 +57,7 @@ pub fn evidence(
 fn of_device(question: &Question<'_>, known: &Known<'_>, device: &Device<'_>, rules: &Rules) -> Evidence {
     let formula = question.metric.formula;
     let window = question.metric.window(rules.window);
-    let state = known.exporter.device_state(device.key);
+    let state = device.state;
     let memory_total = state.and_then(|state| state.memory_total);
     let in_unit = |mean| Measured::whole(mean, memory_total).in_unit(formula);
     let family = formula.family();

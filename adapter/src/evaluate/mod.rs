@@ -23,6 +23,7 @@ mod tests;
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
+use smallvec::SmallVec;
 
 use choice::{Choice, order};
 pub use evidence::{Evidence, evidence};
@@ -126,7 +127,7 @@ pub fn pod_value(
         return Err(Omission::NoExporter { node: node.into() });
     }
     let began = Began::of(pod, now);
-    let mut known: Vec<Known<'_>> =
+    let mut known: SmallVec<[Known<'_>; 1]> =
         exporters.iter().map(|exporter| Known::of(question, pod, exporter, began, now)).collect();
     known.sort_by(|a, b| order(a.exporter, b.exporter));
     let settled = Settled::of(&known, question.metric.formula.family());
@@ -191,6 +192,7 @@ struct Known<'a> {
     pod: &'a PodRecord,
     began: Began,
     series: Option<&'a PodSeries>,
+    /// By device.
     holdings: Vec<Mine<'a>>,
     /// When the kubelet took the pod up.
     pod_began: Began,
@@ -347,7 +349,9 @@ fn exporter_value(
             (false, false) => silence.unwrap_or_else(|| known.no_gpu()),
         });
     }
-    readiness::not_restarted(pod, &gpu_containers(&known.holdings))?;
+    if !pod.ready {
+        readiness::not_restarted(pod, &gpu_containers(&known.holdings))?;
+    }
     devices::value(question, known, settled, rules, now)
 }
 

@@ -4,11 +4,11 @@
 //! A field that dcgm-exporter 4.9 renamed is read under both names. The name decides what the
 //! number means, never its size: 0.9 is 90 % under one name and 0.9 % under the other.
 
-use std::collections::HashMap;
-
 use podgauge_common::catalogue::base_units::{RENAMED, renamed};
 use podgauge_common::catalogue::{self, own, served};
 use podgauge_common::measurement::Bound;
+
+use crate::map::Map;
 
 use super::{DRAM_ACTIVE, FamilyId, MEMORY_USED, POWER, SM_ACTIVE, TENSOR_ACTIVE, USE};
 
@@ -88,7 +88,7 @@ pub struct Family {
 /// The families that are read, by every name.
 #[derive(Debug, Default)]
 pub(super) struct Families {
-    by_name: HashMap<Box<str>, Family>,
+    by_name: Map<Box<str>, Family>,
 }
 
 // === impl Family ===

@@ -16,7 +16,6 @@ use podgauge_common::http::tls::{FileError, pair_error, read_certificates, read_
 use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
 use rustls::{AlertDescription, CertificateError, ClientConfig, RootCertStore};
-use tokio_rustls::TlsConnector;
 use tracing::{info, warn};
 
 use crate::args::exporters::ExporterAccess;
@@ -62,8 +61,8 @@ impl Access {
     }
 
     /// What TLS to the next exporter is made with.
-    pub fn tls(&self) -> Option<TlsConnector> {
-        self.tls.load_full().map(TlsConnector::from)
+    pub fn tls(&self) -> Option<Arc<ClientConfig>> {
+        self.tls.load_full()
     }
 
     /// The name that an exporter's certificate must be for.

@@ -7,6 +7,7 @@
 pub mod access;
 mod body;
 pub mod budget;
+mod client;
 mod gunzip;
 pub mod history;
 pub mod joined;

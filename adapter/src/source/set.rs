@@ -15,15 +15,16 @@ use super::budget::Budget;
 use super::retention::RETENTION;
 use super::scrape::Scraper;
 use super::store::Exporter;
+use crate::map::Map;
 
 /// The exporters that are scraped now. Read without a lock.
 #[derive(Debug, Default)]
 pub struct Published {
-    by_node: HashMap<Arc<str>, Vec<Arc<Exporter>>>,
+    by_node: Map<Arc<str>, Vec<Arc<Exporter>>>,
     /// Those that are believed for every node.
     anywhere: Vec<Arc<Exporter>>,
     /// Those that are scraped no more, and since when: what they said last stands a while.
-    gone: HashMap<Arc<str>, Vec<(Arc<Exporter>, Instant)>>,
+    gone: Map<Arc<str>, Vec<(Arc<Exporter>, Instant)>>,
 }
 
 /// Starts and ends scraping.
@@ -188,7 +189,8 @@ mod tests {
         let metrics = Arc::new(Metrics::new(&[]));
         let seconds = Duration::from_secs;
         let known_after = |waited: Duration| {
-            let scraper = Scraper::new(Arc::clone(&metrics), SelfMetrics::default(), seconds(5), seconds(60));
+            let scraper =
+                Scraper::new(Arc::clone(&metrics), SelfMetrics::default(), seconds(5), seconds(60), 0);
             let set = ExporterSet::new(Arc::new(scraper), Budget::new(1000));
             let start = Instant::now();
             // Nobody listens there, and nobody is asked before this test ends.
@@ -210,7 +212,7 @@ mod tests {
     async fn a_rollout_hands_on_what_is_known() {
         let metrics = Arc::new(Metrics::new(&[]));
         let seconds = Duration::from_secs;
-        let scraper = Scraper::new(Arc::clone(&metrics), SelfMetrics::default(), seconds(5), seconds(60));
+        let scraper = Scraper::new(Arc::clone(&metrics), SelfMetrics::default(), seconds(5), seconds(60), 0);
         let set = ExporterSet::new(Arc::new(scraper), Budget::new(1000));
         let count = |at| {
             let published = set.current();

@@ -1,7 +1,6 @@
 //! Owns what one exporter has told: its state, its devices, and the histories of the pods on them.
 //! Written by the exporter's own scraper, read by evaluation.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,6 +14,7 @@ use super::labels::{Labels, MODEL_NAME, selectable};
 use super::page::{self, Cut, Limit, Page, Room};
 use super::recent::{Latest, Recent};
 use crate::cluster::Selector;
+use crate::map::Map;
 use crate::metric::FamilyId;
 
 /// Observed time that a pod's first answer needs, seconds.
@@ -49,8 +49,8 @@ pub struct ExporterState {
     pub cut: Option<Cut>,
     /// How much is kept.
     pub used: Room,
-    pub(super) devices: HashMap<Arc<str>, DeviceState>,
-    pub(super) namespaces: HashMap<Box<str>, HashMap<Box<str>, PodSeries>>,
+    pub(super) devices: Map<Arc<str>, DeviceState>,
+    pub(super) namespaces: Map<Box<str>, Map<Box<str>, PodSeries>>,
 }
 
 /// A device by the newest page.
@@ -175,7 +175,7 @@ impl ExporterState {
         self.failure = None;
         self.native = page.native.unwrap_or(self.native);
         self.cut = page.cut;
-        for pod in self.namespaces.values_mut().flat_map(HashMap::values_mut) {
+        for pod in self.namespaces.values_mut().flat_map(Map::values_mut) {
             pod.holdings.iter_mut().for_each(|(_, holding)| holding.present = false);
         }
         let round = Round { at, scrape: self.scrapes, native: self.native, span };
@@ -211,7 +211,7 @@ impl ExporterState {
 
     /// Every holding, with its device.
     pub fn holdings(&self) -> impl Iterator<Item = (&str, &Holding)> {
-        let pods = self.namespaces.values().flat_map(HashMap::values);
+        let pods = self.namespaces.values().flat_map(Map::values);
         pods.flatten().map(|((device, _), holding)| (&**device, holding))
     }
 
@@ -233,7 +233,7 @@ impl ExporterState {
 
     /// Number of series kept.
     pub fn series(&self) -> usize {
-        let pods = self.namespaces.values().flat_map(HashMap::values);
+        let pods = self.namespaces.values().flat_map(Map::values);
         self.holdings().map(|(_, holding)| holding.series.len()).sum::<usize>()
             + pods.flat_map(|pod| &pod.joined).map(Joined::len).sum::<usize>()
             + self.devices.values().map(|device| device.series.len()).sum::<usize>()
@@ -292,7 +292,7 @@ impl ExporterState {
 }
 
 /// The value under a name, which is copied only when it is new.
-fn entry<'m, V: Default>(map: &'m mut HashMap<Box<str>, V>, name: &str) -> &'m mut V {
+fn entry<'m, V: Default>(map: &'m mut Map<Box<str>, V>, name: &str) -> &'m mut V {
     if !map.contains_key(name) {
         map.insert(name.into(), V::default());
     }

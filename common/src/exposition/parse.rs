@@ -191,12 +191,11 @@ fn label(text: &str) -> Result<((&str, Cow<'_, str>), &str), String> {
 
 /// Reads up to the closing quote; allocates only if something is escaped.
 fn quoted(text: &str) -> Option<(Cow<'_, str>, &str)> {
-    let (plain, after) = text.split_once('"')?;
-    if !plain.contains('\\') {
-        return Some((Cow::Borrowed(plain), after));
-    }
     let bytes = text.as_bytes();
-    let mut at = 0;
+    let mut at = memchr::memchr2(b'"', b'\\', bytes)?;
+    if bytes[at] == b'"' {
+        return Some((Cow::Borrowed(&text[..at]), &text[at + 1..]));
+    }
     loop {
         match bytes.get(at)? {
             b'"' => break,

@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
 use kube::api::Api;
 use kube::runtime::watcher::{self, Event};
 use podgauge_common::cluster;
 use podgauge_common::cluster::outages::{Cause, Watches};
 use regex::Regex;
+use serde::{Deserialize, Serialize};
 
 /// Most labels of one pod that are printed.
 const MAX_LABELS: usize = 64;
@@ -58,6 +60,13 @@ pub(crate) struct AllowList(Vec<Regex>);
 #[derive(Debug, Clone, Default)]
 pub(crate) struct PodLabels(Arc<ArcSwap<Index>>);
 
+/// The part of a pod that is read: serde skips the rest.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, kube::Resource)]
+#[resource(inherit = "Pod")]
+struct LabelledPod {
+    metadata: ObjectMeta,
+}
+
 type Index = HashMap<(String, String), Arc<Vec<(String, String)>>>;
 
 // === impl AllowList ===
@@ -99,7 +108,7 @@ impl PodLabels {
         let config = watcher::Config::default().fields(&format!("spec.nodeName={node}")).any_semantic();
         let watched = watches.add_with_advice(format!("pods of {node}"), advice);
         let mut pods = Index::new();
-        cluster::watch::follow(Api::<Pod>::all(client), config, watched, |event| {
+        cluster::watch::follow(Api::<LabelledPod>::all(client), config, watched, |event| {
             if event.is_ok_and(|event| apply(event, &mut pods, &allowed)) {
                 self.0.store(Arc::new(pods.clone()));
             }
@@ -116,8 +125,8 @@ fn advice(cause: Cause) -> Option<&'static str> {
 }
 
 /// Takes an event; whether it is to be seen.
-fn apply(event: Event<Pod>, pods: &mut Index, allowed: &AllowList) -> bool {
-    let key = |pod: &Pod| {
+fn apply(event: Event<LabelledPod>, pods: &mut Index, allowed: &AllowList) -> bool {
+    let key = |pod: &LabelledPod| {
         (pod.metadata.namespace.clone().unwrap_or_default(), pod.metadata.name.clone().unwrap_or_default())
     };
     // A list that is under way shows when it is whole.

@@ -1,14 +1,16 @@
 //! Keeps what is of use of a page while it is read, within its limits.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasher as _, RandomState};
+use std::hash::BuildHasher as _;
 use std::time::Duration;
+
+use foldhash::fast::RandomState;
 
 use super::cut::{Cut, DEVICE_TEXT, HOLDING_SERIES, Limit, Room};
 use super::label_sets::{LabelSets, Meaning, Place};
 use super::said::Said;
 use super::sample::Repeated;
 use super::{Device, Holding, MAX_DEVICES, MAX_HOLDINGS, Page};
+use crate::map::Map;
 use crate::metric::{Family, FamilyId, GpuFamily, MEMORY_USED};
 
 /// Holdings of a device that are looked for one by one.
@@ -32,20 +34,28 @@ pub(super) struct Kept {
 pub struct Scratch {
     sets: LabelSets,
     /// By the hash of their keys.
-    devices: HashMap<u64, usize>,
+    devices: Map<u64, usize>,
     /// The holdings of a device after the first [`FEW`], by the hash of their names.
-    further: HashMap<u64, usize>,
+    further: Map<u64, usize>,
     hasher: RandomState,
     /// The beginning of the line that the last piece ended in.
     pub(super) begun: Vec<u8>,
     /// The name in the line before.
     pub(super) name: String,
+    /// Devices of the page before: the next one may be as long.
+    usual_devices: usize,
 }
 
-/// Most holdings of a device that a scratch is kept after. It takes no more memory than that.
+/// Most holdings of a device, and most devices, that a scratch is kept for. It takes no more memory than
+/// that.
 const USUAL: usize = 1024;
 
 impl Scratch {
+    /// A page is read, which had so many devices.
+    pub(super) fn ended(&mut self, devices: usize) {
+        self.usual_devices = devices.min(USUAL);
+    }
+
     /// Forgets the page, and what only a large one needs.
     fn clear(&mut self) {
         self.sets.clear();
@@ -61,7 +71,9 @@ impl Scratch {
 impl Kept {
     pub(super) fn new(room: Room, mut scratch: Box<Scratch>) -> Self {
         scratch.clear();
-        let (page, used) = (Page::default(), Room::default());
+        let mut page = Page::default();
+        page.devices.reserve_exact(scratch.usual_devices);
+        let used = Room::default();
         Self { page, scratch, holdings: 0, used, room, vgpu: false }
     }
 
@@ -262,6 +274,10 @@ impl Kept {
                 let [namespace, pod, container] = [namespace, pod, container].map(str::to_owned);
                 let holdings = &mut self.page.devices[device].holdings;
                 let at = holdings.len();
+                if at == 0 {
+                    // Most devices have one.
+                    holdings.reserve_exact(1);
+                }
                 if at >= FEW {
                     self.scratch.further.insert(hash, at);
                 }

@@ -4,10 +4,13 @@
 //! devices in one order. Reading the labels once per text and expecting the text that came next the
 //! last time makes a page ten times cheaper to read.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasher as _, RandomState};
+use std::hash::BuildHasher as _;
 use std::ops::Range;
 use std::time::Duration;
+
+use foldhash::fast::RandomState;
+
+use crate::map::Map;
 
 /// Bytes at each end of a text that it is found by.
 const HASHED: usize = 64;
@@ -41,7 +44,7 @@ pub(super) struct LabelSets {
     /// One after the other.
     texts: String,
     sets: Vec<LabelSet>,
-    by_hash: HashMap<u64, usize>,
+    by_hash: Map<u64, usize>,
     hasher: RandomState,
     /// The set of the sample before.
     last: usize,

@@ -76,7 +76,7 @@ impl<'m> PageReader<'m> {
     /// Reads whole lines.
     fn read(&mut self, lines: &[u8]) -> Result<(), PageError> {
         let text = std::str::from_utf8(lines).map_err(|_| PageError::NotText { line: self.lines + 1 })?;
-        for line in text.split_terminator('\n') {
+        for line in lines_of(text) {
             self.line(line).map_err(|error| ParseError { line: self.lines + 1, ..error })?;
             self.lines += 1;
         }
@@ -135,6 +135,13 @@ impl<'m> PageReader<'m> {
         }
         Ok(())
     }
+}
+
+/// Whole lines, without their ends.
+fn lines_of(text: &str) -> impl Iterator<Item = &str> {
+    let mut begin = 0;
+    memchr::memchr_iter(b'\n', text.as_bytes())
+        .map(move |end| &text[std::mem::replace(&mut begin, end + 1)..end])
 }
 
 /// Whether the last word can be a number.

@@ -39,6 +39,7 @@ impl Kept {
             }
             device.readings = device.whole(dialect);
         }
+        self.scratch.ended(self.page.devices.len());
         (self.page, self.scratch)
     }
 

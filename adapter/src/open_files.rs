@@ -1,0 +1,28 @@
+//! Asks the system for as many open files as the program may have.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Raises the soft limit of open files to the hard one, and gives the one that is in force.
+///
+/// Container runtimes set a soft limit of 1,024 for the sake of programs that use `select`, and a hard
+/// one that is far above.
+pub(crate) fn raise_limit() -> usize {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    // Without a right to it everything goes on with fewer.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    let allowed = getrlimit(Resource::Nofile).current.or(current);
+    allowed.map_or(usize::MAX, |allowed| usize::try_from(allowed).unwrap_or(usize::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_is_the_highest_that_may_be_had() {
+        let allowed = raise_limit();
+        let limit = getrlimit(Resource::Nofile);
+        assert_eq!(limit.current, limit.maximum);
+        assert_eq!(limit.current.map_or(usize::MAX, |limit| limit as usize), allowed);
+    }
+}

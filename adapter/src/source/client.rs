@@ -1,0 +1,462 @@
+//! Asks one exporter for its page, and reads the answer as it comes.
+//!
+//! An exporter is asked for the families that are read, and no others: `?name[]=FAMILY&…`, as
+//! Prometheus client libraries have it. One that does not know the parameter answers with all of
+//! its page; one that refuses it is asked without.
+//!
+//! A connection is kept for the next scrape, since making one costs more than reading a page. Kept is
+//! the stream alone: buffers exist only while an answer is read, so that thousands of connections
+//! take little memory.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::response::Parts;
+use http::{HeaderValue, Request, StatusCode, Uri, Version, header};
+use http_body_util::{BodyExt as _, Empty};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+use tokio_rustls::TlsConnector;
+use tower::ServiceExt as _;
+use tracing::info;
+
+use super::access::Access;
+use super::body::{BodyError, BodyReader, Coding, Pool};
+use super::page::{Page, Room};
+use super::store::Exporter;
+use crate::cluster::client::one_line;
+use crate::metric::Metrics;
+use crate::self_metrics::SelfMetrics;
+
+/// Bytes that are read at once, and so the largest head of an answer.
+const READ_BYTES: usize = 16 << 10;
+/// Scrapes that are further apart do not keep their connection: on the way to the exporter it may be
+/// forgotten meanwhile.
+const KEPT_FOR: Duration = Duration::from_secs(60);
+/// Answers that may mean that the query is not understood.
+const REFUSALS: [StatusCode; 3] = [StatusCode::BAD_REQUEST, StatusCode::NOT_FOUND, StatusCode::URI_TOO_LONG];
+
+/// Asks exporters: what all of them have in common.
+#[derive(Debug)]
+pub(super) struct Client {
+    connector: HttpConnector,
+    access: Arc<Access>,
+    metrics: Arc<Metrics>,
+    /// Asks for the families that are read.
+    query: String,
+    self_metrics: SelfMetrics,
+    buffers: Pool,
+    /// Connections that may still be kept.
+    keep: Arc<Semaphore>,
+}
+
+/// Knowledge of an exporter from one scrape to the next.
+#[derive(Debug, Default)]
+pub(super) struct Acquaintance {
+    asked: Asked,
+    /// Waits for the next scrape.
+    kept: Option<Kept>,
+}
+
+/// The families that an exporter is asked for.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    /// The families that are read.
+    #[default]
+    Families,
+    /// Its page: it refused to answer with a part.
+    Page,
+}
+
+/// A connection to an exporter.
+struct Connection {
+    stream: Box<dyn Stream>,
+    /// The files that TLS was made with; `None`: it is not over TLS.
+    tls: Option<Arc<ClientConfig>>,
+}
+
+/// A connection without a request under way, and its place among those that are kept.
+struct Kept {
+    connection: Connection,
+    place: OwnedSemaphorePermit,
+}
+
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AskError {
+    #[error("{0}")]
+    NoConnection(String),
+    #[error("{0}")]
+    NoAnswer(String),
+    #[error(
+        "answered 401 Unauthorized: its password or token is given by --exporter-username and --exporter-password-file, or --exporter-token-file"
+    )]
+    Unauthorized,
+    #[error("answered {0}")]
+    Status(StatusCode),
+    #[error("the page is encoded ({0:?}), though gzip or plain text was asked for")]
+    Encoded(HeaderValue),
+    #[error("{0}")]
+    Cut(String),
+    #[error(transparent)]
+    Body(#[from] BodyError),
+}
+
+// === impl Acquaintance ===
+
+impl Acquaintance {
+    /// Forgets how it is asked: after a failure it may be another exporter when it is back.
+    pub(super) fn forget(&mut self) {
+        *self = Self::default();
+    }
+}
+
+// === impl Kept ===
+
+impl std::fmt::Debug for Kept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kept").field("tls", &self.connection.tls.is_some()).finish_non_exhaustive()
+    }
+}
+
+// === impl Client ===
+
+impl Client {
+    /// `connect_timeout`: the longest time for a connection. `keep`: how many connections may be kept
+    /// between scrapes that are `interval` apart.
+    pub(super) fn new(
+        metrics: Arc<Metrics>,
+        self_metrics: SelfMetrics,
+        connect_timeout: Duration,
+        interval: Duration,
+        keep: usize,
+    ) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(connect_timeout));
+        // TLS is made on top of it.
+        connector.enforce_http(false);
+        let names: Vec<String> = metrics.family_names().iter().map(|name| format!("name[]={name}")).collect();
+        let keep = if interval <= KEPT_FOR { keep.min(Semaphore::MAX_PERMITS) } else { 0 };
+        Self {
+            connector,
+            access: Arc::new(Access::plain()),
+            metrics,
+            query: names.join("&"),
+            self_metrics,
+            buffers: Pool::default(),
+            keep: Arc::new(Semaphore::new(keep)),
+        }
+    }
+
+    /// Reaches exporters as this says.
+    pub(super) fn reaching(self, access: Arc<Access>) -> Self {
+        Self { access, ..self }
+    }
+
+    /// The exporter's page, and when it was complete.
+    pub(super) async fn page(
+        &self,
+        exporter: &Exporter,
+        known: &mut Acquaintance,
+    ) -> Result<(Page, Instant), AskError> {
+        let answer = self.ask(exporter, known.asked, &mut known.kept).await;
+        let status = match &answer {
+            Err(AskError::Status(status)) if known.asked == Asked::Families => *status,
+            _ => return answer,
+        };
+        if !REFUSALS.contains(&status) {
+            return answer;
+        }
+        // On the heap, because it hardly ever happens.
+        let whole = Box::pin(self.ask(exporter, Asked::Page, &mut known.kept)).await?;
+        known.asked = Asked::Page;
+        let target = &exporter.target;
+        info!(
+            "{target} at {} answers {status} to ?name[]=…: it is asked for its whole page from now on",
+            target.url
+        );
+        Ok(whole)
+    }
+
+    async fn ask(
+        &self,
+        exporter: &Exporter,
+        asked: Asked,
+        kept: &mut Option<Kept>,
+    ) -> Result<(Page, Instant), AskError> {
+        if let Some(Kept { connection, place }) = kept.take()
+            && self.is_current(&connection)
+        {
+            match self.exchange(exporter, asked, connection, Some(place), kept).await {
+                // The exporter may have closed it, or begun anew, since the last scrape.
+                Err(AskError::NoAnswer(_)) => {}
+                answer => return answer,
+            }
+        }
+        let connection = self.connect(&exporter.target.url).await?;
+        let place = Arc::clone(&self.keep).try_acquire_owned().ok();
+        self.exchange(exporter, asked, connection, place, kept).await
+    }
+
+    /// Whether a connection is made with what the files hold now.
+    fn is_current(&self, connection: &Connection) -> bool {
+        connection
+            .tls
+            .as_ref()
+            .is_none_or(|made| self.access.tls().is_some_and(|now| Arc::ptr_eq(made, &now)))
+    }
+
+    async fn connect(&self, url: &Uri) -> Result<Connection, AskError> {
+        let failed = |error: &(dyn std::error::Error + 'static)| AskError::NoConnection(one_line(error));
+        let io = self.connector.clone().oneshot(url.clone()).await.map_err(|error| failed(&error))?;
+        let io = io.into_inner();
+        if url.scheme_str() != Some("https") {
+            return Ok(Connection { stream: Box::new(io), tls: None });
+        }
+        let host = url.host().unwrap_or_default();
+        let (Some(tls), Some(name)) = (self.access.tls(), self.access.server_name(host)) else {
+            return Err(AskError::NoConnection(format!("no TLS to {host}: --exporter-ca-file is not given")));
+        };
+        let explained = name.to_str().into_owned();
+        // On the heap, so that scrapes without TLS do not have the room for it.
+        let io = Box::pin(TlsConnector::from(Arc::clone(&tls)).connect(name, io)).await.map_err(|error| {
+            self.access.explain(&error, &explained).map_or_else(|| failed(&error), AskError::NoConnection)
+        })?;
+        Ok(Connection { stream: Box::new(io), tls: Some(tls) })
+    }
+
+    /// Asks for the page and reads it as it comes. The connection is kept if it can be, and has a place.
+    async fn exchange(
+        &self,
+        exporter: &Exporter,
+        asked: Asked,
+        Connection { stream, tls }: Connection,
+        place: Option<OwnedSemaphorePermit>,
+        kept: &mut Option<Kept>,
+    ) -> Result<(Page, Instant), AskError> {
+        let url = &exporter.target.url;
+        let explained = |error: &hyper::Error| {
+            let explained = self.access.explain(error, url.host().unwrap_or_default());
+            explained.unwrap_or_else(|| one_line(error))
+        };
+        let mut http = http1::Builder::new();
+        http.max_buf_size(READ_BYTES);
+        let unanswered = |error: hyper::Error| AskError::NoAnswer(explained(&error));
+        let (mut sender, connection) = http.handshake(TokioIo::new(stream)).await.map_err(unanswered)?;
+        let request = self.request(url, asked, tls.is_some(), place.is_some());
+        let request = request.map_err(|error| AskError::NoConnection(error.to_string()))?;
+        let exchange = async {
+            let response = sender.send_request(request).await.map_err(unanswered)?;
+            let (head, body) = response.into_parts();
+            let coding = coding(&head)?;
+            let page = self.read(exporter, coding, body, |error| AskError::Cut(explained(&error))).await?;
+            // The connection ends its work when nobody can send any more.
+            drop(sender);
+            Ok::<_, AskError>((page, keeps(&head)))
+        };
+        let (mut exchange, mut connection) = (pin!(exchange), pin!(connection.without_shutdown()));
+        let (answer, parts) = tokio::select! {
+            biased;
+            ended = &mut connection => (exchange.await, ended.ok()),
+            answer = &mut exchange => (answer, None),
+        };
+        let (page, keeps) = answer?;
+        if let Some(place) = place.filter(|_| keeps) {
+            let parts = match parts {
+                Some(parts) => Some(parts),
+                None => connection.await.ok(),
+            };
+            // More than was asked for is nothing to go on with.
+            if let Some(parts) = parts.filter(|parts| parts.read_buf.is_empty()) {
+                let connection = Connection { stream: parts.io.into_inner(), tls };
+                *kept = Some(Kept { connection, place });
+            }
+        }
+        Ok(page)
+    }
+
+    fn request(
+        &self,
+        url: &Uri,
+        asked: Asked,
+        over_tls: bool,
+        keep: bool,
+    ) -> Result<Request<Empty<Bytes>>, http::Error> {
+        let path = url.path_and_query().map_or("/metrics", http::uri::PathAndQuery::as_str);
+        let host = url.authority().map_or("", http::uri::Authority::as_str);
+        let mut request = Request::get(match asked {
+            Asked::Families => with_query(path, &self.query),
+            Asked::Page => path.to_owned(),
+        })
+        .header(header::HOST, host)
+        .header(header::ACCEPT, "text/plain;version=0.0.4")
+        .header(header::ACCEPT_ENCODING, "gzip")
+        .header(header::USER_AGENT, concat!("podgauge-adapter/", env!("CARGO_PKG_VERSION")))
+        .body(Empty::new())?;
+        if !keep {
+            request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        if let Some(authorization) = self.access.authorization(over_tls) {
+            request.headers_mut().insert(header::AUTHORIZATION, authorization);
+        }
+        Ok(request)
+    }
+
+    async fn read(
+        &self,
+        exporter: &Exporter,
+        coding: Coding,
+        mut body: Incoming,
+        failed: impl Fn(hyper::Error) -> AskError,
+    ) -> Result<(Page, Instant), AskError> {
+        let stored = exporter.state.read().used;
+        let room = |used: Room| exporter.share.room(used, std::time::Instant::now());
+        let mut reader = BodyReader::new(&self.metrics, room(stored), coding, self.buffers.take());
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame.map_err(&failed)?.into_data() else { continue };
+            for piece in reader.pieces(&data) {
+                reader.push(piece)?;
+                let used = reader.page().used();
+                if used.series > stored.series || used.text > stored.text {
+                    reader.page().limit(room(used.max(stored)));
+                }
+                // A long page lets shorter ones pass between any two of its pieces.
+                tokio::task::yield_now().await;
+            }
+        }
+        self.self_metrics.page_bytes(reader.received());
+        Ok((reader.finish(&self.buffers)?, Instant::now()))
+    }
+}
+
+/// How a page is encoded.
+///
+/// # Errors
+/// The answer is no page, or encoded in a way that was not asked for.
+fn coding(head: &Parts) -> Result<Coding, AskError> {
+    match head.status {
+        StatusCode::OK => {}
+        StatusCode::UNAUTHORIZED => return Err(AskError::Unauthorized),
+        status => return Err(AskError::Status(status)),
+    }
+    match head.headers.get(header::CONTENT_ENCODING) {
+        None => Ok(Coding::Plain),
+        Some(value) => Coding::of(value).ok_or_else(|| AskError::Encoded(value.clone())),
+    }
+}
+
+/// Whether the exporter keeps the connection.
+fn keeps(head: &Parts) -> bool {
+    let closes = |value: &HeaderValue| {
+        let options = value.to_str().unwrap_or("close");
+        options.split(',').any(|option| option.trim().eq_ignore_ascii_case("close"))
+    };
+    head.version == Version::HTTP_11 && !head.headers.get_all(header::CONNECTION).iter().any(closes)
+}
+
+/// A path with a query, which is added to the one it has.
+fn with_query(path: &str, query: &str) -> String {
+    let separator = match path.split_once('?') {
+        None => "?",
+        Some((_, before)) if before.is_empty() || before.ends_with('&') => "",
+        Some(_) => "&",
+    };
+    format!("{path}{separator}{query}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::Target;
+    use crate::source::body::MAX_PAGE_BYTES;
+    use crate::source::budget::Budget;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    const ANSWER: &str = "HTTP/1.1 200 OK\r\n\r\n";
+
+    /// The error of scraping an exporter that answers with these bytes and closes.
+    async fn refused(answer: Vec<u8>) -> String {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/metrics", listener.local_addr().unwrap()).parse().unwrap();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = [0; 4096];
+            let _ = stream.read(&mut head).await.unwrap();
+            // The other end may have had enough.
+            let _ = stream.write_all(&answer).await;
+        });
+        let share = Arc::new(Budget::new(1000)).share();
+        let exporter = Exporter::new(Target { node: None, url }, share);
+        client().page(&exporter, &mut Acquaintance::default()).await.unwrap_err().to_string()
+    }
+
+    /// An answer whose body is compressed.
+    fn gzip(page: &[u8]) -> Vec<u8> {
+        let head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n";
+        [head.as_slice(), &podgauge_common::http::gzip::compress(page)].concat()
+    }
+
+    fn client() -> Client {
+        let metrics = Arc::new(Metrics::new(&[]));
+        let limit = Duration::from_secs(5);
+        Client::new(metrics, SelfMetrics::default(), limit, limit, 1)
+    }
+
+    #[tokio::test]
+    async fn what_is_no_page_is_refused() {
+        let large = [ANSWER.as_bytes(), &b"# a comment\n".repeat(MAX_PAGE_BYTES / 12 + 1)].concat();
+        let text = |text: &str| text.as_bytes().to_vec();
+        for (answer, words) in [
+            (large, "the page is larger than 16777216 bytes"),
+            (text(&format!("{ANSWER}<html>\n")), "line 1: \"<html>\""),
+            (text(&format!("{ANSWER}a 1\nb 12")), "the page ends in the middle of line 2"),
+            (
+                text("HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\na 1\n"),
+                "end of file before message length reached",
+            ),
+            (text("HTTP/1.1 200 OK\r\nContent-Encoding: br\r\n\r\nx"), "the page is encoded (\"br\")"),
+            (gzip(b"a 1\nb 12"), "the page ends in the middle of line 2"),
+            (gzip(b"<html>\n"), "line 1: \"<html>\""),
+            (gzip(&b"# a comment\n".repeat(MAX_PAGE_BYTES / 12 + 1)), "expands to more than 16777216 bytes"),
+            (gzip(b"a 1\n")[..60].to_vec(), "the compressed page cannot be read"),
+            ([gzip(b"a 1\n"), b"more".to_vec()].concat(), "something follows its end"),
+            (
+                text("HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\na 1\n"),
+                "the compressed page cannot be read",
+            ),
+            (text("HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\n\r\n"), "answered 302 Found"),
+            (text("HTTP/1.1 401 Unauthorized\r\n\r\n"), "--exporter-token-file"),
+            (text("SSH-2.0-OpenSSH_9.2\r\n"), "invalid HTTP"),
+            (text(&format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "x".repeat(READ_BYTES))), "too large"),
+        ] {
+            let error = refused(answer).await;
+            assert!(error.contains(words), "no {words:?} in {error:?}");
+        }
+    }
+
+    #[test]
+    fn the_families_are_added_to_the_query_that_is_there() {
+        for (path, asked) in [
+            ("/metrics", "/metrics?name[]=a"),
+            ("/federate?match=b", "/federate?match=b&name[]=a"),
+            ("/metrics?", "/metrics?name[]=a"),
+            ("/metrics?x=1&", "/metrics?x=1&name[]=a"),
+        ] {
+            assert_eq!(with_query(path, "name[]=a"), asked);
+        }
+        let query = client().query;
+        assert!(query.starts_with("name[]=DCGM_FI_DEV_BOARD_POWER_WATTS&name[]=D"), "{query}");
+        assert!(query.len() < 2000, "{}", query.len());
+    }
+}
