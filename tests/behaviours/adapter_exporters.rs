@@ -368,6 +368,68 @@ async fn tls_to_an_exporter_must_be_right() {
     assert!(fleet.adapter.program.log().contains("ca.crt: "));
 }
 
+/// Waits for so many more scrapes, and gives the connections that they took.
+async fn connections_of(fake: &FakeExporter, scrapes: usize) -> usize {
+    let (asked, before) = (fake.requests(), fake.connections());
+    until("more scrapes", || async {
+        match fake.requests() {
+            now if now >= asked + scrapes => Ok(()),
+            now => Err(now),
+        }
+    })
+    .await;
+    fake.connections() - before
+}
+
+#[tokio::test]
+async fn a_connection_to_an_exporter_is_kept_and_one_that_ended_costs_no_scrape() {
+    let authority = Authority::new("exporters").unwrap();
+    let leaf = authority.server("exporter", &["podgauge-exporter"]).unwrap();
+    let tls = FakeTls { leaf: &leaf, client_authority: None };
+    let fakes = [
+        FakeExporter::start(vec![told("a", 30.0)]).await,
+        FakeExporter::start_tls(vec![told("b", 40.0)], tls).await,
+    ];
+    fakes.iter().for_each(|fake| fake.behave(Manner::Keep));
+    let folder = tempfile::tempdir().unwrap();
+    let ca = folder.path().join("ca.crt");
+    std::fs::write(&ca, authority.pem()).unwrap();
+    let arguments = [
+        format!("--exporter-ca-file={}", ca.display()),
+        "--exporter-server-name=podgauge-exporter".to_owned(),
+    ];
+    let exporters = [(0, "http", fakes[0].address), (1, "https", fakes[1].address)];
+    let fleet = Fleet::start_with(&[&["a"], &["b"]], &exporters, &arguments).await;
+    near(fleet.value("a").await, 30.0);
+    near(fleet.value("b").await, 40.0);
+    for fake in &fakes {
+        // On a busy machine a scrape that takes too long ends its connection.
+        let connections = connections_of(fake, 10).await;
+        assert!(connections <= 5, "{connections} connections for ten scrapes");
+    }
+    // Each connection ends unannounced after its answer: the next scrape needs another one.
+    fakes.iter().for_each(|fake| fake.behave(Manner::Page));
+    for fake in &fakes {
+        assert!(connections_of(fake, 10).await >= 9);
+    }
+    near(fleet.value("a").await, 30.0);
+    near(fleet.value("b").await, 40.0);
+    // What TLS is made with changes: the connection is made with it.
+    fakes.iter().for_each(|fake| fake.behave(Manner::Keep));
+    for fake in &fakes {
+        connections_of(fake, 2).await;
+    }
+    let before = fakes[1].connections();
+    std::fs::write(&ca, Authority::new("other").unwrap().pem()).unwrap();
+    fleet.refused("b", "its certificate is of no CA in").await;
+    assert!(fakes[1].connections() > before);
+    let of =
+        |result| format!("podgauge_adapter_scrapes_total{{exporter=\"gpu-node-0\",result=\"{result}\"}}");
+    let answered = fleet.own_metric(&of("success")).await.unwrap();
+    let failed = fleet.own_metric(&of("failure")).await.unwrap_or_default();
+    assert!(failed < answered / 4.0, "{failed} failed and {answered} were answered");
+}
+
 #[tokio::test]
 async fn a_token_goes_over_tls_alone_and_follows_its_file() {
     let authority = Authority::new("exporters").unwrap();

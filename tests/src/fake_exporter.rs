@@ -29,8 +29,11 @@ pub struct Told {
 /// What happens to a request.
 #[derive(Debug, Clone)]
 pub enum Manner {
-    /// The families that are asked for, compressed if that is accepted.
+    /// The families that are asked for, compressed if that is accepted. Then the connection ends, though
+    /// no header says so.
     Page,
+    /// … and the connection stays.
+    Keep,
     /// All of the page, with its length, whatever is asked for.
     Plain,
     /// This status to a query for families.
@@ -66,6 +69,7 @@ struct State {
     manner: Mutex<Manner>,
     /// Heads of the requests that came, in lower case.
     heads: Mutex<Vec<String>>,
+    connections: Mutex<usize>,
     sent: Mutex<u64>,
 }
 
@@ -132,12 +136,14 @@ impl FakeExporter {
             page: Mutex::new(page),
             manner: Mutex::new(Manner::Page),
             heads: Mutex::default(),
+            connections: Mutex::default(),
             sent: Mutex::default(),
         });
         let serving = Arc::clone(&state);
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (state, tls) = (Arc::clone(&serving), tls.clone());
+                *state.connections.lock() += 1;
                 tokio::spawn(async move {
                     let done = match tls {
                         None => state.answer(stream).await,
@@ -169,6 +175,11 @@ impl FakeExporter {
         self.state.heads.lock().len()
     }
 
+    /// Connections that came so far.
+    pub fn connections(&self) -> usize {
+        *self.state.connections.lock()
+    }
+
     /// The heads of all requests, in lower case.
     pub fn heads(&self) -> Vec<String> {
         self.state.heads.lock().clone()
@@ -193,14 +204,21 @@ impl Drop for FakeExporter {
 
 impl State {
     async fn answer(&self, mut stream: impl AsyncRead + AsyncWrite + Unpin) -> std::io::Result<()> {
+        while self.answer_one(&mut stream).await? {}
+        stream.shutdown().await
+    }
+
+    /// Answers one request; whether the connection stays.
+    async fn answer_one(&self, mut stream: impl AsyncRead + AsyncWrite + Unpin) -> std::io::Result<bool> {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             if stream.read_buf(&mut head).await? == 0 {
-                return Ok(());
+                return Ok(false);
             }
             // A TLS record is no request.
             if head[0] == 0x16 {
-                return self.send(&mut stream, b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+                self.send(&mut stream, b"HTTP/1.1 400 Bad Request\r\n\r\n").await?;
+                return Ok(false);
             }
         }
         let head = String::from_utf8_lossy(&head).into_owned();
@@ -208,8 +226,11 @@ impl State {
         let manner = self.manner.lock().clone();
         let page = (self.page.lock())(&head);
         let with_length = |page: &str| String::from_utf8(answer(&head, page, Form::Plain)).unwrap();
+        let stays = matches!(manner, Manner::Keep);
         match manner {
-            Manner::Page => self.send(&mut stream, &answer(&head, &page, Form::AsAsked)).await?,
+            Manner::Page | Manner::Keep => {
+                self.send(&mut stream, &answer(&head, &page, Form::AsAsked)).await?
+            }
             Manner::NoQuery(status) if head.contains("name[]=") => {
                 let refusal = format!("HTTP/1.1 {status} No\r\nContent-Length: 0\r\n\r\n");
                 self.send(&mut stream, refusal.as_bytes()).await?;
@@ -255,7 +276,7 @@ impl State {
                 }
             }
         }
-        stream.shutdown().await
+        Ok(stays)
     }
 
     async fn send(&self, stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> std::io::Result<()> {
