@@ -40,6 +40,9 @@ const READ_BYTES: usize = 16 << 10;
 /// Scrapes that are further apart do not keep their connection: on the way to the exporter it may be
 /// forgotten meanwhile.
 const KEPT_FOR: Duration = Duration::from_secs(60);
+/// A connection is made anew after so long: a certificate may have expired, a name may mean another
+/// address.
+const OLDEST: Duration = Duration::from_secs(600);
 /// Answers that may mean that the query is not understood.
 const REFUSALS: [StatusCode; 3] = [StatusCode::BAD_REQUEST, StatusCode::NOT_FOUND, StatusCode::URI_TOO_LONG];
 
@@ -80,6 +83,7 @@ struct Connection {
     stream: Box<dyn Stream>,
     /// The files that TLS was made with; `None`: it is not over TLS.
     tls: Option<Arc<ClientConfig>>,
+    made: Instant,
 }
 
 /// A connection without a request under way, and its place among those that are kept.
@@ -209,20 +213,19 @@ impl Client {
         self.exchange(exporter, asked, connection, place, kept).await
     }
 
-    /// Whether a connection is made with what the files hold now.
+    /// Whether a connection is made with what the files hold now, and not too long ago.
     fn is_current(&self, connection: &Connection) -> bool {
-        connection
-            .tls
-            .as_ref()
-            .is_none_or(|made| self.access.tls().is_some_and(|now| Arc::ptr_eq(made, &now)))
+        let is_of_now = |made| self.access.tls().is_some_and(|now| Arc::ptr_eq(made, &now));
+        connection.made.elapsed() < OLDEST && connection.tls.as_ref().is_none_or(is_of_now)
     }
 
     async fn connect(&self, url: &Uri) -> Result<Connection, AskError> {
         let failed = |error: &(dyn std::error::Error + 'static)| AskError::NoConnection(one_line(error));
+        let made = Instant::now();
         let io = self.connector.clone().oneshot(url.clone()).await.map_err(|error| failed(&error))?;
         let io = io.into_inner();
         if url.scheme_str() != Some("https") {
-            return Ok(Connection { stream: Box::new(io), tls: None });
+            return Ok(Connection { stream: Box::new(io), tls: None, made });
         }
         let host = url.host().unwrap_or_default();
         let (Some(tls), Some(name)) = (self.access.tls(), self.access.server_name(host)) else {
@@ -233,7 +236,7 @@ impl Client {
         let io = Box::pin(TlsConnector::from(Arc::clone(&tls)).connect(name, io)).await.map_err(|error| {
             self.access.explain(&error, &explained).map_or_else(|| failed(&error), AskError::NoConnection)
         })?;
-        Ok(Connection { stream: Box::new(io), tls: Some(tls) })
+        Ok(Connection { stream: Box::new(io), tls: Some(tls), made })
     }
 
     /// Asks for the page and reads it as it comes. The connection is kept if it can be, and has a place.
@@ -241,7 +244,7 @@ impl Client {
         &self,
         exporter: &Exporter,
         asked: Asked,
-        Connection { stream, tls }: Connection,
+        Connection { stream, tls, made }: Connection,
         place: Option<OwnedSemaphorePermit>,
         kept: &mut Option<Kept>,
     ) -> Result<(Page, Instant), AskError> {
@@ -279,7 +282,7 @@ impl Client {
             };
             // More than was asked for is nothing to go on with.
             if let Some(parts) = parts.filter(|parts| parts.read_buf.is_empty()) {
-                let connection = Connection { stream: parts.io.into_inner(), tls };
+                let connection = Connection { stream: parts.io.into_inner(), tls, made };
                 *kept = Some(Kept { connection, place });
             }
         }
