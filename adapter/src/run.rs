@@ -45,6 +45,8 @@ use crate::source::set::ExporterSet;
 /// After this the adapter is ready whatever it still lacks: while it is not available, no namespace
 /// of the cluster can be deleted.
 const READY_AT_THE_LATEST: Duration = Duration::from_secs(15);
+/// Open files for everything but kept connections: 512 of clients, 320 of scrapes under way, and the rest.
+const OTHER_FILES: usize = 1024;
 /// Answers that an exporter must have given, because a value needs two.
 const ANSWERS: u64 = 2;
 
@@ -114,8 +116,7 @@ impl Adapter {
         let metrics = Arc::new(Metrics::new(&args.metric));
         let pods = PodIndex::default();
         tokio::spawn(Arc::clone(&reach).follow());
-        // The other half is for clients, the API server and scrapes under way.
-        let keep = open_files::raise_limit() / 2;
+        let keep = open_files::raise_limit().saturating_sub(OTHER_FILES);
         let scraper =
             Scraper::new(Arc::clone(&metrics), self_metrics.clone(), args.scrape_interval, args.window, keep);
         let scraper = Arc::new(scraper.reaching(reach));

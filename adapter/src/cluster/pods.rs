@@ -1,7 +1,7 @@
 //! Owns the index of the cluster's pods: written by the one task that folds watch events, read by
 //! every request.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -11,7 +11,6 @@ use parking_lot::RwLock;
 use super::gpu_grant::GpuGrant;
 use super::selector::{Condition, Requirement, Selector};
 use super::slim::{ContainerStatus, SlimPod};
-use crate::map::Map;
 
 /// What is kept of a pod.
 #[derive(Debug, Clone, PartialEq)]
@@ -69,8 +68,8 @@ pub struct PodIndex {
 
 #[derive(Debug, Default)]
 struct Inner {
-    namespaces: Map<Box<str>, Namespace>,
-    nodes: Map<Arc<str>, usize>,
+    namespaces: HashMap<Box<str>, Namespace>,
+    nodes: HashMap<Arc<str>, usize>,
     generation: u32,
     synced: bool,
 }
@@ -79,7 +78,7 @@ struct Inner {
 struct Namespace {
     pods: Pods,
     /// The pods that carry a label, so that a selector looks at few pods only.
-    by_label: Map<Label, Pods>,
+    by_label: HashMap<Label, Pods>,
 }
 
 /// Pods by name.

@@ -90,7 +90,7 @@ impl Selector {
         self.matches_beside(None, label)
     }
 
-    /// … every requirement but the one at `met`, which is known to be met.
+    /// Whether labels meet every requirement but the one at `met`, which is known to be met.
     pub(super) fn matches_beside<'l>(
         &self,
         met: Option<usize>,

@@ -163,7 +163,7 @@ impl<'a> Device<'a> {
         series: Option<(&History, Option<Instant>)>,
         window: Duration,
     ) -> Option<Windowed> {
-        let own = series.and_then(|(history, not_before)| history.mean(window, not_before));
+        let own = || series.and_then(|(history, not_before)| history.mean(window, not_before));
         windowed(self.latest(known, family), series.map(|(history, _)| history), window, own)
     }
 

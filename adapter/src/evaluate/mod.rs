@@ -37,7 +37,9 @@ use crate::metric::{FamilyId, MEMORY_USED, Metric, USE};
 use crate::source::history::History;
 use crate::source::joined::Joined;
 use crate::source::page::Limit;
-use crate::source::store::{DeviceState, ExporterState, Holding, Owner, PodSeries, ReportedPart};
+use crate::source::store::{
+    DeviceState, ExporterState, FIRST_ANSWER_SECONDS, Holding, Owner, PodSeries, ReportedPart,
+};
 
 /// The moment of an answer, on both clocks.
 #[derive(Debug, Clone, Copy)]
@@ -290,10 +292,12 @@ impl<'a> Known<'a> {
         matches!(metric.formula.family(), USE | MEMORY_USED) && self.holdings.iter().any(is_part)
     }
 
-    /// Seconds for which the pod was observed.
+    /// Seconds for which the pod was observed, exact up to those that a first answer needs.
     fn observed(&self) -> f64 {
         let joined = |mine: &Mine<'_>| self.joined(mine).map_or(0.0, Joined::covered);
-        let of = |mine: &Mine<'_>| mine.holding.observed(mine.not_before).max(joined(mine));
+        let of = |mine: &Mine<'_>| {
+            mine.holding.observed_up_to(FIRST_ANSWER_SECONDS, mine.not_before).max(joined(mine))
+        };
         self.holdings.iter().map(of).fold(0.0, f64::max)
     }
 
@@ -311,7 +315,7 @@ impl<'a> Known<'a> {
 /// settled pod stays settled, on any device and whichever exporter reports it.
 #[derive(Debug, Clone, Copy)]
 struct Settled {
-    /// Seconds for which the pod was observed.
+    /// Seconds for which the pod was observed, exact up to those that a first answer needs.
     observed: f64,
     /// An exporter counts them.
     counted: bool,

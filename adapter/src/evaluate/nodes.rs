@@ -171,7 +171,7 @@ fn device_mean(
         .filter_map(|(history, since)| Some((*history, history.mean(window, *since)?)))
         .reduce(|best, other| if other.1.at > best.1.at { other } else { best });
     let (history, own) = newest.unzip();
-    let Some(found) = windowed(latest, history, window, own) else {
+    let Some(found) = windowed(latest, history, window, || own) else {
         return Err(silence(exporter, rules, now).unwrap_or(Omission::TooFewScrapes));
     };
     let Windowed { mean, recent } = found;

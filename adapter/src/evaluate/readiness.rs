@@ -21,9 +21,10 @@ pub(super) fn has_been_ready(pod: &PodRecord) -> Result<(), Omission> {
     }
 }
 
-/// Whether no container that holds a GPU restarted since the pod, which is not Ready, was. `containers`
-/// empty: all are looked at.
+/// Whether no container that holds a GPU restarted since the pod was last Ready. The pod is not Ready now.
+/// `containers` empty: all are looked at.
 pub(super) fn not_restarted(pod: &PodRecord, containers: &[&str]) -> Result<(), Omission> {
+    debug_assert!(!pod.ready, "nobody asks of a pod that is Ready");
     let holds_gpu = |name: &str| containers.is_empty() || containers.contains(&name);
     let restarted = |since: Option<Timestamp>| match (since, pod.ready_changed) {
         // The kubelet writes the condition a moment after the restart it follows from.

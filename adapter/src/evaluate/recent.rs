@@ -34,24 +34,29 @@ pub(super) enum Of {
     Device,
 }
 
-/// The mean over `window`: `own` is that of the adapter's readings.
+/// The mean over `window`: `own` gives that of the adapter's readings. Most of the time nobody needs it.
 pub(super) fn windowed(
     latest: Option<Latest>,
     history: Option<&History>,
     window: Duration,
-    own: Option<Mean>,
+    own: impl FnOnce() -> Option<Mean>,
 ) -> Option<Windowed> {
     let newest = |latest: &Latest| history.and_then(History::fresh).is_none_or(|fresh| latest.at >= fresh);
     let recent = latest.filter(|latest| latest.recent.window == window && newest(latest));
+    let of_sums = |Latest { recent, at }: Latest| {
+        let oldest = at.checked_sub(window).unwrap_or(at);
+        let mean = Mean { value: recent.mean(), covered: recent.observed, oldest, at };
+        Some(Windowed { mean, recent: true })
+    };
+    let enough = |covered: f64| covered - (window / NEARLY).as_secs_f64();
+    let covers = |covered: f64| recent.filter(|latest| latest.recent.observed >= enough(covered));
+    if let Some(recent) = covers(window.as_secs_f64()) {
+        return of_sums(recent);
+    }
+    let own = own();
     // More than the window is what a driver caught up with.
-    let covered = own.map_or(0.0, |own| own.covered.min(window.as_secs_f64()));
-    let enough = covered - (window / NEARLY).as_secs_f64();
-    match recent.filter(|latest| latest.recent.observed >= enough) {
-        Some(Latest { recent, at }) => {
-            let oldest = at.checked_sub(window).unwrap_or(at);
-            let mean = Mean { value: recent.mean(), covered: recent.observed, oldest, at };
-            Some(Windowed { mean, recent: true })
-        }
+    match covers(own.map_or(0.0, |own| own.covered.min(window.as_secs_f64()))) {
+        Some(recent) => of_sums(recent),
         None => own.map(|mean| Windowed { mean, recent: false }),
     }
 }

@@ -67,9 +67,9 @@ impl Scene {
     }
 
     fn page(&mut self, page: &str) {
-        let page = page::read(page, &self.metrics).unwrap();
+        let mut page = page::read(page, &self.metrics).unwrap();
         let at = self.at();
-        self.exporter.answered(page, at, &span(), ROOM);
+        self.exporter.answered(&mut page, at, &span(), ROOM);
     }
 
     /// A page of ours that gives GPU `gpu` to pod p alone: `(gpu, active, observed)` each.
@@ -640,8 +640,8 @@ fn the_exporter_that_a_pod_left_says_nothing_of_it() {
             assert!(value.is_ok() || seconds < 40.0, "{value:?} at {seconds} s");
         }
     }
-    let page = page::read("podgauge_gpu_up{UUID=\"GPU-0\"} 1\n", &scene.metrics).unwrap();
-    left.answered(page, scene.at(), &span(), ROOM);
+    let mut page = page::read("podgauge_gpu_up{UUID=\"GPU-0\"} 1\n", &scene.metrics).unwrap();
+    left.answered(&mut page, scene.at(), &span(), ROOM);
     let gone = scene.ask_by("gpu_utilization", &[&left], "").unwrap_err();
     assert!(matches!(gone, Omission::NoGpu { .. }), "{gone}");
     let value = scene.ask_by("gpu_utilization", &[&left, &scene.exporter], "").unwrap();

@@ -213,7 +213,7 @@ fn tls_config(flags: &ExporterAccess) -> Result<Option<ClientConfig>, AccessErro
         }
         _ => builder.with_no_client_auth(),
     };
-    // Each scrape judges the certificate that the exporter has at that moment.
+    // Each connection judges the certificate that the exporter has at that moment.
     config.resumption = Resumption::disabled();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Some(config))

@@ -67,6 +67,13 @@ impl Pool {
         self.free.lock().pop().unwrap_or_default()
     }
 
+    /// Takes the memory of a page that is done with.
+    pub(super) fn recycle(&self, page: Page) {
+        if let Some(buffers) = self.free.lock().last_mut() {
+            buffers.scratch.recycle(page);
+        }
+    }
+
     fn give_back(&self, mut used: Buffers) {
         used.gunzip.reset();
         let mut free = self.free.lock();

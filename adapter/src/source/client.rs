@@ -22,7 +22,7 @@ use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 use tower::ServiceExt as _;
 use tracing::info;
@@ -37,12 +37,20 @@ use crate::self_metrics::SelfMetrics;
 
 /// Bytes that are read at once, and so the largest head of an answer.
 const READ_BYTES: usize = 16 << 10;
-/// Scrapes that are further apart do not keep their connection: on the way to the exporter it may be
-/// forgotten meanwhile.
-const KEPT_FOR: Duration = Duration::from_secs(60);
+/// Scrapes that are further apart do not keep their connection: servers end one that is idle for five
+/// seconds, podgauge's exporter among them.
+const KEPT_FOR: Duration = Duration::from_secs(4);
 /// A connection is made anew after so long: a certificate may have expired, a name may mean another
 /// address.
 const OLDEST: Duration = Duration::from_secs(600);
+/// An exporter that failed is asked over connections that are not kept for so long. Some end an answer by
+/// closing the connection, and only if the client wants that.
+const DISTRUST: Duration = Duration::from_secs(600);
+/// Longest wait for an answer over a kept connection, before another one is made: whatever lies on the way
+/// may have forgotten it.
+const REUSED: Duration = Duration::from_millis(400);
+/// Connections of exporters that take longer than this are not kept: a kept one has less time to answer.
+const QUICK: Duration = Duration::from_millis(200);
 /// Answers that may mean that the query is not understood.
 const REFUSALS: [StatusCode; 3] = [StatusCode::BAD_REQUEST, StatusCode::NOT_FOUND, StatusCode::URI_TOO_LONG];
 
@@ -66,6 +74,8 @@ pub(super) struct Acquaintance {
     asked: Asked,
     /// Waits for the next scrape.
     kept: Option<Kept>,
+    /// Until then no connection is kept.
+    distrusted: Option<Instant>,
 }
 
 /// The families that an exporter is asked for.
@@ -119,9 +129,13 @@ pub(super) enum AskError {
 // === impl Acquaintance ===
 
 impl Acquaintance {
-    /// Forgets how it is asked: after a failure it may be another exporter when it is back.
-    pub(super) fn forget(&mut self) {
-        *self = Self::default();
+    /// A scrape failed. It may be another exporter when it is back.
+    pub(super) fn failed(&mut self) {
+        *self = Self { distrusted: Instant::now().checked_add(DISTRUST), ..Self::default() };
+    }
+
+    fn is_distrusted(&self) -> bool {
+        self.distrusted.is_some_and(|until| Instant::now() < until)
     }
 }
 
@@ -168,13 +182,18 @@ impl Client {
         Self { access, ..self }
     }
 
+    /// Takes the memory of a page that is done with.
+    pub(super) fn recycle(&self, page: Page) {
+        self.buffers.recycle(page);
+    }
+
     /// The exporter's page, and when it was complete.
     pub(super) async fn page(
         &self,
         exporter: &Exporter,
         known: &mut Acquaintance,
     ) -> Result<(Page, Instant), AskError> {
-        let answer = self.ask(exporter, known.asked, &mut known.kept).await;
+        let answer = self.ask(exporter, known.asked, known).await;
         let status = match &answer {
             Err(AskError::Status(status)) if known.asked == Asked::Families => *status,
             _ => return answer,
@@ -183,7 +202,7 @@ impl Client {
             return answer;
         }
         // On the heap, because it hardly ever happens.
-        let whole = Box::pin(self.ask(exporter, Asked::Page, &mut known.kept)).await?;
+        let whole = Box::pin(self.ask(exporter, Asked::Page, known)).await?;
         known.asked = Asked::Page;
         let target = &exporter.target;
         info!(
@@ -197,20 +216,20 @@ impl Client {
         &self,
         exporter: &Exporter,
         asked: Asked,
-        kept: &mut Option<Kept>,
+        known: &mut Acquaintance,
     ) -> Result<(Page, Instant), AskError> {
-        if let Some(Kept { connection, place }) = kept.take()
+        if let Some(Kept { connection, place }) = known.kept.take()
             && self.is_current(&connection)
         {
-            match self.exchange(exporter, asked, connection, Some(place), kept).await {
+            match self.exchange(exporter, asked, (connection, Some(place)), REUSED, &mut known.kept).await {
                 // The exporter may have closed it, or begun anew, since the last scrape.
                 Err(AskError::NoAnswer(_)) => {}
                 answer => return answer,
             }
         }
         let connection = self.connect(&exporter.target.url).await?;
-        let place = Arc::clone(&self.keep).try_acquire_owned().ok();
-        self.exchange(exporter, asked, connection, place, kept).await
+        let place = (!known.is_distrusted()).then(|| Arc::clone(&self.keep).try_acquire_owned().ok());
+        self.exchange(exporter, asked, (connection, place.flatten()), Duration::MAX, &mut known.kept).await
     }
 
     /// Whether a connection is made with what the files hold now, and not too long ago.
@@ -239,13 +258,14 @@ impl Client {
         Ok(Connection { stream: Box::new(io), tls: Some(tls), made })
     }
 
-    /// Asks for the page and reads it as it comes. The connection is kept if it can be, and has a place.
+    /// Asks for the page and reads it as it comes, its head within `patience`. The connection is kept if
+    /// it can be, and has a place.
     async fn exchange(
         &self,
         exporter: &Exporter,
         asked: Asked,
-        Connection { stream, tls, made }: Connection,
-        place: Option<OwnedSemaphorePermit>,
+        (Connection { stream, tls, made }, place): (Connection, Option<OwnedSemaphorePermit>),
+        patience: Duration,
         kept: &mut Option<Kept>,
     ) -> Result<(Page, Instant), AskError> {
         let url = &exporter.target.url;
@@ -259,8 +279,12 @@ impl Client {
         let (mut sender, connection) = http.handshake(TokioIo::new(stream)).await.map_err(unanswered)?;
         let request = self.request(url, asked, tls.is_some(), place.is_some());
         let request = request.map_err(|error| AskError::NoConnection(error.to_string()))?;
+        let began = Instant::now();
         let exchange = async {
-            let response = sender.send_request(request).await.map_err(unanswered)?;
+            let response = timeout(patience, sender.send_request(request)).await;
+            let response =
+                response.map_err(|_| AskError::NoAnswer(format!("no answer within {patience:?}")))?;
+            let response = response.map_err(unanswered)?;
             let (head, body) = response.into_parts();
             let coding = coding(&head)?;
             let page = self.read(exporter, coding, body, |error| AskError::Cut(explained(&error))).await?;
@@ -269,22 +293,19 @@ impl Client {
             Ok::<_, AskError>((page, keeps(&head)))
         };
         let (mut exchange, mut connection) = (pin!(exchange), pin!(connection.without_shutdown()));
-        let (answer, parts) = tokio::select! {
+        let (page, keeps) = tokio::select! {
             biased;
-            ended = &mut connection => (exchange.await, ended.ok()),
-            answer = &mut exchange => (answer, None),
+            // The exporter ended it. What it has received is still to be read.
+            _ = &mut connection => return Ok(exchange.await?.0),
+            answer = &mut exchange => answer?,
         };
-        let (page, keeps) = answer?;
-        if let Some(place) = place.filter(|_| keeps) {
-            let parts = match parts {
-                Some(parts) => Some(parts),
-                None => connection.await.ok(),
-            };
+        if let Some(place) = place.filter(|_| keeps && began.elapsed() < QUICK)
+            && let Ok(parts) = connection.await
             // More than was asked for is nothing to go on with.
-            if let Some(parts) = parts.filter(|parts| parts.read_buf.is_empty()) {
-                let connection = Connection { stream: parts.io.into_inner(), tls, made };
-                *kept = Some(Kept { connection, place });
-            }
+            && parts.read_buf.is_empty()
+        {
+            let connection = Connection { stream: parts.io.into_inner(), tls, made };
+            *kept = Some(Kept { connection, place });
         }
         Ok(page)
     }
@@ -359,13 +380,18 @@ fn coding(head: &Parts) -> Result<Coding, AskError> {
     }
 }
 
-/// Whether the exporter keeps the connection.
+/// Whether the exporter keeps the connection: it says where its answer ends, and does not close.
 fn keeps(head: &Parts) -> bool {
+    let delimited = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING]
+        .iter()
+        .any(|name| head.headers.contains_key(name));
     let closes = |value: &HeaderValue| {
         let options = value.to_str().unwrap_or("close");
         options.split(',').any(|option| option.trim().eq_ignore_ascii_case("close"))
     };
-    head.version == Version::HTTP_11 && !head.headers.get_all(header::CONNECTION).iter().any(closes)
+    head.version == Version::HTTP_11
+        && delimited
+        && !head.headers.get_all(header::CONNECTION).iter().any(closes)
 }
 
 /// A path with a query, which is added to the one it has.
@@ -380,6 +406,8 @@ fn with_query(path: &str, query: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
     use crate::source::Target;
     use crate::source::body::MAX_PAGE_BYTES;
@@ -412,8 +440,8 @@ mod tests {
 
     fn client() -> Client {
         let metrics = Arc::new(Metrics::new(&[]));
-        let limit = Duration::from_secs(5);
-        Client::new(metrics, SelfMetrics::default(), limit, limit, 1)
+        let (limit, interval) = (Duration::from_secs(5), Duration::from_secs(2));
+        Client::new(metrics, SelfMetrics::default(), limit, interval, 1)
     }
 
     #[tokio::test]
@@ -446,6 +474,97 @@ mod tests {
             let error = refused(answer).await;
             assert!(error.contains(words), "no {words:?} in {error:?}");
         }
+    }
+
+    /// How an exporter of a test answers each request, and whether it then ends the connection.
+    struct Answering {
+        answer: &'static str,
+        ends: bool,
+        /// Requests of a connection that it answers; it is silent to further ones.
+        answers: usize,
+    }
+
+    /// Serves until the test ends, and counts connections and requests.
+    async fn serve(answering: Answering) -> (Uri, Arc<[AtomicUsize; 2]>) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/metrics", listener.local_addr().unwrap()).parse().unwrap();
+        let counts = Arc::new([AtomicUsize::new(0), AtomicUsize::new(0)]);
+        let counted = Arc::clone(&counts);
+        tokio::spawn(async move {
+            let mut open = Vec::new();
+            while let Ok((mut stream, _)) = listener.accept().await {
+                counted[0].fetch_add(1, Ordering::Relaxed);
+                for _ in 0..answering.answers {
+                    let mut head = Vec::new();
+                    while !head.ends_with(b"\r\n\r\n") && stream.read_buf(&mut head).await.unwrap() > 0 {}
+                    if head.is_empty() {
+                        break;
+                    }
+                    counted[1].fetch_add(1, Ordering::Relaxed);
+                    stream.write_all(answering.answer.as_bytes()).await.unwrap();
+                    if answering.ends {
+                        stream.shutdown().await.unwrap();
+                        break;
+                    }
+                }
+                open.push(stream);
+            }
+        });
+        (url, counts)
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_kept_if_the_exporter_keeps_it_and_says_where_its_answer_ends() {
+        for (name, answer, ends, answers, connections) in [
+            ("length", "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\na 1\n", false, 9, 1),
+            (
+                "chunked",
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\na 1\n\r\n0\r\n\r\n",
+                false,
+                9,
+                1,
+            ),
+            ("ends unannounced", "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\na 1\n", true, 9, 3),
+            ("no length", "HTTP/1.1 200 OK\r\n\r\na 1\n", true, 9, 3),
+            (
+                "says that it closes",
+                "HTTP/1.1 200 OK\r\nConnection: Close\r\nContent-Length: 4\r\n\r\na 1\n",
+                false,
+                1,
+                3,
+            ),
+            ("1.0", "HTTP/1.0 200 OK\r\nContent-Length: 4\r\n\r\na 1\n", false, 1, 3),
+            ("more than its length", "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\na 1\nb 2\n", false, 1, 3),
+            ("silent to the second", "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\na 1\n", false, 1, 3),
+        ] {
+            let (url, counts) = serve(Answering { answer, ends, answers }).await;
+            let share = Arc::new(Budget::new(1000)).share();
+            let exporter = Exporter::new(Target { node: None, url }, share);
+            let (client, mut known) = (client(), Acquaintance::default());
+            for _ in 0..3 {
+                let answer = client.page(&exporter, &mut known).await;
+                assert!(answer.is_ok(), "{name}: {answer:?}");
+            }
+            let [made, requests] = [0, 1].map(|at| counts[at].load(Ordering::Relaxed));
+            assert_eq!((made, requests), (connections, 3), "{name}");
+            // The only place is given back.
+            drop(known);
+            assert_eq!(client.keep.available_permits(), 1, "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_exporter_that_failed_keeps_no_connection() {
+        let answer = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\na 1\n";
+        let (url, counts) = serve(Answering { answer, ends: false, answers: 1 }).await;
+        let exporter = Exporter::new(Target { node: None, url }, Arc::new(Budget::new(1000)).share());
+        let (client, mut known) = (client(), Acquaintance::default());
+        known.failed();
+        for _ in 0..2 {
+            client.page(&exporter, &mut known).await.unwrap();
+            assert!(known.kept.is_none());
+        }
+        assert_eq!(counts[0].load(Ordering::Relaxed), 2);
     }
 
     #[test]

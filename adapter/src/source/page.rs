@@ -12,6 +12,7 @@ mod lines;
 mod memory;
 mod said;
 mod sample;
+mod spare;
 #[cfg(test)]
 mod tests;
 mod types;

@@ -119,7 +119,7 @@ impl Scraper {
         let target = &exporter.target;
         self.self_metrics.scraped(&target.name(), answer.is_ok());
         match answer {
-            Ok((page, at)) => {
+            Ok((mut page, at)) => {
                 debug!("{target}: {} devices, {} samples dropped", page.devices.len(), page.dropped);
                 self.self_metrics.samples_dropped(page.dropped);
                 let limit = page.cut.as_ref().map(|cut| cut.limit);
@@ -129,16 +129,17 @@ impl Scraper {
                 let room = exporter.share.room(exporter.state.read().used, at);
                 let mut state = exporter.state.write();
                 let first = state.answers == 0;
-                state.answered(page, at, &self.span, room);
+                state.answered(&mut page, at, &self.span, room);
                 let used = state.used;
                 drop(state);
+                self.client.recycle(page);
                 exporter.share.room(used, at);
                 if failing || first {
                     info!("{target} at {} answers", target.url);
                 }
             }
             Err(error) => {
-                known.forget();
+                known.failed();
                 let reason = error.to_string();
                 let changed = {
                     let mut state = exporter.state.write();

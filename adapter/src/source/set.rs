@@ -198,7 +198,7 @@ mod tests {
             let old = set.current().all().next().cloned().unwrap();
             let page = "podgauge_gpu_allocation{UUID=\"a\",namespace=\"n\",pod=\"p\",pod_uid=\"u\"} 1\n";
             let span = Span::new(seconds(60), seconds(5));
-            old.state.write().answered(page::read(page, &metrics).unwrap(), start, &span, ROOM);
+            old.state.write().answered(&mut page::read(page, &metrics).unwrap(), start, &span, ROOM);
             set.set_at(&[], start);
             set.set_at(&[target("http://127.0.0.3:1/metrics")], start + waited);
             let new = set.current().all().next().cloned().unwrap();
@@ -224,7 +224,7 @@ mod tests {
         let [old] = &count(Instant::now())[..] else { panic!() };
         let page = "podgauge_gpu_allocation{UUID=\"a\",namespace=\"n\",pod=\"p\",pod_uid=\"u\"} 1\n";
         let span = Span::new(seconds(60), seconds(5));
-        old.state.write().answered(page::read(page, &metrics).unwrap(), Instant::now(), &span, ROOM);
+        old.state.write().answered(&mut page::read(page, &metrics).unwrap(), Instant::now(), &span, ROOM);
         set.set(&[]);
         assert_eq!(count(Instant::now()).len(), 1, "its last values stand");
         assert_eq!(count(Instant::now() + seconds(31)).len(), 0);

@@ -167,19 +167,20 @@ impl ExporterState {
         self.failure = Some(reason);
     }
 
-    /// A scrape was answered with `page`, received at `at`. At most `room` is kept of all pages.
-    pub fn answered(&mut self, page: Page, at: Instant, span: &Span, room: Room) {
+    /// A scrape was answered with `page`, received at `at`. At most `room` is kept of all pages. Nobody
+    /// shall read the page after that.
+    pub fn answered(&mut self, page: &mut Page, at: Instant, span: &Span, room: Room) {
         self.scrapes += 1;
         self.answers += 1;
         self.last_answer = Some(at);
         self.failure = None;
         self.native = page.native.unwrap_or(self.native);
-        self.cut = page.cut;
+        self.cut = page.cut.take();
         for pod in self.namespaces.values_mut().flat_map(Map::values_mut) {
             pod.holdings.iter_mut().for_each(|(_, holding)| holding.present = false);
         }
         let round = Round { at, scrape: self.scrapes, native: self.native, span };
-        for device in page.devices {
+        for device in &mut page.devices {
             self.device(device, &round);
         }
         self.forget(at, room);
@@ -239,24 +240,21 @@ impl ExporterState {
             + self.devices.values().map(|device| device.series.len()).sum::<usize>()
     }
 
-    fn device(&mut self, device: page::Device, round: &Round<'_>) {
+    fn device(&mut self, device: &mut page::Device, round: &Round<'_>) {
         let key = match self.devices.get_key_value(&*device.key) {
             Some((known, _)) => Arc::clone(known),
             None => Arc::from(device.key.as_str()),
         };
-        let mut pods: Vec<(&str, &str)> =
-            device.holdings.iter().map(|h| (h.namespace.as_str(), h.pod.as_str())).collect();
-        pods.sort_unstable();
-        pods.dedup();
-        let pods = pods.len();
-        let only = device.holdings.len() == 1;
-        let mut holdings = device.holdings;
+        let holdings = &mut device.holdings;
+        let only = holdings.len() == 1;
         holdings.sort_unstable_by(|a, b| {
             (&a.namespace, &a.pod, &a.container).cmp(&(&b.namespace, &b.pod, &b.container))
         });
+        let mut count = 0;
         for containers in holdings.chunk_by(|a, b| (&a.namespace, &a.pod) == (&b.namespace, &b.pod)) {
             let pods = entry(&mut self.namespaces, &containers[0].namespace);
             entry(pods, &containers[0].pod).join(&key, containers, round);
+            count += 1;
         }
         let mut grew = false;
         for holding in holdings {
@@ -267,7 +265,7 @@ impl ExporterState {
             grew |= kept.update(holding, round);
         }
         let known = self.devices.entry(key).or_insert_with(|| DeviceState::new(round.at));
-        known.pods = pods;
+        known.pods = count;
         known.owners = device.owners;
         known.memory_total = device.memory_total;
         known.incomplete = device.incomplete;
@@ -277,16 +275,16 @@ impl ExporterState {
             known.recent = latest(device.recent, round);
         }
         known.counted = counted;
-        push_all(&mut known.series, device.readings, round);
+        push_all(&mut known.series, &device.readings, round);
         // What a holding says from now on is not needed twice.
         let recent = |at: Instant| round.at.saturating_duration_since(at) <= round.span.window;
         known.series.retain(|(_, history)| history.updated().is_some_and(recent));
         // What stays the same keeps its place in memory.
         if known.labels != device.labels {
-            known.labels = device.labels;
+            known.labels = std::mem::take(&mut device.labels);
         }
         if known.unavailable.as_deref() != device.unavailable.as_deref() {
-            known.unavailable = device.unavailable.map(Into::into);
+            known.unavailable = device.unavailable.take().map(Into::into);
         }
     }
 }
@@ -504,6 +502,13 @@ impl Holding {
         self.since(began, self.counted().max(read))
     }
 
+    /// As [`observed`](Self::observed), but no more exact than telling it from `enough` takes: the
+    /// histories are looked at where the counter tells of less.
+    pub fn observed_up_to(&self, enough: f64, began: Option<Instant>) -> f64 {
+        let counted = self.since(began, self.counted());
+        if counted >= enough { counted } else { self.observed(began) }
+    }
+
     /// Seconds of this adapter's own readings of a family of the pod.
     pub fn read(&self, family: FamilyId, began: Option<Instant>) -> f64 {
         self.since(began, self.history(family).map_or(0.0, History::covered))
@@ -539,7 +544,7 @@ impl Holding {
     }
 
     /// Gives whether its counter brought something new.
-    fn update(&mut self, from: page::Holding, round: &Round<'_>) -> bool {
+    fn update(&mut self, from: &page::Holding, round: &Round<'_>) -> bool {
         let grew = from.observed.is_some() && from.observed != self.observed;
         if let Some(observed) = from.observed {
             // A counter that fell began anew.
@@ -553,8 +558,8 @@ impl Holding {
             self.total_before = self.total;
         }
         self.named = from.pod_uid.is_some();
-        if let Some(uid) = from.pod_uid
-            && self.uid.as_deref() != Some(uid.as_str())
+        if let Some(uid) = from.pod_uid.as_deref()
+            && self.uid.as_deref() != Some(uid)
         {
             // One that had no UID yet is the same pod as far as anybody knows.
             if self.uid.replace(uid.into()).is_some() {
@@ -583,7 +588,7 @@ impl Holding {
         if grew {
             self.recent = latest(from.recent, round);
         }
-        push_all(&mut self.series, from.readings, round);
+        push_all(&mut self.series, &from.readings, round);
         grew
     }
 }
@@ -593,8 +598,8 @@ fn latest(recent: Option<Recent>, round: &Round<'_>) -> Option<Latest> {
 }
 
 /// Adds a page's readings to the histories of their families.
-fn push_all(series: &mut Vec<(FamilyId, History)>, readings: Vec<(FamilyId, Reading)>, round: &Round<'_>) {
-    for (family, reading) in readings {
+fn push_all(series: &mut Vec<(FamilyId, History)>, readings: &[(FamilyId, Reading)], round: &Round<'_>) {
+    for &(family, reading) in readings {
         let at = series.iter().position(|(id, _)| *id == family).unwrap_or_else(|| {
             series.reserve_exact(1);
             series.push((family, History::default()));

@@ -211,8 +211,8 @@ fn a_label_of_before_that_is_given_up_for_lack_of_room_costs_no_value() {
             let lines = page.lines().filter(|line| !line.contains("allocation"));
             page = lines.map(|line| line.replace("container=\"c\"", "container=\"\"") + "\n").collect();
         }
-        let page = page::read(&page, &scene.metrics).unwrap();
-        scene.exporter.answered(page, scene.at(), &span(), Room { series: 5, ..ROOM });
+        let mut page = page::read(&page, &scene.metrics).unwrap();
+        scene.exporter.answered(&mut page, scene.at(), &span(), Room { series: 5, ..ROOM });
     }
     let value = scene.utilization().unwrap();
     assert!((value - 40.0).abs() < 1e-6, "{value}");

@@ -9,6 +9,7 @@ use super::cut::{Cut, DEVICE_TEXT, HOLDING_SERIES, Limit, Room};
 use super::label_sets::{LabelSets, Meaning, Place};
 use super::said::Said;
 use super::sample::Repeated;
+use super::spare::{MOST as SPARE, Spare};
 use super::{Device, Holding, MAX_DEVICES, MAX_HOLDINGS, Page};
 use crate::map::Map;
 use crate::metric::{Family, FamilyId, GpuFamily, MEMORY_USED};
@@ -42,18 +43,21 @@ pub struct Scratch {
     pub(super) begun: Vec<u8>,
     /// The name in the line before.
     pub(super) name: String,
-    /// Devices of the page before: the next one may be as long.
-    usual_devices: usize,
+    spare: Spare,
+    /// An empty list of devices, with room.
+    devices_spare: Vec<Device>,
 }
 
-/// Most holdings of a device, and most devices, that a scratch is kept for. It takes no more memory than
-/// that.
+/// Most holdings of a device, and most devices, that a scratch has room for when it waits.
 const USUAL: usize = 1024;
 
 impl Scratch {
-    /// A page is read, which had so many devices.
-    pub(super) fn ended(&mut self, devices: usize) {
-        self.usual_devices = devices.min(USUAL);
+    /// Takes the memory of a page that nobody reads any more.
+    pub fn recycle(&mut self, mut page: Page) {
+        self.spare.take(&mut page);
+        if page.devices.capacity() <= SPARE {
+            self.devices_spare = page.devices;
+        }
     }
 
     /// Forgets the page, and what only a large one needs.
@@ -71,9 +75,8 @@ impl Scratch {
 impl Kept {
     pub(super) fn new(room: Room, mut scratch: Box<Scratch>) -> Self {
         scratch.clear();
-        let mut page = Page::default();
-        page.devices.reserve_exact(scratch.usual_devices);
-        let used = Room::default();
+        let devices = std::mem::take(&mut scratch.devices_spare);
+        let (page, used) = (Page { devices, ..Page::default() }, Room::default());
         Self { page, scratch, holdings: 0, used, room, vgpu: false }
     }
 
@@ -252,7 +255,8 @@ impl Kept {
         self.room_for(key.len() + labels.bytes() + DEVICE_TEXT)?;
         let at = self.page.devices.len();
         self.scratch.devices.insert(hash, at);
-        self.page.devices.push(Device { key: key.to_owned(), labels, ..Device::default() });
+        let key = self.scratch.spare.text(key);
+        self.page.devices.push(Device { key, labels, ..self.scratch.spare.device() });
         Ok(at)
     }
 
@@ -271,7 +275,9 @@ impl Kept {
                 self.room_for(namespace.len() + pod.len() + container.len())?;
                 self.used.series += HOLDING_SERIES;
                 self.holdings += 1;
-                let [namespace, pod, container] = [namespace, pod, container].map(str::to_owned);
+                let spare = &mut self.scratch.spare;
+                let [namespace, pod, container] = [namespace, pod, container].map(|name| spare.text(name));
+                let holding = Holding { namespace, pod, container, ..spare.holding() };
                 let holdings = &mut self.page.devices[device].holdings;
                 let at = holdings.len();
                 if at == 0 {
@@ -281,7 +287,7 @@ impl Kept {
                 if at >= FEW {
                     self.scratch.further.insert(hash, at);
                 }
-                holdings.push(Holding { namespace, pod, container, ..Holding::default() });
+                holdings.push(holding);
                 at
             }
         };
@@ -293,7 +299,7 @@ impl Kept {
             }
             let holding = &mut self.page.devices[device].holdings[at];
             holding.two_pods |= other;
-            holding.pod_uid.get_or_insert_with(|| uid.to_owned());
+            holding.pod_uid.get_or_insert_with(|| self.scratch.spare.text(uid));
         }
         Ok(at)
     }

@@ -483,10 +483,31 @@ fn a_scratch_of_another_page_changes_nothing() {
     let read = |lines: &[String], scratch| {
         let mut reader = PageReader::new(&metrics, ROOM, scratch);
         reader.push((lines.join("\n") + "\n").as_bytes()).unwrap();
-        let (page, scratch) = reader.finish();
-        (format!("{:?}", page.unwrap()), scratch)
+        let (page, mut scratch) = reader.finish();
+        let page = page.unwrap();
+        let text = format!("{page:?}");
+        scratch.recycle(page);
+        (text, scratch)
     };
-    let pages = [pods(5000, true, ""), pods(100, false, "x"), pods(30, true, "y")];
+    // Everything that can be said of a device and a container.
+    let all = [
+        format!("podgauge_gpu_active_seconds_total{{{GPU},{POD}}} 12.5"),
+        format!("podgauge_gpu_observed_seconds_total{{{GPU},{POD}}} 50"),
+        format!("podgauge_gpu_device_active_seconds_total{{{GPU}}} 12.5"),
+        format!("podgauge_gpu_owners{{{GPU}}} 1"),
+        format!("podgauge_gpu_allocation{{{GPU},{POD},pod_uid=\"u\"}} 0.5"),
+        format!("podgauge_gpu_part_unknown{{{GPU},{POD}}} 1"),
+        format!("podgauge_attribution_unavailable{{{GPU},reason=\"mps\"}} 1"),
+        format!("podgauge_gpu_recent_active_seconds{{window=\"60s\",{GPU},{POD}}} 3"),
+        format!("podgauge_gpu_recent_observed_seconds{{window=\"60s\",{GPU},{POD}}} 60"),
+        format!("podgauge_gpu_recent_device_active_seconds{{window=\"60s\",{GPU}}} 3"),
+        format!("podgauge_gpu_recent_device_observed_seconds{{window=\"60s\",{GPU}}} 60"),
+        format!("DCGM_FI_DEV_FB_USED{{{GPU},{POD},vgpu=\"0\"}} 100"),
+        format!("DCGM_FI_DEV_FB_FREE{{{GPU}}} 900"),
+        format!("DCGM_FI_DEV_POWER_USAGE{{{GPU},{POD}}} 100"),
+    ];
+    let plain = vec![format!("DCGM_FI_DEV_POWER_USAGE{{{GPU},namespace=\"n\",pod=\"q\"}} 100")];
+    let pages = [pods(5000, true, ""), all.to_vec(), plain, pods(100, false, "x"), pods(30, true, "y")];
     let mut scratch = Box::default();
     for lines in pages.iter().chain(pages.iter().rev()) {
         let (page, after) = read(lines, scratch);

@@ -37,9 +37,8 @@ impl Kept {
             for holding in &mut device.holdings {
                 *dropped += holding.read(dialect, active, utilization, device.memory_total);
             }
-            device.readings = device.whole(dialect);
+            device.read_whole(dialect);
         }
-        self.scratch.ended(self.page.devices.len());
         (self.page, self.scratch)
     }
 
@@ -78,7 +77,7 @@ impl Holding {
         }
         let mut dropped = 0;
         Repeated::by_one_name(&mut self.samples);
-        for samples in std::mem::take(&mut self.samples) {
+        for samples in &self.samples {
             let reading = samples.reading(types.native, types.counters.contains(&samples.family));
             let larger = |reading: &Reading| match (reading, memory_total) {
                 (Reading::Gauge(used), Some(total)) => samples.family == MEMORY_USED && *used > total,
@@ -133,16 +132,15 @@ impl Device {
 
     /// What is known of the whole device, without what its only holding says as well. Samples
     /// without a pod are the device's; where there are none, what is said for every pod alike.
-    fn whole(&mut self, Dialect { types, .. }: Dialect<'_>) -> Vec<(FamilyId, Reading)> {
+    fn read_whole(&mut self, Dialect { types, .. }: Dialect<'_>) {
         Repeated::by_one_name(&mut self.samples);
-        let mut whole: Vec<(FamilyId, Reading)> = std::mem::take(&mut self.samples)
-            .into_iter()
-            .filter(|samples| samples.count == 1 && samples.family != MEMORY_USED)
-            .filter_map(|samples| {
-                let counter = types.counters.contains(&samples.family);
-                Some((samples.family, samples.reading(types.native, counter)?))
-            })
-            .collect();
+        let mut whole: Vec<(FamilyId, Reading)> = std::mem::take(&mut self.readings);
+        let single =
+            self.samples.iter().filter(|samples| samples.count == 1 && samples.family != MEMORY_USED);
+        whole.extend(single.filter_map(|samples| {
+            let counter = types.counters.contains(&samples.family);
+            Some((samples.family, samples.reading(types.native, counter)?))
+        }));
         if let [first, others @ ..] = &self.holdings[..] {
             let alike =
                 |known: &(FamilyId, Reading)| others.iter().all(|other| other.readings.contains(known));
@@ -169,7 +167,7 @@ impl Device {
         if let [only] = &self.holdings[..] {
             whole.retain(|known| !only.readings.contains(known));
         }
-        whole
+        self.readings = whole;
     }
 
     /// Forgets what was said twice and differently, and counts it.
