@@ -229,7 +229,7 @@ impl State {
         let stays = matches!(manner, Manner::Keep);
         match manner {
             Manner::Page | Manner::Keep => {
-                self.send(&mut stream, &answer(&head, &page, Form::AsAsked)).await?
+                self.send(&mut stream, &answer(&head, &page, Form::AsAsked)).await?;
             }
             Manner::NoQuery(status) if head.contains("name[]=") => {
                 let refusal = format!("HTTP/1.1 {status} No\r\nContent-Length: 0\r\n\r\n");
