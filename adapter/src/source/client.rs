@@ -43,14 +43,12 @@ const KEPT_FOR: Duration = Duration::from_secs(4);
 /// A connection is made anew after so long: a certificate may have expired, a name may mean another
 /// address.
 const OLDEST: Duration = Duration::from_secs(600);
-/// An exporter that failed is asked over connections that are not kept for so long. Some end an answer by
-/// closing the connection, and only if the client wants that.
-const DISTRUST: Duration = Duration::from_secs(600);
-/// Longest wait for an answer over a kept connection, before another one is made: whatever lies on the way
-/// may have forgotten it.
+/// How long an answer over a kept connection may be waited for at least before another one is made:
+/// whatever lies on the way may have forgotten it …
 const REUSED: Duration = Duration::from_millis(400);
-/// Connections of exporters that take longer than this are not kept: a kept one has less time to answer.
-const QUICK: Duration = Duration::from_millis(200);
+/// … and so many times as long as the last answer took. An adapter that is short of CPU makes no further
+/// work by giving its connections up.
+const PATIENCE: u32 = 4;
 /// Answers that may mean that the query is not understood.
 const REFUSALS: [StatusCode; 3] = [StatusCode::BAD_REQUEST, StatusCode::NOT_FOUND, StatusCode::URI_TOO_LONG];
 
@@ -74,8 +72,8 @@ pub(super) struct Acquaintance {
     asked: Asked,
     /// Waits for the next scrape.
     kept: Option<Kept>,
-    /// Until then no connection is kept.
-    distrusted: Option<Instant>,
+    /// It ends an answer by closing the connection, maybe only if it is asked to.
+    closes: bool,
 }
 
 /// The families that an exporter is asked for.
@@ -100,6 +98,8 @@ struct Connection {
 struct Kept {
     connection: Connection,
     place: OwnedSemaphorePermit,
+    /// Time that the last answer took.
+    took: Duration,
 }
 
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -131,11 +131,7 @@ pub(super) enum AskError {
 impl Acquaintance {
     /// A scrape failed. It may be another exporter when it is back.
     pub(super) fn failed(&mut self) {
-        *self = Self { distrusted: Instant::now().checked_add(DISTRUST), ..Self::default() };
-    }
-
-    fn is_distrusted(&self) -> bool {
-        self.distrusted.is_some_and(|until| Instant::now() < until)
+        *self = Self { closes: self.closes, ..Self::default() };
     }
 }
 
@@ -218,18 +214,19 @@ impl Client {
         asked: Asked,
         known: &mut Acquaintance,
     ) -> Result<(Page, Instant), AskError> {
-        if let Some(Kept { connection, place }) = known.kept.take()
+        if let Some(Kept { connection, place, took }) = known.kept.take()
             && self.is_current(&connection)
         {
-            match self.exchange(exporter, asked, (connection, Some(place)), REUSED, &mut known.kept).await {
+            let patience = (PATIENCE * took).max(REUSED);
+            match self.exchange(exporter, asked, (connection, Some(place)), patience, known).await {
                 // The exporter may have closed it, or begun anew, since the last scrape.
                 Err(AskError::NoAnswer(_)) => {}
                 answer => return answer,
             }
         }
         let connection = self.connect(&exporter.target.url).await?;
-        let place = (!known.is_distrusted()).then(|| Arc::clone(&self.keep).try_acquire_owned().ok());
-        self.exchange(exporter, asked, (connection, place.flatten()), Duration::MAX, &mut known.kept).await
+        let place = (!known.closes).then(|| Arc::clone(&self.keep).try_acquire_owned().ok());
+        self.exchange(exporter, asked, (connection, place.flatten()), Duration::MAX, known).await
     }
 
     /// Whether a connection is made with what the files hold now, and not too long ago.
@@ -266,7 +263,7 @@ impl Client {
         asked: Asked,
         (Connection { stream, tls, made }, place): (Connection, Option<OwnedSemaphorePermit>),
         patience: Duration,
-        kept: &mut Option<Kept>,
+        known: &mut Acquaintance,
     ) -> Result<(Page, Instant), AskError> {
         let url = &exporter.target.url;
         let explained = |error: &hyper::Error| {
@@ -287,6 +284,7 @@ impl Client {
             let response = response.map_err(unanswered)?;
             let (head, body) = response.into_parts();
             let coding = coding(&head)?;
+            known.closes = !is_delimited(&head);
             let page = self.read(exporter, coding, body, |error| AskError::Cut(explained(&error))).await?;
             // The connection ends its work when nobody can send any more.
             drop(sender);
@@ -299,13 +297,13 @@ impl Client {
             _ = &mut connection => return Ok(exchange.await?.0),
             answer = &mut exchange => answer?,
         };
-        if let Some(place) = place.filter(|_| keeps && began.elapsed() < QUICK)
+        if let Some(place) = place.filter(|_| keeps)
             && let Ok(parts) = connection.await
             // More than was asked for is nothing to go on with.
             && parts.read_buf.is_empty()
         {
             let connection = Connection { stream: parts.io.into_inner(), tls, made };
-            *kept = Some(Kept { connection, place });
+            known.kept = Some(Kept { connection, place, took: began.elapsed() });
         }
         Ok(page)
     }
@@ -380,18 +378,19 @@ fn coding(head: &Parts) -> Result<Coding, AskError> {
     }
 }
 
-/// Whether the exporter keeps the connection: it says where its answer ends, and does not close.
+/// Whether the answer says where it ends.
+fn is_delimited(head: &Parts) -> bool {
+    [header::CONTENT_LENGTH, header::TRANSFER_ENCODING].iter().any(|name| head.headers.contains_key(name))
+}
+
+/// Whether the exporter keeps the connection.
 fn keeps(head: &Parts) -> bool {
-    let delimited = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING]
-        .iter()
-        .any(|name| head.headers.contains_key(name));
     let closes = |value: &HeaderValue| {
         let options = value.to_str().unwrap_or("close");
         options.split(',').any(|option| option.trim().eq_ignore_ascii_case("close"))
     };
-    head.version == Version::HTTP_11
-        && delimited
-        && !head.headers.get_all(header::CONNECTION).iter().any(closes)
+    let closes = head.headers.get_all(header::CONNECTION).iter().any(closes);
+    head.version == Version::HTTP_11 && is_delimited(head) && !closes
 }
 
 /// A path with a query, which is added to the one it has.
@@ -554,17 +553,29 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_exporter_that_failed_keeps_no_connection() {
-        let answer = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\na 1\n";
-        let (url, counts) = serve(Answering { answer, ends: false, answers: 1 }).await;
+    async fn an_exporter_that_ends_answers_only_if_asked_to_is_asked_to_after_one_failure() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/metrics", listener.local_addr().unwrap()).parse().unwrap();
+        tokio::spawn(async move {
+            let mut open = Vec::new();
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") && stream.read_buf(&mut head).await.unwrap() > 0 {}
+                stream.write_all(b"HTTP/1.1 200 OK\r\n\r\na 1\n").await.unwrap();
+                if !String::from_utf8(head).unwrap().contains("connection: close") {
+                    open.push(stream);
+                }
+            }
+        });
         let exporter = Exporter::new(Target { node: None, url }, Arc::new(Budget::new(1000)).share());
         let (client, mut known) = (client(), Acquaintance::default());
+        let first = timeout(Duration::from_millis(300), client.page(&exporter, &mut known)).await;
+        assert!(first.is_err(), "the answer has no end");
         known.failed();
         for _ in 0..2 {
             client.page(&exporter, &mut known).await.unwrap();
             assert!(known.kept.is_none());
         }
-        assert_eq!(counts[0].load(Ordering::Relaxed), 2);
     }
 
     #[test]
