@@ -306,6 +306,16 @@ fn write(node: &Node, name: &str, text: &str) -> PathBuf {
     path
 }
 
+/// A file with the CA, and the arguments with which an adapter believes its certificates for
+/// podgauge-exporter.
+fn trusting(authority: &Authority) -> (tempfile::TempDir, PathBuf, [String; 2]) {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = folder.path().join("ca.crt");
+    std::fs::write(&ca, authority.pem()).unwrap();
+    let file = format!("--exporter-ca-file={}", ca.display());
+    (folder, ca, [file, "--exporter-server-name=podgauge-exporter".to_owned()])
+}
+
 #[tokio::test]
 async fn tls_to_an_exporter_must_be_right() {
     let (ours, other) = (Authority::new("exporters").unwrap(), Authority::new("other").unwrap());
@@ -336,13 +346,7 @@ async fn tls_to_an_exporter_must_be_right() {
     // One that does not speak TLS where it should.
     fakes.push(FakeExporter::start(vec![told("plain", 40.0)]).await);
     let exporters: Vec<_> = fakes.iter().enumerate().map(|(at, fake)| (at, "https", fake.address)).collect();
-    let folder = tempfile::tempdir().unwrap();
-    let ca = folder.path().join("ca.crt");
-    std::fs::write(&ca, ours.pem()).unwrap();
-    let arguments = [
-        format!("--exporter-ca-file={}", ca.display()),
-        "--exporter-server-name=podgauge-exporter".to_owned(),
-    ];
+    let (_folder, ca, arguments) = trusting(&ours);
     let pods: Vec<[&str; 1]> = leaves.iter().map(|(pod, ..)| [*pod]).chain([["plain"]]).collect();
     let pods: Vec<&[&str]> = pods.iter().map(<[&str; 1]>::as_slice).collect();
     let fleet = Fleet::start_with(&pods, &exporters, &arguments).await;
@@ -391,13 +395,7 @@ async fn a_connection_to_an_exporter_is_kept_and_one_that_ended_costs_no_scrape(
         FakeExporter::start_tls(vec![told("b", 40.0)], tls).await,
     ];
     fakes.iter().for_each(|fake| fake.behave(Manner::Keep));
-    let folder = tempfile::tempdir().unwrap();
-    let ca = folder.path().join("ca.crt");
-    std::fs::write(&ca, authority.pem()).unwrap();
-    let arguments = [
-        format!("--exporter-ca-file={}", ca.display()),
-        "--exporter-server-name=podgauge-exporter".to_owned(),
-    ];
+    let (_folder, ca, arguments) = trusting(&authority);
     let exporters = [(0, "http", fakes[0].address), (1, "https", fakes[1].address)];
     let fleet = Fleet::start_with(&[&["a"], &["b"]], &exporters, &arguments).await;
     near(fleet.value("a").await, 30.0);
