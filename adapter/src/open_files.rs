@@ -8,7 +8,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// one that is far above.
 pub(crate) fn raise_limit() -> usize {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    // Without a right to it everything goes on with fewer.
+    // The system refuses more than `fs.nr_open`: then everything goes on with fewer.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
     getrlimit(Resource::Nofile)
         .current

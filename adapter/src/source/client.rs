@@ -129,7 +129,8 @@ pub(super) enum AskError {
 // === impl Acquaintance ===
 
 impl Acquaintance {
-    /// A scrape failed. It may be another exporter when it is back.
+    /// A scrape failed: it may be another exporter when it is back. That it closes is still believed, since
+    /// that is why a scrape may fail.
     pub(super) fn failed(&mut self) {
         *self = Self { closes: self.closes, ..Self::default() };
     }

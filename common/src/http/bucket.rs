@@ -82,9 +82,8 @@ impl Bucket {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use std::net::Ipv4Addr;
+    use std::time::Duration;
 
     use super::*;
 
