@@ -9,6 +9,11 @@ use podgauge_adapter::run::Adapter;
 use podgauge_common::logging;
 use tracing::{error, warn};
 
+/// With glibc's allocator scraping takes a sixth more CPU, and what 100,000 pods leave free between what is
+/// kept is not given back: a fifth more memory.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     if rustls::crypto::ring::default_provider().install_default().is_err() {
         unreachable!("nothing else in this program chooses a TLS provider");

@@ -22,6 +22,8 @@ use crate::simulated::Node;
 
 /// GPUs of each node, each held by one pod.
 pub(crate) const GPUS: usize = 8;
+/// The address of the first node's exporter; all of 127.0.0.0/8 is loopback.
+const FIRST_ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 1, 0, 0);
 /// How long an exporter is said to have run.
 const OBSERVED_BEFORE: f64 = 3600.0;
 
@@ -264,6 +266,18 @@ fn split(line: &str, pieces: &mut Vec<Piece>) {
     split(&line[at + length..], pieces);
 }
 
+/// The address of a node's exporter.
+fn address_of(node: usize, port: u16) -> SocketAddr {
+    (Ipv4Addr::from_bits(FIRST_ADDRESS.to_bits() + node as u32), port).into()
+}
+
+/// The node whose exporter has that address.
+fn node_at(address: SocketAddr) -> Option<usize> {
+    let SocketAddr::V4(address) = address else { return None };
+    let node = address.ip().to_bits().checked_sub(FIRST_ADDRESS.to_bits())?;
+    address.ip().is_loopback().then_some(node as usize)
+}
+
 /// Texts that follow each other are one.
 fn joined(pieces: Vec<Piece>) -> Vec<Piece> {
     let mut all: Vec<Piece> = Vec::new();
@@ -277,7 +291,10 @@ fn joined(pieces: Vec<Piece>) -> Vec<Piece> {
 }
 
 impl Fleet {
-    /// Serves the pages of so many nodes, each on a loopback port of its own.
+    /// Serves the pages of so many nodes, each on a loopback address of its own.
+    ///
+    /// One socket listens for all of them, since a process may have few more files open than there are
+    /// connections. It has every address of the machine; who does not come over loopback is turned away.
     pub(crate) fn serve(
         runtime: &Runtime,
         form: &Arc<Form>,
@@ -285,23 +302,36 @@ impl Fleet {
         serving: Serving,
     ) -> anyhow::Result<Self> {
         let traffic = Arc::new(Traffic::default());
+        let served = Arc::clone(&traffic);
+        let form = Arc::clone(form);
         runtime.block_on(async {
-            let mut addresses = Vec::with_capacity(nodes);
-            for node in 0..nodes {
-                let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-                    .await
-                    .context("the fleet needs two open files a node: raise `ulimit -n`")?;
-                addresses.push(listener.local_addr()?);
-                let (form, traffic) = (Arc::clone(form), Arc::clone(&traffic));
-                tokio::spawn(async move {
-                    while let Ok((stream, _)) = listener.accept().await {
-                        let (form, traffic) = (Arc::clone(&form), Arc::clone(&traffic));
-                        tokio::spawn(async move {
-                            drop(answer(stream, &form, node, serving, &traffic).await);
-                        });
-                    }
-                });
-            }
+            let listener =
+                TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).await.context("a port for the fleet")?;
+            let port = listener.local_addr()?.port();
+            tokio::spawn(async move {
+                let mut complained = false;
+                loop {
+                    let stream = match listener.accept().await {
+                        Ok((stream, _)) => stream,
+                        Err(error) => {
+                            if !std::mem::replace(&mut complained, true) {
+                                eprintln!("the fleet cannot take a connection: {error}: raise `ulimit -n`");
+                            }
+                            tokio::time::sleep(Duration::from_millis(100)).await;
+                            continue;
+                        }
+                    };
+                    let Some(node) = stream.local_addr().ok().and_then(node_at).filter(|node| *node < nodes)
+                    else {
+                        continue;
+                    };
+                    let (form, traffic) = (Arc::clone(&form), Arc::clone(&served));
+                    tokio::spawn(async move {
+                        drop(answer(stream, &form, node, serving, &traffic).await);
+                    });
+                }
+            });
+            let addresses = (0..nodes).map(|node| address_of(node, port)).collect();
             Ok(Self { addresses, traffic })
         })
     }

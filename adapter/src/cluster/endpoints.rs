@@ -37,7 +37,7 @@ pub async fn watch_service(
 ) {
     let api: Api<EndpointSlice> = Api::namespaced(client, &service.namespace);
     let config = Config::default().labels(&format!("kubernetes.io/service-name={}", service.name));
-    let mut slices: BTreeMap<String, EndpointSlice> = BTreeMap::new();
+    let mut slices: BTreeMap<String, Slice> = BTreeMap::new();
     let mut listing = false;
     let mut complaint = None;
     follow(api, config, watched, |event| {
@@ -48,7 +48,8 @@ pub async fn watch_service(
             }
             Ok(Event::InitDone) => listing = false,
             Ok(Event::Apply(slice) | Event::InitApply(slice)) => {
-                slices.insert(slice.metadata.name.clone().unwrap_or_default(), slice);
+                let kept = Slice::of(&slice, scheme);
+                slices.insert(slice.metadata.name.unwrap_or_default(), kept);
             }
             Ok(Event::Delete(slice)) => {
                 slices.remove(slice.metadata.name.as_deref().unwrap_or_default());
@@ -59,7 +60,7 @@ pub async fn watch_service(
         if listing {
             return;
         }
-        let (found, problem) = targets_of(slices.values(), scheme);
+        let (found, problem) = targets_of(slices.values());
         if problem != complaint {
             if let Some(problem) = &problem {
                 warn!("Service {service}: {problem}");
@@ -75,21 +76,30 @@ pub async fn watch_service(
     .await;
 }
 
-/// The exporters behind the slices, one per pod, and what kept some from being scraped.
-fn targets_of<'a>(
-    slices: impl Iterator<Item = &'a EndpointSlice>,
-    scheme: Scheme,
-) -> (Vec<Target>, Option<String>) {
-    // By pod where known: a dual-stack Service lists each pod once per address family.
-    let mut found: BTreeMap<String, (bool, Target)> = BTreeMap::new();
-    let mut without_node = 0;
-    let mut problem = None;
-    for slice in slices {
+/// What is kept of a slice: of what the API server says of each endpoint, this is a small part.
+#[derive(Debug)]
+struct Slice {
+    listed: Vec<Listed>,
+    without_node: usize,
+    /// It has several ports, and none that can be scraped.
+    without_port: bool,
+}
+
+/// An endpoint that can be scraped.
+#[derive(Debug)]
+struct Listed {
+    /// The UID of its pod; where that is not known, its address.
+    pod: Box<str>,
+    is_v4: bool,
+    target: Target,
+}
+
+impl Slice {
+    fn of(slice: &EndpointSlice, scheme: Scheme) -> Self {
+        let mut kept = Self { listed: Vec::new(), without_node: 0, without_port: false };
         let Some(port) = port(slice) else {
-            if !slice.endpoints.is_empty() {
-                problem = Some(format!("it has several ports and none named {PORT_NAME:?}: not scraped"));
-            }
-            continue;
+            kept.without_port = !slice.endpoints.is_empty();
+            return kept;
         };
         for endpoint in &slice.endpoints {
             let Some(Ok(address)) = endpoint.addresses.first().map(|address| address.parse::<IpAddr>())
@@ -97,7 +107,7 @@ fn targets_of<'a>(
                 continue;
             };
             let Some(node) = endpoint.node_name.as_deref().filter(|node| !node.is_empty()) else {
-                without_node += 1;
+                kept.without_node += 1;
                 continue;
             };
             let host = match address {
@@ -105,17 +115,35 @@ fn targets_of<'a>(
                 IpAddr::V6(v6) => format!("[{v6}]:{port}"),
             };
             let Ok(url) = format!("{}://{host}/metrics", scheme.as_str()).parse() else { continue };
-            let pod = endpoint.target_ref.as_ref().and_then(|target| target.uid.clone()).unwrap_or(host);
+            let pod = endpoint.target_ref.as_ref().and_then(|target| target.uid.as_deref()).unwrap_or(&host);
             let target = Target { node: Some(node.into()), url };
-            let is_v4 = address.is_ipv4();
-            match found.get(&pod) {
-                Some((true, _)) => {}
+            kept.listed.push(Listed { pod: pod.into(), is_v4: address.is_ipv4(), target });
+        }
+        kept.listed.shrink_to_fit();
+        kept
+    }
+}
+
+/// The exporters behind the slices, one per pod, and what kept some from being scraped.
+fn targets_of<'a>(slices: impl Iterator<Item = &'a Slice>) -> (Vec<Target>, Option<String>) {
+    // By pod where known: a dual-stack Service lists each pod once per address family.
+    let mut found: BTreeMap<&str, &Listed> = BTreeMap::new();
+    let mut without_node = 0;
+    let mut problem = None;
+    for slice in slices {
+        without_node += slice.without_node;
+        if slice.without_port {
+            problem = Some(format!("it has several ports and none named {PORT_NAME:?}: not scraped"));
+        }
+        for listed in &slice.listed {
+            match found.get(&*listed.pod) {
+                Some(known) if known.is_v4 => {}
                 _ if found.len() >= MAX_TARGETS => {
                     problem =
                         Some(format!("it has more than {MAX_TARGETS} endpoints: the rest is not scraped"));
                 }
                 _ => {
-                    found.insert(pod, (is_v4, target));
+                    found.insert(&listed.pod, listed);
                 }
             }
         }
@@ -125,7 +153,7 @@ fn targets_of<'a>(
             "{without_node} endpoints have no nodeName and are not scraped: what they say could be about any node's pods"
         ));
     }
-    let mut targets: Vec<Target> = found.into_values().map(|(_, target)| target).collect();
+    let mut targets: Vec<Target> = found.into_values().map(|listed| listed.target.clone()).collect();
     targets.sort();
     targets.dedup();
     (targets, problem)
@@ -146,7 +174,8 @@ mod tests {
 
     fn found(slices: serde_json::Value) -> (Vec<String>, Option<String>) {
         let slices: Vec<EndpointSlice> = serde_json::from_value(slices).unwrap();
-        let (targets, problem) = targets_of(slices.iter(), Scheme::Http);
+        let slices: Vec<Slice> = slices.iter().map(|slice| Slice::of(slice, Scheme::Http)).collect();
+        let (targets, problem) = targets_of(slices.iter());
         let text = |target: Target| format!("{}={}", target.node.unwrap(), target.url);
         (targets.into_iter().map(text).collect(), problem)
     }

@@ -202,9 +202,14 @@ impl History {
     fn thin(&mut self, span: &Span) {
         let Some(fresh) = self.fresh else { return };
         let from = fresh.saturating_sub(millis(span.window));
-        let old = self.points.partition_point(|point| point.at <= from).saturating_sub(1);
-        self.points.drain(..old);
-        let mut at = 1;
+        if self.points.get(1).is_some_and(|second| second.at <= from) {
+            let old = self.points.partition_point(|point| point.at <= from).saturating_sub(1);
+            self.points.drain(..old);
+        }
+        // With one window for all means no point may stand for longer as it ages: only the newest can be
+        // joined. The others are memory that a push does not need to read.
+        let last = self.points.len().saturating_sub(2).max(1);
+        let mut at = if span.window <= span.shortest { last } else { 1 };
         while at + 1 < self.points.len() {
             let [before, first, second] = self.points[at - 1..=at + 1] else { break };
             let age = fresh.saturating_sub(second.at);
@@ -213,6 +218,8 @@ impl History {
                 Some(joined) => {
                     self.points[at] = joined;
                     self.points.remove(at + 1);
+                    // The one before may have waited for what it is joined with.
+                    at = (at - 1).max(1);
                 }
                 None => at += 1,
             }
@@ -459,6 +466,29 @@ mod tests {
         assert!(history.points.len() <= 30, "{}", history.points.len());
         let mean = history.mean(SPAN.window, None).unwrap();
         assert!((mean.value - 0.5).abs() < 1e-3 && (mean.covered - 20.0).abs() < 1.0, "{mean:?}");
+    }
+
+    #[test]
+    fn no_points_are_left_that_could_be_one() {
+        let span = Span::new(SPAN.window, Duration::from_secs(2));
+        let start = Instant::now();
+        let mut history = History::default();
+        let (mut millis, mut scrape) = (0, 0);
+        for round in 0u64..3000 {
+            // Late, early, missing, standing still and beginning anew, in an order of no period.
+            let chance = round.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 59;
+            millis += if round % 400 < 200 { 2000 } else { 300 } + 50 * chance;
+            scrape += if chance == 3 { 2 } else { 1 };
+            let seconds = if chance == 5 { 0.0 } else { millis as f64 / 1000.0 };
+            let seconds = if chance == 7 { (millis - 2000) as f64 / 1000.0 } else { seconds };
+            let reading = Reading::Share { sum: 0.5 * seconds, weight: seconds };
+            history.push(start + Duration::from_millis(millis), scrape, reading, &span);
+            for triple in history.points.windows(3) {
+                let close = triple[2].at - triple[0].at <= span.longest_point(0);
+                assert!(!close || triple[1].joined(triple[2]).is_none(), "{round}: {:?}", history.points);
+            }
+        }
+        assert!(history.points.len() > 5, "{:?}", history.points);
     }
 
     #[test]

@@ -49,7 +49,8 @@ pub struct ExporterState {
     pub cut: Option<Cut>,
     /// How much is kept.
     pub used: Room,
-    pub(super) devices: Map<Arc<str>, DeviceState>,
+    /// Boxed, because half of a map's places are empty.
+    pub(super) devices: Map<Arc<str>, Box<DeviceState>>,
     pub(super) namespaces: Map<Box<str>, Map<Box<str>, PodSeries>>,
 }
 
@@ -202,12 +203,12 @@ impl ExporterState {
     }
 
     pub fn device_state(&self, device: &str) -> Option<&DeviceState> {
-        self.devices.get(device)
+        self.devices.get(device).map(|state| &**state)
     }
 
     /// Every device, also those of earlier pages.
     pub fn devices(&self) -> impl Iterator<Item = (&str, &DeviceState)> {
-        self.devices.iter().map(|(key, state)| (&**key, state))
+        self.devices.iter().map(|(key, state)| (&**key, &**state))
     }
 
     /// Every holding, with its device.
@@ -264,7 +265,7 @@ impl ExporterState {
             kept.only_since = only.then(|| kept.only_since.unwrap_or(round.at));
             grew |= kept.update(holding, round);
         }
-        let known = self.devices.entry(key).or_insert_with(|| DeviceState::new(round.at));
+        let known = self.devices.entry(key).or_insert_with(|| Box::new(DeviceState::new(round.at)));
         known.pods = count;
         known.owners = device.owners;
         known.memory_total = device.memory_total;

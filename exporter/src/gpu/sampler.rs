@@ -26,8 +26,9 @@ use super::{DeviceSelection, Message, Readings, Report};
 /// Rings are drained and the page is rendered this often.
 const TICK: Duration = Duration::from_secs(1);
 /// The second tick comes so soon if the first page lacks what is a mean between two readings.
-/// Profiling counters need 100 ms.
-const SETTLE: Duration = Duration::from_millis(150);
+/// Profiling counters need 100 ms. A process's utilization slot takes 200 ms, so that one ends between
+/// the two ticks.
+const SETTLE: Duration = Duration::from_millis(250);
 /// Utilization rates are read this often where a ring is dry.
 const RATES: Duration = Duration::from_millis(200);
 /// A ring holds 14 s: a tick that comes later than this starts a new rhythm.
