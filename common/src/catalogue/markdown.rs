@@ -12,7 +12,7 @@ pub fn page() -> String {
          <!-- Written from the catalogue by `cargo run -p podgauge-common --example metrics`; a test holds it current. -->\n\n\
          A counters file asks for these. Values that a GPU or driver does not have are left out: never 0, never NaN.\n\
          Read: every `-c`; *slow*: at most every 30 s; *once*: until it was read. `DCGM_FI_PROF_…` are the mean between\n\
-         two GPM samples `-c` apart (the first 0.15 s), on Hopper and newer.\n\n\
+         two GPM samples `-c` apart (the first 0.25 s), on Hopper and newer.\n\n\
          | field | id | type | unit | of | read | |\n|---|---|---|---|---|---|---|\n",
     );
     for metric in classic() {
