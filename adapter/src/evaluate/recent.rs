@@ -16,6 +16,9 @@ pub(super) const NEARLY: u32 = 60;
 const PARALLEL: f64 = 0.9;
 /// For the rounding of what is printed, seconds.
 const ROUNDING: f64 = 0.001;
+/// A page may be so much older than its receipt: the longest that a scrape takes, and the second that an
+/// exporter waits between two readings.
+const PAGE_AGE: Duration = Duration::from_secs(11);
 
 /// A mean over a window, and where it is from.
 #[derive(Debug, Clone, Copy)]
@@ -71,7 +74,7 @@ pub(super) fn of_this_pod(
     began: Began,
 ) -> Option<Latest> {
     latest.filter(|Latest { recent, at }| {
-        let begins = at.checked_sub(recent.window);
+        let begins = at.checked_sub(recent.window + PAGE_AGE);
         let since = |limit: Instant| begins.is_some_and(|begins| begins >= limit);
         // Another pod was seen to have it: what was counted since is this one's.
         let counted = holding.counted() + ROUNDING >= recent.observed;

@@ -152,7 +152,10 @@ fn another_pod_of_that_name_has_no_part_in_the_sums() {
     began(&mut scene, 20.0);
     scene.page(&(native("u1", &[(0, 500.0, 520.0)]) + &sums(0, 40.0, 60.0)));
     assert_eq!(scene.utilization(), Err(Omission::TooFewScrapes));
-    began(&mut scene, 60.0);
+    // A page that was long on its way holds seconds of before its window.
+    began(&mut scene, 70.9);
+    assert_eq!(scene.utilization(), Err(Omission::TooFewScrapes));
+    began(&mut scene, 71.0);
     near(value(&scene, "gpu_utilization"), 40.0 / 60.0 * 100.0, 60.0);
 }
 
@@ -167,9 +170,9 @@ fn without_a_uid_the_whole_window_must_be_the_pods() {
     };
     let page = page("u1", 0.4, 500.0).replace(",pod_uid=\"u1\"", "");
     scene.page(&page);
-    container(&mut scene, 59.0);
+    container(&mut scene, 70.9);
     assert!(scene.utilization().is_err());
-    container(&mut scene, 60.0);
+    container(&mut scene, 71.0);
     near(value(&scene, "gpu_utilization"), 40.0, 60.0);
 }
 

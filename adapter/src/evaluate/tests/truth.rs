@@ -360,6 +360,17 @@ impl World {
     }
 }
 
+/// Such a page holds seconds of the pod that had the name before, when its receipt is a window after the
+/// new pod's start.
+#[test]
+fn with_pages_that_are_long_on_their_way() {
+    use Event::{AdapterRestarted, Load, Recreated, Scraped, Slow};
+    let mut world = World::new(true);
+    for event in [Scraped(43), AdapterRestarted, Load(0), Recreated, Scraped(34), Slow(28)] {
+        world.play(event).unwrap();
+    }
+}
+
 proptest! {
     // Each plays a quarter of an hour.
     #![proptest_config(ProptestConfig::with_cases(100))]
