@@ -83,7 +83,10 @@ pub(crate) struct DeviceLedger {
 #[derive(Debug)]
 struct Entry {
     account: Account,
+    /// Of the pod with that UID alone.
     recent: Recent,
+    /// The last one that was known of the pod.
+    uid: Option<Box<str>>,
     last_seen: Instant,
 }
 
@@ -203,8 +206,21 @@ impl DeviceLedger {
     }
 
     fn open(&mut self, owner: &Option<Arc<Owner>>, now: Instant) {
-        let new = || Entry { account: Account::default(), recent: Recent::default(), last_seen: now };
+        let new =
+            || Entry { account: Account::default(), recent: Recent::default(), uid: None, last_seen: now };
         self.accounts.entry(owner.clone()).or_insert_with(new).last_seen = now;
+    }
+
+    /// The pod of that name has this UID. What an account gained before that was known may be of another
+    /// pod of the name: its sum of the last seconds begins again, while the counters go on.
+    pub(crate) fn pod_is(&mut self, namespace: &str, pod: &str, uid: &str) {
+        for (owner, entry) in &mut self.accounts {
+            let is_of_pod = |owner: &Owner| (&*owner.namespace, &*owner.pod) == (namespace, pod);
+            if owner.as_deref().is_some_and(is_of_pod) && entry.uid.as_deref() != Some(uid) {
+                entry.uid = Some(uid.into());
+                entry.recent = Recent::default();
+            }
+        }
     }
 
     fn count(&mut self, slot: &Slot, share: &Share, printed: &[Option<Arc<Owner>>], now: Instant) {

@@ -245,6 +245,12 @@ impl Device {
         let ledger = &mut self.ledger;
         // The owners may have changed since the readings: their accounts begin at 0 now.
         ledger.credit([], &attribution.utilization, now);
+        let allocations = attribution.allocations.iter().chain(&attribution.virtual_gpus);
+        let allocated = allocations.filter_map(|a| Some((&*a.namespace, &*a.pod, a.pod_uid.as_deref()?)));
+        let live = reading.processes.live().map(|(owner, uid)| (&*owner.namespace, &*owner.pod, uid));
+        for (namespace, pod, uid) in live.chain(allocated) {
+            ledger.pod_is(namespace, pod, uid);
+        }
         let window = self.windows.utilization;
         let up = reading.lost.is_none();
         let utilization = match &attribution.utilization {

@@ -1,5 +1,6 @@
 //! Whose a GPU is: device-id forms, labelling modes, processes, and what happens without them.
 
+use std::cell::Cell;
 use std::os::unix::fs::symlink;
 
 use podgauge_tests::node::Node;
@@ -316,4 +317,48 @@ async fn a7_no_series_is_there_twice_in_any_mode() {
         let wanted = flags.contains(&"--kubernetes-enable-pod-uid");
         assert!(!uids.is_empty() && uids.iter().all(|s| s.labels.contains_key("pod_uid") == wanted));
     }
+}
+
+/// The counters go on under a name; the sums of the last seconds are of one pod alone.
+#[tokio::test]
+async fn a_pod_that_takes_anothers_name_has_none_of_its_recent_seconds() {
+    const OBSERVED: &str = "podgauge_gpu_observed_seconds_total";
+    const RECENT: &str = "podgauge_gpu_recent_observed_seconds";
+    const ALLOCATION: &str = "podgauge_gpu_allocation";
+    let yaml = |uid: &str| {
+        format!(
+            "gpus: [{{load: {{constant: 80}}}}]\n\
+             pods: [{{name: web-0, uid: {uid}, containers: [{{devices: ['0']}}]}}]\n"
+        )
+    };
+    let uids = ["0f2e4a60-1111-4222-8333-444455556666", "0f2e4a60-1111-4222-8333-444455557777"];
+    let node = Node::new(&yaml(uids[0]));
+    let _kubelet = node.kubelet().await;
+    let exporter = node.exporter_in_kubernetes().await;
+    let pod = [("pod", "web-0")];
+    let of = |page: &Page, name: &str| page.value(name, &pod).ok_or_else(|| page.text.clone());
+    let is_of = |page: &Page, uid: &str| {
+        let all = page.all(ALLOCATION, &pod);
+        all.iter().any(|sample| sample.labels.get("pod_uid").is_some_and(|known| known == uid))
+    };
+    let first = exporter
+        .until("five seconds of the first pod", |page| match of(page, RECENT)? {
+            5.0.. if is_of(page, uids[0]) => of(page, OBSERVED),
+            _ => Err(page.text.clone()),
+        })
+        .await;
+    // Of the last page that names the first pod.
+    let counted = Cell::new(first);
+    node.play(&yaml(uids[1]));
+    exporter
+        .until("two seconds of the second pod", |page| {
+            if !is_of(page, uids[1]) {
+                counted.set(of(page, OBSERVED)?);
+                return Err(page.text.clone());
+            }
+            let recent = of(page, RECENT)?;
+            assert!(recent <= of(page, OBSERVED)? - counted.get() + 0.01, "{counted:?}\n{}", page.text);
+            if recent >= 2.0 { Ok(()) } else { Err(page.text.clone()) }
+        })
+        .await;
 }

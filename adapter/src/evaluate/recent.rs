@@ -84,17 +84,14 @@ pub(super) fn of_this_pod(
         if holding.succeeded() {
             return counted;
         }
+        // The exporter begins a pod's sums again when it learns its UID.
+        if of == Of::Pod && holding.is_named() {
+            return true;
+        }
         match began {
             Began::NotYet => false,
             Began::BeforeAll => true,
-            Began::At(began) => {
-                // A counter that is no older than the pod has no other pod's seconds in it. A gap may hide
-                // by now that it was older when it was first read.
-                let is_young =
-                    |counted: f64, at: Instant| counted <= at.saturating_duration_since(began).as_secs_f64();
-                let was_young = holding.first().is_none_or(|(counted, at)| is_young(counted, at));
-                since(began) || of == Of::Pod && was_young && is_young(holding.counted(), *at)
-            }
+            Began::At(began) => since(began),
         }
     })
 }

@@ -732,6 +732,8 @@ proptest::proptest! {
                 Event::Replaced(_) => {
                     generation += 1;
                     (own_observed, in_row, read, settled) = (0.0, 0, 0.0, false);
+                    // The exporter's sums begin again with the UID.
+                    recent.clear();
                     scene.pod["metadata"]["uid"] = json!(format!("u{generation}"));
                     let started = scene.began_wall + SignedDuration::from_secs_f64(scene.seconds - 5.0);
                     scene.pod["status"]["startTime"] = json!(started.to_string());

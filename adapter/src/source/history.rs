@@ -137,6 +137,17 @@ impl History {
         self.thin(span);
     }
 
+    /// Whether a counter of the newest reading is less in this one: it began again in between.
+    pub fn fell(&self, reading: Reading) -> bool {
+        match (self.last.as_ref().map(|last| last.reading), reading) {
+            (Some(Reading::Share { sum, weight }), Reading::Share { sum: now, weight: weight_now }) => {
+                now < sum || weight_now < weight
+            }
+            (Some(Reading::Rate(before)), Reading::Rate(now)) => now < before,
+            _ => false,
+        }
+    }
+
     /// The next reading begins a new piece, because it measures something else than the last one.
     pub fn interrupt(&mut self) {
         self.last = None;

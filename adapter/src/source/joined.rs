@@ -50,6 +50,11 @@ impl Joined {
         joined
     }
 
+    /// The next readings begin new pieces, because they measure something else than the last ones.
+    pub(super) fn interrupt(&mut self) {
+        self.series.iter_mut().for_each(|series| series.history.interrupt());
+    }
+
     /// Adds the readings of one page: those of all labels that it has for the pod on the device,
     /// sorted by container. Gives whether they are of another pod of the same name than those before.
     pub(super) fn push(&mut self, holdings: &[page::Holding], round: &Round<'_>) -> bool {

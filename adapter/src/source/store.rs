@@ -113,8 +113,6 @@ pub struct Holding {
     undated: bool,
     /// The counter of seconds for which its use is known, as last read.
     observed: Option<f64>,
-    /// … and as first read, and when.
-    first: Option<(f64, Instant)>,
     /// What that counter counted, restarts included.
     total: f64,
     /// … of which under another pod.
@@ -350,9 +348,17 @@ impl PodSeries {
             [((_, container), holding)] => Some((&**container, holding)),
             _ => None,
         };
+        // What the others have may hide in a sum that one of them began again.
+        let began_again = containers.iter().any(|page| {
+            let mut same = known.iter().filter(|((_, container), _)| **container == *page.container);
+            same.any(|(_, holding)| holding.fell(page))
+        });
         let begun = at.is_none().then(|| Joined::from_only(device, only));
         self.joined.extend(begun);
         let at = at.unwrap_or(self.joined.len() - 1);
+        if began_again {
+            self.joined[at].interrupt();
+        }
         if self.joined[at].push(containers, round) {
             let on_device = self.holdings.iter_mut().filter(|((known, _), _)| known == device);
             on_device.for_each(|(_, holding)| holding.passed_on = true);
@@ -435,7 +441,6 @@ impl Holding {
             named: false,
             undated: false,
             observed: None,
-            first: None,
             total: 0.0,
             total_before: 0.0,
             passed_on: false,
@@ -526,9 +531,9 @@ impl Holding {
         self.total - self.total_before
     }
 
-    /// Seconds that the exporter had counted when it was first read, and when that was.
-    pub fn first(&self) -> Option<(f64, Instant)> {
-        self.first
+    /// Whether the newest page names the pod's UID.
+    pub fn is_named(&self) -> bool {
+        self.named
     }
 
     /// Whether another pod of the same name was seen to have it before.
@@ -544,19 +549,31 @@ impl Holding {
         }
     }
 
+    /// Whether a counter on the page is less than it was.
+    fn fell(&self, from: &page::Holding) -> bool {
+        let fell = |(family, reading): &(FamilyId, Reading)| {
+            self.history(*family).is_some_and(|history| history.fell(*reading))
+        };
+        from.readings.iter().any(fell)
+    }
+
     /// Gives whether its counter brought something new.
     fn update(&mut self, from: &page::Holding, round: &Round<'_>) -> bool {
-        let grew = from.observed.is_some() && from.observed != self.observed;
+        // Counters that began again may be where they were.
+        let grew = from.observed.is_some() && (from.observed != self.observed || self.fell(from));
         if let Some(observed) = from.observed {
             // A counter that fell began anew.
             let before = self.observed.filter(|before| *before <= observed).unwrap_or(0.0);
             self.total += observed - before;
-            self.first.get_or_insert((observed, round.at));
             self.observed = Some(observed);
         }
         if std::mem::take(&mut self.passed_on) {
             self.recent = None;
             self.total_before = self.total;
+        }
+        if from.pod_uid.is_some() && !self.named {
+            // It came without a UID.
+            self.recent = None;
         }
         self.named = from.pod_uid.is_some();
         if let Some(uid) = from.pod_uid.as_deref()

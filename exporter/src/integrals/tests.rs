@@ -199,3 +199,36 @@ fn a_pod_has_no_recent_sums_while_some_are_under_a_label_that_ended() {
     }
     assert_eq!(recent(&ledger, &whole(Some(&named)), at(100)), [Some(60.0)]);
 }
+
+#[test]
+fn a_pod_that_takes_anothers_name_has_none_of_its_recent_seconds() {
+    let start = Instant::now();
+    let at = |s| start + Duration::from_secs(s);
+    let (pod, other) = (owner("a"), owner("b"));
+    let division = Division::Among(vec![Arc::clone(&pod), Arc::clone(&other)]);
+    let mut ledger = DeviceLedger::new(WINDOWS, start);
+    let recent = |ledger: &DeviceLedger, now| {
+        let accounts = ledger.accounts(&division, now);
+        let observed =
+            |(_, balance): (_, Balance)| (balance.total.observed_s, balance.recent.map(|it| it.observed_s));
+        accounts.into_iter().map(observed).take(2).collect::<Vec<_>>()
+    };
+    ledger.credit([], &division, at(0));
+    let mut tick = |second: u64, uid: Option<&str>| {
+        let share = Share::Of(Some(Arc::clone(&pod)));
+        ledger.credit([(slot(at(second), 1000, 80.0), share)], &division, at(second));
+        if let Some(uid) = uid {
+            ledger.pod_is("ns", "a", uid);
+        }
+        recent(&ledger, at(second))
+    };
+    // What came before the UID was known may be of another one.
+    assert_eq!(tick(1, None), [(1.0, Some(1.0)), (1.0, Some(1.0))]);
+    assert_eq!(tick(2, Some("u0")), [(2.0, None), (2.0, Some(2.0))]);
+    assert_eq!(tick(3, Some("u0")), [(3.0, Some(1.0)), (3.0, Some(3.0))]);
+    // A moment without it changes nothing.
+    assert_eq!(tick(4, None), [(4.0, Some(2.0)), (4.0, Some(4.0))]);
+    assert_eq!(tick(5, Some("u0")), [(5.0, Some(3.0)), (5.0, Some(5.0))]);
+    assert_eq!(tick(6, Some("u1")), [(6.0, None), (6.0, Some(6.0))]);
+    assert_eq!(tick(7, Some("u1")), [(7.0, Some(1.0)), (7.0, Some(7.0))]);
+}
