@@ -10,7 +10,7 @@ use flate2::{Crc, Decompress, FlushDecompress, Status};
 /// Most bytes of a stream's head: its name and comment.
 const MAX_HEAD: usize = 4 << 10;
 /// Bytes that are expanded at once.
-const OUT: usize = 16 << 10;
+const OUT: usize = 32 << 10;
 
 /// Why a stream is no gzip.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -121,7 +121,8 @@ impl Gunzip {
         let mut rest = piece;
         loop {
             let (taken, given) = (self.inflate.total_in(), self.inflate.total_out());
-            let status = self.inflate.decompress(rest, &mut self.out, FlushDecompress::None);
+            // A stream that ends within the call is not copied to be looked back at.
+            let status = self.inflate.decompress(rest, &mut self.out, FlushDecompress::Finish);
             let status = status.map_err(|_| GzipError::Damaged)?;
             rest = &rest[(self.inflate.total_in() - taken) as usize..];
             let out = &self.out[..(self.inflate.total_out() - given) as usize];
