@@ -41,6 +41,8 @@ pub(super) struct DeviceProcesses {
     known: Processes,
     /// The last lists had clients of an MPS server.
     has_mps_clients: bool,
+    /// The driver was asked for such clients since the last lists.
+    asked_for_mps_clients: bool,
     /// The driver has no use per process.
     unsupported: bool,
     sampling: Option<Sampling>,
@@ -202,6 +204,12 @@ impl DeviceProcesses {
         let mut taken = Vec::with_capacity(rows.len());
         for row in rows.into_iter().filter(|row| sampling.is_news(row, now)) {
             let process = watch.table.sampled(row.pid, now);
+            // A server that began since the last lists is none of those outside every pod.
+            if process.named_mps && !self.has_mps_clients && !self.asked_for_mps_clients {
+                self.asked_for_mps_clients = true;
+                let clients = process_calls::running(device, Running::MpsClients);
+                self.has_mps_clients = clients.is_ok_and(|clients| !clients.is_empty());
+            }
             let whose = watch.owner(process, self.has_mps_clients);
             self.book.seen(&whose, now);
             taken.push(Row { end_us: row.timestamp_us, percent: row.percent, whose });
@@ -225,6 +233,7 @@ impl DeviceProcesses {
             return Ok(Processes { unavailable: Some(reason), ..Processes::default() });
         }
         let mut running: BTreeMap<u32, Option<u64>> = BTreeMap::new();
+        self.asked_for_mps_clients = false;
         let had_mps_clients = std::mem::replace(&mut self.has_mps_clients, false);
         for list in [Running::Compute, Running::Graphics, Running::MpsClients] {
             let listed = match process_calls::running(device, list) {
