@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tracing::{info, warn};
@@ -11,6 +11,8 @@ use tracing::{info, warn};
 /// One cause reaches all watches within this time. A watch that works again for less is not
 /// mentioned.
 const GATHER: Duration = Duration::from_secs(2);
+/// The end of one cause reaches all watches within this time: each tries again every 5 s at least.
+const GATHER_ENDS: Duration = Duration::from_secs(10);
 
 /// Why a watch does not work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,8 +98,14 @@ impl Watches {
         }
         let watches = self.clone();
         tokio::spawn(async move {
-            tokio::time::sleep(GATHER).await;
-            let lines = watches.0.lock().lines();
+            let began = Instant::now();
+            let lines = loop {
+                tokio::time::sleep(GATHER).await;
+                let mut inner = watches.0.lock();
+                if began.elapsed() >= GATHER_ENDS || !inner.more_will_end() {
+                    break inner.lines();
+                }
+            };
             for line in lines {
                 match line {
                     Line::Fails(line) => warn!("{line}"),
@@ -167,6 +175,17 @@ impl State {
 // === impl Inner ===
 
 impl Inner {
+    /// Whether all that is to be logged is the end of a cause which other watches still have.
+    fn more_will_end(&self) -> bool {
+        let ended = |cause: Cause| {
+            let said = |state: &State| state.said.as_ref().is_some_and(|said| said.cause == cause);
+            self.watches.iter().any(|state| state.failing.is_none() && said(state))
+        };
+        let is_new = |state: &State| state.failing.is_some() && state.still_said().is_none();
+        !self.watches.iter().any(is_new)
+            && self.watches.iter().filter_map(State::still_said).any(|said| ended(said.cause))
+    }
+
     /// The lines to be logged now.
     fn lines(&mut self) -> Vec<Line> {
         self.gathering = false;
@@ -276,7 +295,16 @@ mod tests {
         program.fails(2, Cause::NoAnswer, AWAY);
         program.fails(0, Cause::NoAnswer, "timed out");
         assert_eq!(program.lines(), [""; 0]);
+        assert!(!program.watches.0.lock().more_will_end());
+        program.watched[0].works();
+        assert!(program.watches.0.lock().more_will_end(), "the others try again soon");
+        program.fails(1, Cause::Refused(403), "forbidden");
+        program.fails(1, Cause::Refused(403), "forbidden");
+        assert!(!program.watches.0.lock().more_will_end(), "this does not wait");
+        program.fails(1, Cause::NoAnswer, AWAY);
+        program.fails(1, Cause::NoAnswer, AWAY);
         program.watched.iter().for_each(Watched::works);
+        assert!(!program.watches.0.lock().more_will_end());
         assert_eq!(program.lines(), ["pods, nodes, namespaces: the watches work again"]);
         assert_eq!((program.lines(), program.watched[0].failure()), (vec![], None));
     }
