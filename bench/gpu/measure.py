@@ -18,6 +18,7 @@ from loads import Background, Load, Ring
 from node import CONTAINER, NAMESPACE, POD, UID, Node, free_port
 from page import scrape, value
 from report import at_most, note, row
+from services import CASES, second_exporter, services
 from shares import PERIOD, other_namespace, shares
 from versus_smi import every_field, profiling, static_checks
 
@@ -25,7 +26,8 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--programs", required=True, help="folder with the built programs")
 parser.add_argument("--seconds", type=float, default=60, help="length of each measurement")
 parser.add_argument("--periods", default="2,0.05,0.1,0.5,5", help="periods of the 30 %% load, seconds; the first also goes through the adapter")
-parser.add_argument("--parts", default="smi,fields,cost,utilization,shares", help="what to measure")
+parser.add_argument("--parts", default="smi,fields,cost,utilization,shares,services", help="what to measure")
+parser.add_argument("--services", default=",".join(CASES), help="what shares the GPU in the part services")
 parser.add_argument("--report", help="write a Markdown report here")
 args = parser.parse_args()
 parts = args.parts.split(",")
@@ -159,6 +161,10 @@ try:
         shares(node, [0.3, 0.15, 0.1], seconds, kernel_ms)
         shares(node, [0.3, 0.15, 0.1], seconds, kernel_ms, period=PERIOD, judged=False)
         shares(node, [1.0, 0.3], min(seconds, 20), kernel_ms, judged=False, meanwhile=other_namespace)
+    if "services" in parts:
+        beside = second_exporter(node)
+        for name in args.services.split(","):
+            services(node, GPU, name, min(args.seconds, 60), beside)
 finally:
     node.end()
 

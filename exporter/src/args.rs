@@ -13,7 +13,7 @@ use podgauge_common::duration::{parse_go_bool, parse_go_duration};
 use podgauge_common::logging;
 
 use crate::counters::MetricNames;
-use crate::gpu::{DeviceSelection, EventWindows};
+use crate::gpu::{DeviceSelection, EventWindows, ProcessSource};
 use crate::source::ConfigMapName;
 
 /// Shortest default of the utilization window.
@@ -208,6 +208,15 @@ pub(crate) struct Args {
     /// Where the host's procfs is: cgroups tell which pod a process is in.
     #[arg(long = "path.procfs", default_value = "/proc", value_name = "PATH")]
     pub(crate) path_procfs: PathBuf,
+
+    /// What tells who uses a shared GPU: nvml, the driver's samples, an estimate; auto, the driver's trace
+    /// of context switches where it can be had, which takes CAP_SYS_ADMIN, else nvml.
+    #[arg(long, value_name = "SOURCE", default_value = "nvml")]
+    pub(crate) process_source: ProcessSource,
+
+    /// Where the driver's device files are: context switches are traced through them.
+    #[arg(long = "path.device-files", default_value = "/dev", value_name = "PATH")]
+    pub(crate) path_devices: PathBuf,
 
     /// Serve the exporter's own metrics (podgauge_exporter_…) too.
     #[arg(

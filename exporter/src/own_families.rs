@@ -2,13 +2,15 @@
 
 use podgauge_common::catalogue::Own;
 use podgauge_common::catalogue::own::{
-    ACTIVE_SECONDS, ALLOCATION, ATTRIBUTION_UNAVAILABLE, DEVICE_ACTIVE_SECONDS, NVLINK_BYTES,
-    OBSERVED_SECONDS, OWNERS, PART_UNKNOWN, RECENT_ACTIVE_SECONDS, RECENT_DEVICE_ACTIVE_SECONDS,
-    RECENT_DEVICE_OBSERVED_SECONDS, RECENT_OBSERVED_SECONDS, UP, UTILIZATION, XID_ERRORS,
+    ACTIVE_SECONDS, ALLOCATION, ATTRIBUTION_ESTIMATED, ATTRIBUTION_UNAVAILABLE, DEVICE_ACTIVE_SECONDS,
+    NVLINK_BYTES, OBSERVED_SECONDS, OWNERS, PART_UNKNOWN, PROCESS_SOURCE, RECENT_ACTIVE_SECONDS,
+    RECENT_DEVICE_ACTIVE_SECONDS, RECENT_DEVICE_OBSERVED_SECONDS, RECENT_OBSERVED_SECONDS, SHARE_RESIDUAL,
+    SWITCH_RECORDS, SWITCH_RECORDS_LOST, UP, UTILIZATION, XID_ERRORS,
 };
 use podgauge_common::exposition::write::{LabelText, PageWriter, Value};
 
 use crate::attribution::Owner;
+use crate::gpu::Sharing;
 use crate::integrals::{Account, Balance};
 use crate::render::{LabelNames, by_xid, percent};
 use crate::snapshot::DeviceSnapshot;
@@ -30,11 +32,31 @@ struct Device<'a> {
 
 /// podgauge's own families by name. With the active and observed seconds a reader makes the mean
 /// over any interval.
-const FAMILIES: [Family; 15] = [
+const FAMILIES: [Family; 20] = [
+    of_use(ATTRIBUTION_ESTIMATED, |page, device| {
+        if device.snapshot.sharing.is_some_and(|sharing| !sharing.traced) {
+            page.sample(&device.labels.clone().with("source", "nvml"), Value::U64(1));
+        }
+    }),
     state(ATTRIBUTION_UNAVAILABLE, |page, device| {
         for reason in &device.snapshot.unavailable {
             page.sample(&device.labels.clone().with("reason", reason.as_str()), Value::U64(1));
         }
+    }),
+    of_use(SWITCH_RECORDS_LOST, |page, device| {
+        device.sharing(page, |sharing| Some(Value::U64(sharing.counts?.lost)));
+    }),
+    of_use(SWITCH_RECORDS, |page, device| {
+        device.sharing(page, |sharing| Some(Value::U64(sharing.counts?.records)));
+    }),
+    of_use(PROCESS_SOURCE, |page, device| {
+        if let Some(sharing) = device.snapshot.sharing {
+            let source = if sharing.traced { "context-switches" } else { "nvml" };
+            page.sample(&device.labels.clone().with("source", source), Value::U64(1));
+        }
+    }),
+    of_use(SHARE_RESIDUAL, |page, device| {
+        device.sharing(page, |sharing| sharing.residual.map(Value::F64));
     }),
     of_use(ACTIVE_SECONDS, |page, device| {
         device.accounts(page, device.labels, |balance| Some(balance.total.active_s));
@@ -109,6 +131,13 @@ where
 impl Device<'_> {
     fn recent_labels(&self) -> LabelText {
         self.labels.clone().with("window", self.recent_window)
+    }
+
+    /// What is known of the division of a shared device.
+    fn sharing(&self, page: &mut PageWriter, value: impl Fn(Sharing) -> Option<Value>) {
+        if let Some(value) = self.snapshot.sharing.and_then(value) {
+            page.sample(self.labels, value);
+        }
     }
 
     /// The whole device's growth, if it is known.

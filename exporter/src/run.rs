@@ -28,7 +28,9 @@ use crate::attribution::resource_claims::ResourceClaims;
 use crate::attribution::slices::{self, Slices};
 use crate::attribution::unmatched::UnmatchedIds;
 use crate::counters::{self, Counters, listed};
-use crate::gpu::{self, DeviceReading, Message, Plan, ProcessWatch, Readings, Report, account};
+use crate::gpu::{
+    self, DeviceReading, Message, Plan, ProcessWatch, Readings, Report, TraceSettings, account,
+};
 use crate::integrals::Windows;
 use crate::page::Page;
 use crate::render::{LabelNames, Labelling, PodLabelling, Renderer};
@@ -78,7 +80,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let processes = args.kubernetes.then(|| {
         let names = PodNames::new(args.path_pod_logs.clone(), args.path_container_logs.clone());
         let table = ProcessTable::new(args.path_procfs.clone(), names);
-        ProcessWatch::new(knowledge.clone(), table, unknown_pid)
+        let trace = TraceSettings { source: args.process_source, device_files: args.path_devices.clone() };
+        ProcessWatch::new(knowledge.clone(), table, unknown_pid, trace)
     });
     gpu::start(args.nvml_library.clone(), args.devices.clone(), Arc::clone(&plan), processes, messages)?;
     let (sets, new_sets) = mpsc::channel(1);

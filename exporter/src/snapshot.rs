@@ -9,7 +9,7 @@ use podgauge_common::exposition::write::Value;
 use crate::attribution::allocations::Allocation;
 use crate::attribution::confidence::{Confidence, User};
 use crate::attribution::{Attribution, Division, Knowledge, Owner, Unavailable, Whose, attribute, user_of};
-use crate::gpu::{Credit, DeviceReading, EventCounts, Identity, Readings, Slot};
+use crate::gpu::{Credit, DeviceReading, EventCounts, Identity, Readings, Sharing, Slot};
 use crate::integrals::{Account, Balance, DeviceLedger, KEPT, Share, Windows};
 
 /// After this long without a new reading GPU values are dropped: they are no measurement any more.
@@ -74,6 +74,8 @@ pub(crate) struct DeviceSnapshot {
     pub(crate) unavailable: Vec<Unavailable>,
     /// False: its utilization is not read at all, and seconds of it say nothing.
     pub(crate) measured: bool,
+    /// How its use is divided among owners; `None` while nobody shares it.
+    pub(crate) sharing: Option<Sharing>,
     /// UIDs of pods with processes on it.
     uids: Vec<(Arc<Owner>, String)>,
 }
@@ -206,6 +208,7 @@ impl Device {
             Credit::Unsampled => return Share::Unknown,
             Credit::Idle => (None, Vec::new()),
             Credit::Of(whose) => (Some(user_of(knowledge, whose)), Vec::new()),
+            Credit::Divided(parts) => return self.divided(slot, parts, knowledge, now),
             Credit::Missed(candidates) => {
                 let candidates = candidates.iter().filter_map(|whose| match user_of(knowledge, whose) {
                     User::Of(owner) => Some(owner),
@@ -228,6 +231,24 @@ impl Device {
             // Nobody else's number may rise because of them.
             Some(User::MpsServer | User::Unreadable) => Share::Of(None),
         }
+    }
+
+    /// The owners of a slot that the trace divides.
+    fn divided(&mut self, slot: &Slot, parts: &[(Whose, f64)], knowledge: &Knowledge, now: Instant) -> Share {
+        let users: Vec<(User, f64)> =
+            parts.iter().map(|(whose, part)| (user_of(knowledge, whose), *part)).collect();
+        for (user, part) in &users {
+            self.confidence.learn(slot.end, slot.active_seconds() * part, user.clone());
+        }
+        if !self.confidence.counts(now) {
+            return Share::Unknown;
+        }
+        let owner = |user| match user {
+            User::Of(owner) => owner,
+            // Nobody else's number may rise because of them.
+            User::Missed | User::MpsServer | User::Unreadable => None,
+        };
+        Share::Spread(users.into_iter().map(|(user, part)| (owner(user), part)).collect())
     }
 
     fn attribute(&mut self, reading: &DeviceReading, knowledge: &Knowledge, now: Instant) -> Attribution {
@@ -286,6 +307,7 @@ impl Device {
             virtual_gpus: attribution.virtual_gpus,
             unavailable: attribution.unavailable,
             measured: reading.unmeasured.is_none(),
+            sharing: reading.sharing,
             uids: reading.processes.live().map(|(owner, uid)| (Arc::clone(owner), uid.to_owned())).collect(),
             identity: Arc::clone(&reading.identity),
         }

@@ -26,6 +26,7 @@ mod adapter_truth;
 mod attribution;
 mod availability;
 mod bad_input;
+mod context_switches;
 mod counters_file;
 mod demo;
 mod device_loss;

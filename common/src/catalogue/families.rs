@@ -25,6 +25,11 @@ pub const OWN: &[Own] = &[
     own::RECENT_OBSERVED_SECONDS,
     own::RECENT_DEVICE_ACTIVE_SECONDS,
     own::RECENT_DEVICE_OBSERVED_SECONDS,
+    own::ATTRIBUTION_ESTIMATED,
+    own::PROCESS_SOURCE,
+    own::SWITCH_RECORDS,
+    own::SWITCH_RECORDS_LOST,
+    own::SHARE_RESIDUAL,
     own::ATTRIBUTION_UNAVAILABLE,
     own::NVLINK_BYTES,
     own::XID_ERRORS,
@@ -111,6 +116,36 @@ pub mod own {
         kind: Kind::Gauge,
         unit: "",
         help: "1 while the device's use cannot be attributed to pods, for the reason in the label.",
+    };
+    pub const ATTRIBUTION_ESTIMATED: Own = Own {
+        name: "podgauge_attribution_estimated",
+        kind: Kind::Gauge,
+        unit: "",
+        help: "1 while the use of a shared device is divided by the driver's samples of processes, which name one process for each 200 ms: an estimate.",
+    };
+    pub const PROCESS_SOURCE: Own = Own {
+        name: "podgauge_exporter_process_source",
+        kind: Kind::Gauge,
+        unit: "",
+        help: "1 for the source that tells who uses a shared device: context-switches or nvml.",
+    };
+    pub const SWITCH_RECORDS: Own = Own {
+        name: "podgauge_exporter_context_switch_records_total",
+        kind: Kind::Counter,
+        unit: "",
+        help: "Records read of the trace of context switches.",
+    };
+    pub const SWITCH_RECORDS_LOST: Own = Own {
+        name: "podgauge_exporter_context_switch_records_lost_total",
+        kind: Kind::Counter,
+        unit: "",
+        help: "Records of the trace of context switches that were missing.",
+    };
+    pub const SHARE_RESIDUAL: Own = Own {
+        name: "podgauge_exporter_share_residual",
+        kind: Kind::Gauge,
+        unit: "",
+        help: "Root mean square of the busy time that the last fit of the trace leaves unexplained, as a part of a slot.",
     };
     pub const NVLINK_BYTES: Own = Own {
         name: "podgauge_gpu_nvlink_bytes_total",

@@ -189,6 +189,7 @@ impl<'nvml> SampledDevice<'nvml> {
             gpu_slots: slots,
             loose_samples: loose,
             unmeasured: None,
+            sharing: self.processes.sharing(),
             processes: plausible(self.processes.known(), self.memory),
             memory_slots: std::mem::take(&mut self.rings.memory.slots),
         };

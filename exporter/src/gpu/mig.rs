@@ -253,6 +253,7 @@ impl<'nvml> Partition<'nvml> {
                     memory_slots: Vec::new(),
                     // NVML tells no use of a process on an instance.
                     processes: Processes { no_utilization: true, ..Processes::default() },
+                    sharing: None,
                 }
             })
             .collect()

@@ -32,6 +32,7 @@ mod rings;
 pub(crate) mod sample_match;
 mod sampler;
 mod selection;
+mod trace;
 mod unopened;
 mod xid;
 
@@ -49,6 +50,7 @@ pub(crate) use processes::ProcessWatch;
 pub(crate) use ring::Slot;
 pub(crate) use sampler::start;
 pub(crate) use selection::DeviceSelection;
+pub(crate) use trace::{ProcessSource, Sharing, TraceSettings};
 
 /// What does not change about a GPU while the driver is loaded.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -151,10 +153,12 @@ pub(crate) struct DeviceReading {
     /// New stretches of known memory utilization.
     pub(crate) memory_slots: Vec<Slot>,
     pub(crate) processes: Processes,
+    /// How its use is divided; `None` while nobody shares it.
+    pub(crate) sharing: Option<Sharing>,
 }
 
 /// Who used a slot, by the driver's samples of processes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Credit {
     /// Processes were not sampled in it: the GPU had one owner at most.
     Unsampled,
@@ -162,6 +166,8 @@ pub(crate) enum Credit {
     Idle,
     /// The driver names this process.
     Of(Whose),
+    /// By the trace: each with its part of one.
+    Divided(Vec<(Whose, f64)>),
     /// It was used, and its sample was not seen. It belongs to one of these; empty: to anybody.
     Missed(Vec<Whose>),
 }

@@ -1,7 +1,7 @@
 //! Follows the processes of a GPU: the lists of those that run, every tick, and while the GPU has more
 //! than one owner, the use of each process slot by slot.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -12,6 +12,7 @@ use super::process_calls::{self, ProcessSamples, Running, RunningProcess};
 use super::rhythm::Rhythm;
 use super::ring::{SetBack, Slot};
 use super::sample_match::{Row, SampleMatch};
+use super::trace::{Sharing, Trace, TraceSettings};
 use super::{Credit, Identity, LooseSample};
 use crate::attribution::process_table::{Process, ProcessTable};
 use crate::attribution::processes::HolderBook;
@@ -32,6 +33,7 @@ pub(crate) struct ProcessWatch {
     unknown_pid: Arc<Notify>,
     samples: ProcessSamples,
     unavailable: Option<Unavailable>,
+    trace: TraceSettings,
 }
 
 /// One GPU's processes during a session.
@@ -50,6 +52,12 @@ pub(super) struct DeviceProcesses {
     held: Option<Slot>,
     /// When the driver's slots end.
     rhythm: Rhythm,
+    /// From the first time that it is shared on.
+    trace: Option<Trace>,
+    /// It has several owners.
+    shared: bool,
+    /// The pids of the last lists.
+    listed: BTreeSet<u32>,
 }
 
 /// Process samples of a shared GPU.
@@ -91,8 +99,9 @@ impl ProcessWatch {
         knowledge: watch::Receiver<Knowledge>,
         table: ProcessTable,
         unknown_pid: Arc<Notify>,
+        trace: TraceSettings,
     ) -> Self {
-        Self { knowledge, table, unknown_pid, samples: ProcessSamples::new(), unavailable: None }
+        Self { knowledge, table, unknown_pid, samples: ProcessSamples::new(), unavailable: None, trace }
     }
 
     /// Once a tick, before the devices.
@@ -125,6 +134,11 @@ impl DeviceProcesses {
         self.known.clone()
     }
 
+    /// How its use is divided; `None` while nobody shares the GPU.
+    pub(super) fn sharing(&self) -> Option<Sharing> {
+        self.shared.then(|| self.trace.as_ref().map(Trace::sharing).unwrap_or_default())
+    }
+
     /// When use per process is to be asked for; `None` while nobody shares the GPU.
     pub(super) fn due(&self) -> Option<Instant> {
         self.sampling.as_ref().map(|sampling| sampling.due)
@@ -146,7 +160,8 @@ impl DeviceProcesses {
         self.known = self.read_lists(device, watch, now)?;
         self.known.holders = self.book.holders(now);
         let owners = count_owners(&watch.knowledge.borrow(), identity, &self.known);
-        if owners <= 1 || self.known.unavailable.is_some() || self.unsupported {
+        self.shared = owners > 1 && self.known.unavailable.is_none();
+        if !self.shared || self.unsupported {
             self.sampling = None;
         } else if let Some(sampling) = &mut self.sampling
             && !new.clock_went_back
@@ -168,7 +183,38 @@ impl DeviceProcesses {
         self.known.no_utilization = self.unsupported;
         // A process that came and went between two lists has shown in its use.
         self.known.holders = self.book.holders(now);
-        Ok(self.credit(new.slots, new.spacing, now))
+        let mut credited = self.credit(new.slots, new.spacing, now);
+        self.trace(identity, &mut credited.slots, watch, now);
+        Ok(credited)
+    }
+
+    /// Follows the trace, and divides the slots that it tells of.
+    fn trace(
+        &mut self,
+        identity: &Identity,
+        slots: &mut Vec<(Slot, Credit)>,
+        watch: &mut ProcessWatch,
+        now: Instant,
+    ) {
+        if !watch.trace.is_wanted() || (!self.shared && self.trace.is_none()) {
+            return;
+        }
+        let unfit = self.has_mps_clients.then_some("its processes run through an MPS server");
+        let trace = self.trace.get_or_insert_with(|| Trace::new(&watch.trace));
+        trace.tick(identity, self.shared, unfit, &self.listed, now);
+        let has_mps_clients = self.has_mps_clients;
+        *slots = trace.credit(std::mem::take(slots), |parts| {
+            let mut divided: Vec<(Whose, f64)> = Vec::with_capacity(parts.len());
+            for (pid, part) in parts {
+                let process = watch.table.sampled(pid, now);
+                let whose = watch.owner(process, has_mps_clients);
+                match divided.iter_mut().find(|(known, _)| *known == whose) {
+                    Some((_, sum)) => *sum += part,
+                    None => divided.push((whose, part)),
+                }
+            }
+            Credit::Divided(divided)
+        });
     }
 
     /// Reads what processes used since the last time, if it is sampled.
@@ -264,6 +310,7 @@ impl DeviceProcesses {
                 *known = known.and_then(|known| memory.map(|memory| memory.max(known)));
             }
         }
+        self.listed = running.keys().copied().collect();
         let mut memory = Some(Vec::with_capacity(running.len()));
         for (pid, bytes) in running {
             let (process, is_news) = watch.table.listed(pid, now);

@@ -51,6 +51,7 @@ impl Unopened {
             unmeasured: Some(Unmeasured::NotOpened),
             memory_slots: Vec::new(),
             processes: Processes::default(),
+            sharing: None,
         }
     }
 }

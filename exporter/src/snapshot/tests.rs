@@ -157,6 +157,7 @@ fn readings(tick: &Tick, now: Instant, second: u64) -> Readings {
         taken_at: now,
         devices: vec![DeviceReading {
             unmeasured: None,
+            sharing: None,
             identity: Arc::new(identity),
             lost: None,
             // By name: memory in MiB and in bytes, temperature, utilization in percent and as a ratio.

@@ -155,6 +155,7 @@ fn readings(
     let holders = (0..owners).map(|number| Holder { whose: whose(number, named), live: true }).collect();
     let reading = DeviceReading {
         unmeasured: None,
+        sharing: None,
         identity: Arc::new(Identity::of_test(UUID)),
         lost: None,
         values: Vec::<Option<Value>>::new(),
