@@ -136,7 +136,8 @@ node = Node(args.programs, uuid, card)
 kernel_ms = None
 try:
     node.write_scenario([(POD, UID, CONTAINER, "0")])
-    note("first page with the pod's labels after start", f"{node.start_exporter():.2f} s")
+    tracing = ("--process-source", "auto") if "services" in parts else ()
+    note("first page with the pod's labels after start", f"{node.start_exporter(*tracing):.2f} s")
     node.start_adapter()
     if "smi" in parts:
         static_checks(node, GPU, "idle")

@@ -80,8 +80,6 @@ def services(node, gpu, name, seconds, nvml_address):
     # The fit needs 10 s of slots.
     time.sleep(16)
     logs = [Background(lambda address=address: counters(address, pods), 0.1) for address in (node.address, nvml_address)]
-    for log in logs:
-        log.run_name = name
     time.sleep(seconds + 2)
     kept = [[entry for entry in log.stop() if entry[1] is not None] for log in logs]
     samples = node.scrape()
