@@ -74,7 +74,7 @@ pub(crate) struct DeviceSnapshot {
     pub(crate) unavailable: Vec<Unavailable>,
     /// False: its utilization is not read at all, and seconds of it say nothing.
     pub(crate) measured: bool,
-    /// How its use is divided among owners; `None` while nobody shares it.
+    /// How its use is divided among owners; `None` while it is not.
     pub(crate) sharing: Option<Sharing>,
     /// UIDs of pods with processes on it.
     uids: Vec<(Arc<Owner>, String)>,
@@ -274,6 +274,7 @@ impl Device {
         }
         let window = self.windows.utilization;
         let up = reading.lost.is_none();
+        let is_divided = matches!(attribution.utilization, Division::Among(_));
         let utilization = match &attribution.utilization {
             Division::Whole(owner) => Divided::Whole(owner.clone()),
             Division::Among(owners) => match ledger.parts(owners, now) {
@@ -307,7 +308,7 @@ impl Device {
             virtual_gpus: attribution.virtual_gpus,
             unavailable: attribution.unavailable,
             measured: reading.unmeasured.is_none(),
-            sharing: reading.sharing,
+            sharing: reading.sharing.filter(|_| is_divided),
             uids: reading.processes.live().map(|(owner, uid)| (Arc::clone(owner), uid.to_owned())).collect(),
             identity: Arc::clone(&reading.identity),
         }

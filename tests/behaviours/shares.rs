@@ -226,6 +226,8 @@ async fn under_mps_use_is_not_divided() {
     assert_eq!(page.all(UTIL, &[]).len(), 1, "{}", page.text);
     assert_eq!(page.all(UTIL, &[("pod", "")]).len(), 1, "{}", page.text);
     assert_eq!(parts(&page, "DCGM_FI_DEV_FB_USED"), Some([12000.0, 8000.0, 300.0]));
+    // An estimate of what is not divided is none.
+    assert!(page.all("podgauge_attribution_estimated", &[]).is_empty(), "{}", page.text);
 }
 
 /// The memory of one process cannot be told: nobody's is then.
