@@ -1,11 +1,13 @@
 //! Prints podgauge's own families, which are the same in every labelling mode.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use podgauge_common::catalogue::Own;
 use podgauge_common::catalogue::own::{
     ACTIVE_SECONDS, ALLOCATION, ATTRIBUTION_ESTIMATED, ATTRIBUTION_UNAVAILABLE, DEVICE_ACTIVE_SECONDS,
     NVLINK_BYTES, OBSERVED_SECONDS, OWNERS, PART_UNKNOWN, PROCESS_SOURCE, RECENT_ACTIVE_SECONDS,
     RECENT_DEVICE_ACTIVE_SECONDS, RECENT_DEVICE_OBSERVED_SECONDS, RECENT_OBSERVED_SECONDS, SHARE_RESIDUAL,
-    SWITCH_RECORDS, SWITCH_RECORDS_LOST, UP, UTILIZATION, XID_ERRORS,
+    START_TIME, SWITCH_RECORDS, SWITCH_RECORDS_LOST, UP, UTILIZATION, XID_ERRORS,
 };
 use podgauge_common::exposition::write::{LabelText, PageWriter, Value};
 
@@ -123,6 +125,15 @@ where
         for (snapshot, labels) in devices().filter(|(device, _)| device.measured || !of_use) {
             write(page, &Device { snapshot, labels, recent_window });
         }
+    }
+}
+
+/// Writes when the exporter started. A reader that sees another time knows that every counter began again,
+/// also one that has passed its old value since.
+pub(crate) fn write_start_time(page: &mut PageWriter, started: SystemTime) {
+    if let Ok(since_1970) = started.duration_since(UNIX_EPOCH) {
+        page.family(START_TIME.name, START_TIME.kind.as_str(), START_TIME.help);
+        page.sample(&LabelText::default(), micros(since_1970.as_secs_f64()));
     }
 }
 

@@ -1,6 +1,7 @@
 //! Owns what a page looks like: families in order, label sets, values.
 
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
 use podgauge_common::catalogue::clock_event::REASONS;
 use podgauge_common::catalogue::{Engine, Memory, Reading, xid};
@@ -26,6 +27,7 @@ pub(crate) struct Renderer {
     counters: Counters,
     labelling: Labelling,
     windows: EventWindows,
+    started: SystemTime,
 }
 
 /// What samples are labelled with besides the GPU's identity.
@@ -99,8 +101,9 @@ impl LabelNames {
 // === impl Renderer ===
 
 impl Renderer {
+    /// Of a program that started just now.
     pub(crate) fn new(counters: Counters, labelling: Labelling, windows: EventWindows) -> Self {
-        Self { counters, labelling, windows }
+        Self { counters, labelling, windows, started: SystemTime::now() }
     }
 
     /// Prints other families from now on.
@@ -161,6 +164,9 @@ impl Renderer {
         own_families::write(&mut page, &self.labelling.recent_window, || {
             devices().map(|(device, labels)| (device, &labels.device))
         });
+        if !snapshot.devices.is_empty() {
+            own_families::write_start_time(&mut page, self.started);
+        }
         Rendered { series: page.samples(), dropped: page.dropped(), text: page.finish() }
     }
 

@@ -267,9 +267,11 @@ impl Device {
         // The owners may have changed since the readings: their accounts begin at 0 now.
         ledger.credit([], &attribution.utilization, now);
         let allocations = attribution.allocations.iter().chain(&attribution.virtual_gpus);
-        let allocated = allocations.filter_map(|a| Some((&*a.namespace, &*a.pod, a.pod_uid.as_deref()?)));
-        let live = reading.processes.live().map(|(owner, uid)| (&*owner.namespace, &*owner.pod, uid));
-        for (namespace, pod, uid) in live.chain(allocated) {
+        let allocated = allocations.filter_map(|a| Some(((&*a.namespace, &*a.pod), a.pod_uid.as_deref()?)));
+        let live = reading.processes.live().map(|(owner, uid)| ((&*owner.namespace, &*owner.pod), uid));
+        // One UID for each name, and that which the page has.
+        let uids: HashMap<(&str, &str), &str> = live.chain(allocated).collect();
+        for ((namespace, pod), uid) in uids {
             ledger.pod_is(namespace, pod, uid);
         }
         let window = self.windows.utilization;

@@ -322,15 +322,35 @@ async fn a7_no_series_is_there_twice_in_any_mode() {
 /// The counters go on under a name; the sums of the last seconds are of one pod alone.
 #[tokio::test]
 async fn a_pod_that_takes_anothers_name_has_none_of_its_recent_seconds() {
-    const OBSERVED: &str = "podgauge_gpu_observed_seconds_total";
-    const RECENT: &str = "podgauge_gpu_recent_observed_seconds";
-    const ALLOCATION: &str = "podgauge_gpu_allocation";
-    let yaml = |uid: &str| {
+    sums_begin_again_with_the_uid("podgauge_gpu_allocation", |uid| {
         format!(
             "gpus: [{{load: {{constant: 80}}}}]\n\
              pods: [{{name: web-0, uid: {uid}, containers: [{{devices: ['0']}}]}}]\n"
         )
-    };
+    })
+    .await;
+}
+
+/// The kubelet names no card for a virtual GPU, and a pod's processes are remembered for a minute.
+#[tokio::test]
+async fn a_pod_that_takes_anothers_name_and_virtual_gpu_is_known_by_its_process() {
+    sums_begin_again_with_the_uid("podgauge_gpu_part_unknown", |uid| {
+        let pid = if uid.ends_with('6') { 4_100_001 } else { 4_100_002 };
+        format!(
+            "gpus: [{{uuid: GPU-13719f71-412c-d11e-b236-a262f530a4fc}}]\n\
+             pods:\n\
+             - name: web-0\n  uid: {uid}\n  containers:\n\
+            \x20 - device_ids: [GPU-23719f71-412c-d11e-b236-a262f530a4fc-3]\n\
+            \x20   processes: [{{pid: {pid}, gpu: 0, load: {{constant: 80}}}}]\n"
+        )
+    })
+    .await;
+}
+
+/// `family` has the UID of the pod on the page.
+async fn sums_begin_again_with_the_uid(family: &str, yaml: impl Fn(&str) -> String) {
+    const OBSERVED: &str = "podgauge_gpu_observed_seconds_total";
+    const RECENT: &str = "podgauge_gpu_recent_observed_seconds";
     let uids = ["0f2e4a60-1111-4222-8333-444455556666", "0f2e4a60-1111-4222-8333-444455557777"];
     let node = Node::new(&yaml(uids[0]));
     let _kubelet = node.kubelet().await;
@@ -338,7 +358,7 @@ async fn a_pod_that_takes_anothers_name_has_none_of_its_recent_seconds() {
     let pod = [("pod", "web-0")];
     let of = |page: &Page, name: &str| page.value(name, &pod).ok_or_else(|| page.text.clone());
     let is_of = |page: &Page, uid: &str| {
-        let all = page.all(ALLOCATION, &pod);
+        let all = page.all(family, &pod);
         all.iter().any(|sample| sample.labels.get("pod_uid").is_some_and(|known| known == uid))
     };
     let first = exporter

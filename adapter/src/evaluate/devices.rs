@@ -265,7 +265,9 @@ impl Measure<'_> {
             return Err(Omission::Collecting { observed: settled.observed as u64 });
         }
         match found {
-            Some(Windowed { mean, recent }) if recent || settled.read >= least => Ok(mean),
+            Some(Windowed { mean, recent }) if (recent && mean.covered >= least) || settled.read >= least => {
+                Ok(mean)
+            }
             Some(_) => Err(Omission::Reading { needed: least as u64 }),
             None => Err(silence(exporter, rules, now).unwrap_or(Omission::TooFewScrapes)),
         }

@@ -16,9 +16,9 @@ pub(super) const NEARLY: u32 = 60;
 const PARALLEL: f64 = 0.9;
 /// For the rounding of what is printed, seconds.
 const ROUNDING: f64 = 0.001;
-/// A page may be so much older than its receipt: the longest that a scrape takes, and the second that an
-/// exporter waits between two readings.
-const PAGE_AGE: Duration = Duration::from_secs(11);
+/// Sums may hold what is so much older than their window: the longest that a scrape takes, the second that
+/// an exporter waits between two readings, and the 14 s that a driver keeps and an exporter catches up with.
+const PAGE_AGE: Duration = Duration::from_secs(25);
 
 /// A mean over a window, and where it is from.
 #[derive(Debug, Clone, Copy)]

@@ -199,6 +199,27 @@ fn an_exporters_restart_costs_a_known_pod_two_scrapes_and_its_value_stands_meanw
     assert!((scene.utilization().unwrap() - (8.0 + 5.0) / 25.0 * 100.0).abs() < 1e-9);
 }
 
+/// It began again right after a page, and has counted for longer than before by the next one.
+#[test]
+fn a_restart_that_the_counters_hide_is_told_by_the_start_time() {
+    let start = |at: u32| format!("podgauge_exporter_start_time_seconds {at}\n");
+    let mut scene = Scene::new();
+    scene.page(&(native("u1", &[(0, 14.0, 14.0)]) + &start(1)));
+    scene.seconds = 30.0;
+    scene.page(&(native("u1", &[(0, 29.0 * 0.2, 29.0)]) + &start(2)));
+    assert!(scene.utilization().is_err(), "{:?}", scene.utilization());
+    for scrape in 2..6 {
+        scene.seconds = 30.0 * f64::from(scrape);
+        let observed = scene.seconds - 1.0;
+        scene.page(&(native("u1", &[(0, observed * 0.2, observed)]) + &start(2)));
+        let value = scene.utilization().unwrap();
+        assert!((value - 20.0).abs() < 1e-6, "{value} at {} s", scene.seconds);
+    }
+    // Both lives count for the pod's first answer.
+    let holding = scene.exporter.pod("demo", "p").into_iter().flatten().next().unwrap().1;
+    assert!((holding.counted() - 14.0 - 149.0).abs() < 1e-6, "{}", holding.counted());
+}
+
 #[test]
 fn a_silent_exporters_word_stands_until_staleness() {
     let mut scene = busy();

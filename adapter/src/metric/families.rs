@@ -36,7 +36,7 @@ const MEMORY: [(&str, GpuFamily); 3] = [
 const FB_CAPACITY: &str = "DCGM_FI_DEV_FB_CAPACITY_BYTES";
 
 /// podgauge's own families.
-const OWN: [(catalogue::Own, GpuFamily); 12] = [
+const OWN: [(catalogue::Own, GpuFamily); 13] = [
     (own::ACTIVE_SECONDS, GpuFamily::Active),
     (own::OBSERVED_SECONDS, GpuFamily::Observed),
     (own::DEVICE_ACTIVE_SECONDS, GpuFamily::DeviceActive),
@@ -49,9 +49,10 @@ const OWN: [(catalogue::Own, GpuFamily); 12] = [
     (own::RECENT_OBSERVED_SECONDS, GpuFamily::RecentObserved),
     (own::RECENT_DEVICE_ACTIVE_SECONDS, GpuFamily::RecentDeviceActive),
     (own::RECENT_DEVICE_OBSERVED_SECONDS, GpuFamily::RecentDeviceObserved),
+    (own::START_TIME, GpuFamily::Started),
 ];
 
-/// The meaning of a sample for a device or for a container on it.
+/// The meaning of a sample for its exporter, a device or a container on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GpuFamily {
     Active,
@@ -66,6 +67,7 @@ pub enum GpuFamily {
     RecentObserved,
     RecentDeviceActive,
     RecentDeviceObserved,
+    Started,
     MemoryFree,
     MemoryReserved,
     MemoryTotal,
@@ -115,6 +117,7 @@ impl Families {
         for (entry, says) in OWN {
             let bound = match says {
                 GpuFamily::Allocation => Bound::Ratio,
+                GpuFamily::Started => Bound::NotNegative,
                 _ if entry.unit.is_empty() => Bound::NotNegative,
                 _ => Bound::of_unit(entry.unit),
             };

@@ -50,9 +50,11 @@ impl Joined {
         joined
     }
 
-    /// The next readings begin new pieces, because they measure something else than the last ones.
-    pub(super) fn interrupt(&mut self) {
-        self.series.iter_mut().for_each(|series| series.history.interrupt());
+    /// The next reading of a family begins a new piece, because it measures something else than the last
+    /// one.
+    pub(super) fn interrupt(&mut self, family: FamilyId) {
+        let of_family = self.series.iter_mut().filter(|series| series.family == family);
+        of_family.for_each(|series| series.history.interrupt());
     }
 
     /// Adds the readings of one page: those of all labels that it has for the pod on the device,

@@ -47,6 +47,8 @@ pub struct Page {
     /// Whether it is podgauge's: use is then read from its counters, not from the gauge. `None` if
     /// the page does not show it, as an empty one.
     pub native: Option<bool>,
+    /// When its exporter started, seconds since 1970, if it says so.
+    pub started: Option<f64>,
     /// Samples that were not kept because of a limit, because their value cannot be true, or because
     /// several say different things of the same.
     pub dropped: u64,
@@ -114,6 +116,21 @@ pub struct Holding {
     replica: bool,
     /// Samples of two pods have the same labels: nobody knows which of them the readings are of.
     two_pods: bool,
+}
+
+impl Holding {
+    /// The observed seconds that are surely of the pod named: the counter goes on when a pod takes the
+    /// name of another one, the sums of the last seconds begin again.
+    pub fn observed_of_its_pod(&self) -> f64 {
+        let observed = self.observed.unwrap_or(0.0);
+        match self.recent.filter(|_| self.pod_uid.is_some()) {
+            Some(recent) => match recent.is_of_whole_window() {
+                true => observed,
+                false => observed.min(recent.observed),
+            },
+            None => observed,
+        }
+    }
 }
 
 /// Why what an exporter sends is no page.

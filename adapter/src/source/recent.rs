@@ -5,6 +5,9 @@ use std::time::{Duration, Instant};
 
 use super::history::CATCH_UP;
 
+/// The part of a window that is known where nothing was missed: a page may be a second old.
+const NEARLY_ALL: f64 = 0.95;
+
 /// How much a device or an owner was used in the time before a page.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Recent {
@@ -29,6 +32,11 @@ impl Recent {
         // For the rounding of what is printed.
         let possible = active <= observed + 0.001 && observed <= (window + CATCH_UP).as_secs_f64();
         (possible && observed > 0.0).then(|| Self { window, active: active.min(observed), observed })
+    }
+
+    /// Whether hardly anything of the window is unknown.
+    pub fn is_of_whole_window(&self) -> bool {
+        self.observed >= self.window.as_secs_f64() * NEARLY_ALL
     }
 
     /// The mean use, part of one.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
+use smallvec::SmallVec;
 
 use super::Target;
 use super::budget::Share;
@@ -15,7 +16,7 @@ use super::page::{self, Cut, Limit, Page, Room};
 use super::recent::{Latest, Recent};
 use crate::cluster::Selector;
 use crate::map::Map;
-use crate::metric::FamilyId;
+use crate::metric::{FamilyId, USE};
 
 /// Observed time that a pod's first answer needs, seconds.
 pub const FIRST_ANSWER_SECONDS: f64 = 15.0;
@@ -41,6 +42,8 @@ pub struct ExporterState {
     pub scrapes: u64,
     pub answers: u64,
     pub last_answer: Option<Instant>,
+    /// When its program started, as its newest page that says so has it.
+    started: Option<f64>,
     /// Why the newest scrape failed; `None` after an answer.
     pub failure: Option<String>,
     /// It has podgauge's counters and allocations. An empty page changes nothing of it.
@@ -174,6 +177,12 @@ impl ExporterState {
         self.last_answer = Some(at);
         self.failure = None;
         self.native = page.native.unwrap_or(self.native);
+        if page.started.is_some() && page.started != self.started {
+            if self.started.is_some() {
+                self.began_again();
+            }
+            self.started = page.started;
+        }
         self.cut = page.cut.take();
         for pod in self.namespaces.values_mut().flat_map(Map::values_mut) {
             pod.holdings.iter_mut().for_each(|(_, holding)| holding.present = false);
@@ -183,6 +192,16 @@ impl ExporterState {
             self.device(device, &round);
         }
         self.forget(at, room);
+    }
+
+    /// Its counters count from 0 again, and may have passed what they were.
+    fn began_again(&mut self) {
+        self.scrapes += 1;
+        let pods = self.namespaces.values_mut().flat_map(Map::values_mut);
+        for (_, holding) in pods.flat_map(|pod| &mut pod.holdings) {
+            holding.observed = holding.observed.map(|_| 0.0);
+        }
+        self.devices.values_mut().for_each(|device| device.counted = (None, None));
     }
 
     /// Another exporter takes over what this one knew: every series begins a new piece.
@@ -349,15 +368,18 @@ impl PodSeries {
             _ => None,
         };
         // What the others have may hide in a sum that one of them began again.
-        let began_again = containers.iter().any(|page| {
-            let mut same = known.iter().filter(|((_, container), _)| **container == *page.container);
-            same.any(|(_, holding)| holding.fell(page))
-        });
+        let began_again: SmallVec<[FamilyId; 2]> = containers
+            .iter()
+            .flat_map(|page| {
+                let same = known.iter().filter(|((_, container), _)| **container == *page.container);
+                same.flat_map(|(_, holding)| holding.fallen(page))
+            })
+            .collect();
         let begun = at.is_none().then(|| Joined::from_only(device, only));
         self.joined.extend(begun);
         let at = at.unwrap_or(self.joined.len() - 1);
-        if began_again {
-            self.joined[at].interrupt();
+        for family in began_again {
+            self.joined[at].interrupt(family);
         }
         if self.joined[at].push(containers, round) {
             let on_device = self.holdings.iter_mut().filter(|((known, _), _)| known == device);
@@ -549,22 +571,26 @@ impl Holding {
         }
     }
 
-    /// Whether a counter on the page is less than it was.
-    fn fell(&self, from: &page::Holding) -> bool {
+    /// The families whose counter on the page is less than it was.
+    fn fallen(&self, from: &page::Holding) -> impl Iterator<Item = FamilyId> {
         let fell = |(family, reading): &(FamilyId, Reading)| {
             self.history(*family).is_some_and(|history| history.fell(*reading))
         };
-        from.readings.iter().any(fell)
+        from.readings.iter().filter(move |reading| fell(reading)).map(|(family, _)| *family)
     }
 
     /// Gives whether its counter brought something new.
     fn update(&mut self, from: &page::Holding, round: &Round<'_>) -> bool {
         // Counters that began again may be where they were.
-        let grew = from.observed.is_some() && (from.observed != self.observed || self.fell(from));
+        let fell = || self.fallen(from).any(|family| family == USE);
+        let grew = from.observed.is_some() && (from.observed != self.observed || fell());
         if let Some(observed) = from.observed {
-            // A counter that fell began anew.
-            let before = self.observed.filter(|before| *before <= observed).unwrap_or(0.0);
-            self.total += observed - before;
+            self.total += match self.observed {
+                Some(before) if before <= observed => observed - before,
+                // It began anew.
+                Some(_) => observed,
+                None => from.observed_of_its_pod(),
+            };
             self.observed = Some(observed);
         }
         if std::mem::take(&mut self.passed_on) {

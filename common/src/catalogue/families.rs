@@ -33,6 +33,7 @@ pub const OWN: &[Own] = &[
     own::ATTRIBUTION_UNAVAILABLE,
     own::NVLINK_BYTES,
     own::XID_ERRORS,
+    own::START_TIME,
 ];
 
 /// podgauge's own families.
@@ -158,6 +159,12 @@ pub mod own {
         kind: Kind::Counter,
         unit: "",
         help: "XID errors of the GPU since the exporter started, by number.",
+    };
+    pub const START_TIME: Own = Own {
+        name: "podgauge_exporter_start_time_seconds",
+        kind: Kind::Gauge,
+        unit: "s",
+        help: "When the exporter started, since 1970: podgauge's counters begin there.",
     };
 }
 

@@ -234,7 +234,7 @@ fn allocations_of(all: &Allocations, identity: &Identity, processes: &Processes)
     for allocation in &mut allocations {
         let live = processes
             .live()
-            .find(|(owner, _)| (&owner.namespace, &owner.pod) == (&allocation.namespace, &allocation.pod));
+            .rfind(|(owner, _)| (&owner.namespace, &owner.pod) == (&allocation.namespace, &allocation.pod));
         if let Some((_, uid)) = live {
             allocation.pod_uid = Some(uid.to_owned());
         }
@@ -263,7 +263,9 @@ fn owners(all: &Allocations, allocations: &[Allocation], processes: &Processes) 
 /// The holders of virtual GPUs that have processes on the device, and no allocation of it.
 fn virtual_gpus(all: &Allocations, allocations: &[Allocation], processes: &Processes) -> Vec<Allocation> {
     let mut holders: Vec<Allocation> = Vec::new();
-    let pods = processes.holders.iter().filter_map(|holder| match &holder.whose {
+    // Of two pods that had one name the one with a process, and of two such the later one.
+    let of_live = |live: bool| processes.holders.iter().rev().filter(move |holder| holder.live == live);
+    let pods = of_live(true).chain(of_live(false)).filter_map(|holder| match &holder.whose {
         Whose::Pod { owner, uid } => Some((with_container(all, owner), uid)),
         _ => None,
     });
@@ -467,5 +469,23 @@ mod tests {
         let living = on(&knowledge, "GPU-1", &running(&[process("done", "main")]));
         assert_eq!((living.utilization, living.allocations.len()), (sole("done"), 1));
         assert_eq!(living.allocations[0].pod_uid.as_deref(), Some("u"));
+    }
+
+    #[test]
+    fn of_two_pods_that_had_one_name_the_living_one_holds_the_virtual_gpu() {
+        let knowledge = known(&[pod("a", &[("main", &["GPU-13719f71-412c-d11e-b236-a262f530a4fc-3"])])]);
+        let holder = |uid: &str, live| Holder {
+            whose: Whose::Pod { owner: owner("a", "main"), uid: uid.into() },
+            live,
+        };
+        for (holders, uid) in [
+            ([holder("u0", false), holder("u1", true)], "u1"),
+            ([holder("u1", true), holder("u0", false)], "u1"),
+            ([holder("u0", true), holder("u1", true)], "u1"),
+        ] {
+            let attribution = on(&knowledge, "GPU-9", &running(&holders));
+            let uids: Vec<_> = attribution.virtual_gpus.iter().map(|held| held.pod_uid.as_deref()).collect();
+            assert_eq!(uids, [Some(uid)], "{holders:?}");
+        }
     }
 }

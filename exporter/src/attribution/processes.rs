@@ -54,8 +54,8 @@ pub(crate) struct HolderBook {
 // === impl Processes ===
 
 impl Processes {
-    /// Pods with a process now, and their UIDs.
-    pub(crate) fn live(&self) -> impl Iterator<Item = (&Arc<Owner>, &str)> {
+    /// Pods with a process now, and their UIDs; those that had their first process last come last.
+    pub(crate) fn live(&self) -> impl DoubleEndedIterator<Item = (&Arc<Owner>, &str)> {
         self.holders.iter().filter(|holder| holder.live).filter_map(|holder| match &holder.whose {
             Whose::Pod { owner, uid } => Some((owner, &**uid)),
             _ => None,

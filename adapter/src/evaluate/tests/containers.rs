@@ -2,6 +2,7 @@
 
 use super::super::Omission;
 use super::{ROOM, Scene, span};
+use crate::metric::{MetricFlag, Metrics};
 use crate::source::page::{self, Room};
 
 /// Seconds after which a pod has a value: two scrapes, 15 s apart.
@@ -103,6 +104,31 @@ fn a_label_that_comes_back_brings_no_old_use() {
             assert!((value - 30.0).abs() < 1e-6, "{value} at {t} s");
         }
     }
+}
+
+/// A counter of something else, such as energy, begins again: the use of the containers goes on.
+#[test]
+fn use_is_not_cut_where_another_counter_begins_again() {
+    let mut scene = Scene::new();
+    let energy = MetricFlag::parse("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION").unwrap();
+    scene.metrics = Metrics::new(&[energy]);
+    let both = allocated("x", 0.5) + &allocated("y", 0.5);
+    for second in 0..80 {
+        scene.seconds = f64::from(second);
+        let t = scene.seconds;
+        let energy: String = ["x", "y"]
+            .iter()
+            .map(|container| {
+                let joules = 100 - second % 2;
+                format!("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION{{{}}} {joules}\n", owner(container))
+            })
+            .collect();
+        let types = "# TYPE DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION counter\n".to_owned();
+        let used = used("x", 0.2 * t, 500.0 + t) + &used("y", 0.4 * t, 500.0 + t);
+        scene.page(&(types + &both + &used + &energy));
+    }
+    let found = scene.value_by("gpu_utilization", &[&scene.exporter], "").unwrap();
+    assert!((found.value - 60.0).abs() < 1e-6 && found.covered > 59.0, "{found:?}");
 }
 
 /// One container is renamed: the label of the old pod's container stays in memory for a while.

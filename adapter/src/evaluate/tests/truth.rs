@@ -81,6 +81,8 @@ struct World {
     /// The load of each second so far, and whose it was.
     truth: Vec<(f64, u32)>,
     generation: u32,
+    /// How often the exporter began.
+    lives: u32,
     /// Of the exporter's present life, by container label: active and observed seconds.
     counters: BTreeMap<&'static str, (f64, f64)>,
     /// … of each of the last seconds, with the second.
@@ -96,6 +98,8 @@ struct World {
     /// The page of each second of the exporter's present life.
     pages: Vec<String>,
     clock_off: i64,
+    /// Clocks never differed: also of a label without a UID it is known when its pod began.
+    clocks_agree: bool,
     /// Scrapes in a row that brought something new since the last disturbance.
     good: u32,
     /// The present pod has had an answer.
@@ -111,6 +115,7 @@ impl World {
             load: 0.5,
             truth: Vec::new(),
             generation: 0,
+            lives: 1,
             counters: BTreeMap::new(),
             recent: BTreeMap::new(),
             labels: LABELS[0],
@@ -120,6 +125,7 @@ impl World {
             parts_kept: 0,
             pages: Vec::new(),
             clock_off: 0,
+            clocks_agree: true,
             good: 0,
             settled: false,
         };
@@ -162,6 +168,7 @@ impl World {
 
     /// The exporter begins again.
     fn forget_counters(&mut self) {
+        self.lives += 1;
         self.counters.clear();
         self.recent.clear();
     }
@@ -189,7 +196,7 @@ impl World {
         let owner = |container: &str| {
             format!("UUID=\"GPU-0\",namespace=\"demo\",pod=\"p\",container=\"{container}\"")
         };
-        let mut page = String::new();
+        let mut page = format!("podgauge_exporter_start_time_seconds {}\n", self.lives);
         for (at, container) in ["c", "d"].into_iter().enumerate() {
             let uid = format!("{},pod_uid=\"u{}\"", owner(container), self.generation);
             page += &if at < self.parts_unknown.into() {
@@ -254,6 +261,12 @@ impl World {
         match self.scene.utilization().map(|value| value * part) {
             Ok(value) => {
                 self.settled = true;
+                let lived = self.truth.iter().filter(|(_, whose)| *whose == self.generation).count();
+                prop_assert!(
+                    !(self.native && self.clocks_agree) || lived >= 15,
+                    "{value} at {} s of a pod that has run for {lived} s",
+                    self.truth.len()
+                );
                 prop_assert!(
                     self.page_unknown <= self.parts_kept,
                     "{value} at {} s of an unknown part",
@@ -299,6 +312,7 @@ impl World {
             }
             Event::ClockSteps(seconds) => {
                 self.scene.began_wall += SignedDuration::from_secs(seconds.into());
+                self.clocks_agree = false;
                 // A label without a UID is observed since the pod began, by that clock.
                 self.settled = false;
                 return Ok(());
@@ -325,6 +339,7 @@ impl World {
             }
             Event::ClockOff(seconds) => {
                 self.clock_off = i64::from(seconds);
+                self.clocks_agree = false;
                 return Ok(());
             }
             Event::Load(percent) => {

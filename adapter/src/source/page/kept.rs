@@ -109,6 +109,10 @@ impl Kept {
             self.page.dropped += 1;
             return None;
         };
+        if family.says == Some(GpuFamily::Started) {
+            self.page.started = Some(value);
+            return None;
+        }
         let meaning = Meaning {
             place: self.place(said),
             copy: said.is_copy(),

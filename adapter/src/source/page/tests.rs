@@ -43,6 +43,16 @@ fn podgauges_counters_come_before_the_gauge() {
 }
 
 #[test]
+fn an_exporter_says_when_it_started() {
+    let of = |line: &str| page(&[line.to_owned()]);
+    assert_eq!(of("podgauge_exporter_start_time_seconds 1764115200.25").started, Some(1_764_115_200.25));
+    assert_eq!(of("podgauge_exporter_start_time_seconds NaN").started, None);
+    assert_eq!(of("podgauge_exporter_start_time_seconds 1").devices.len(), 0);
+    // An empty page of podgauge's is no other exporter's.
+    assert_eq!(of("podgauge_exporter_start_time_seconds 1").native, None);
+}
+
+#[test]
 fn a_whole_device_is_told_once() {
     let of = |lines: &[String]| page(lines).devices[0].readings.clone();
     let other = "namespace=\"demo\",pod=\"q\",container=\"c\"";

@@ -43,6 +43,8 @@ pub(crate) enum ProcessSource {
 
 /// A slot waits so long for the driver to hand out its records, which it does 30 times a second.
 const HANDED_OUT: Duration = Duration::from_millis(150);
+/// A slot cannot end so long after the trace was read, unless the clock was set back in between.
+const AHEAD: Duration = Duration::from_secs(1);
 /// Slots that a fit needs before it is used: 10 s of the driver's 200 ms.
 const ENOUGH_SLOTS: usize = 50;
 /// The most that a fit may leave unexplained, as a part of a slot: more means that the trace and the
@@ -118,6 +120,17 @@ struct Bound {
     alone_since: Option<Instant>,
     listed_seen: bool,
     unlisted: u32,
+}
+
+/// What is known of a slot's records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Records {
+    /// All have been handed out.
+    Complete,
+    ToCome,
+    /// The slot is of a time before the clock was set back, or a reading of the rates, which has no time of
+    /// the driver's: there are none.
+    OfAnotherTime,
 }
 
 /// The part of a slot's use that a process had, of one.
@@ -196,9 +209,11 @@ impl Trace {
         self.waiting.extend(slots);
         let State::Bound(bound) = &mut self.state else { return self.waiting.drain(..).collect() };
         let mut ready = Vec::new();
-        while self.waiting.front().is_some_and(|(slot, _)| is_past(slot, bound.drained_ns)) {
-            let Some((slot, credit)) = self.waiting.pop_front() else { break };
-            let parts = bound.parts(&slot);
+        while let Some(records) = self.waiting.front().map(|(slot, _)| Records::of(slot, bound.drained_ns))
+            && records != Records::ToCome
+            && let Some((slot, credit)) = self.waiting.pop_front()
+        {
+            let parts = if records == Records::Complete { bound.parts(&slot) } else { None };
             ready.push((slot, parts.map_or(credit, &mut named)));
         }
         ready
@@ -233,6 +248,22 @@ impl Trace {
             self.said = Some(reason);
         }
         self.state = State::Refused { since: now };
+    }
+}
+
+impl Records {
+    /// `drained_ns`: when the trace was last read.
+    fn of(slot: &Slot, drained_ns: u64) -> Self {
+        let Some(end_us) = slot.timestamp_us else { return Self::OfAnotherTime };
+        let end_ns = u128::from(end_us) * 1000;
+        let drained_ns = u128::from(drained_ns);
+        if end_ns + HANDED_OUT.as_nanos() <= drained_ns {
+            Self::Complete
+        } else if end_ns > drained_ns + AHEAD.as_nanos() {
+            Self::OfAnotherTime
+        } else {
+            Self::ToCome
+        }
     }
 }
 
@@ -307,13 +338,6 @@ impl Bound {
         (sum > 0.0)
             .then(|| residents.iter().zip(used).map(|(resident, used)| (resident.pid, used / sum)).collect())
     }
-}
-
-/// Whether all records of a slot have been handed out.
-fn is_past(slot: &Slot, drained_ns: u64) -> bool {
-    // A reading of the rates has no time of the driver's, and waits for nothing.
-    let Some(end_us) = slot.timestamp_us else { return true };
-    u128::from(end_us) * 1000 + HANDED_OUT.as_nanos() <= u128::from(drained_ns)
 }
 
 /// Where a GPU is, by its PCI bus id, such as `00000000:41:00.0`.

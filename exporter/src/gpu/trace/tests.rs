@@ -1,8 +1,11 @@
 //! The whole way from records to shares, against services of which all is known.
 
+use std::time::{Duration, Instant};
+
 use super::fit::Fit;
 use super::records::{Kind, Record};
 use super::residency::Residency;
+use super::{Records, Slot};
 
 const MS: u64 = 1_000_000;
 const SLOT: u64 = 200 * MS;
@@ -287,4 +290,19 @@ fn a_loss_is_a_gap_and_what_follows_counts_again() {
     // Two at once contradict each other.
     residency.take(at(700, start(3)));
     assert_eq!(residency.of_slot(BEGIN + 3 * SLOT, BEGIN + 4 * SLOT), None);
+}
+
+#[test]
+fn a_slot_of_before_the_clock_was_set_back_waits_for_no_records() {
+    let drained_ns = BEGIN + 3600 * 1000 * MS;
+    let of = |end_ns: u64| {
+        let length = Duration::from_millis(200);
+        let timestamp_us = Some(end_ns / 1000);
+        let slot = Slot { end: Instant::now(), length, percent: 0.0, timestamp_us, history: false };
+        Records::of(&slot, drained_ns)
+    };
+    assert_eq!(of(drained_ns - 151 * MS), Records::Complete);
+    assert_eq!(of(drained_ns - 149 * MS), Records::ToCome);
+    assert_eq!(of(drained_ns + 900 * MS), Records::ToCome);
+    assert_eq!(of(drained_ns + 3600 * 1000 * MS), Records::OfAnotherTime);
 }
