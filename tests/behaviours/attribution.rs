@@ -374,6 +374,8 @@ async fn sums_begin_again_with_the_uid(family: &str, yaml: impl Fn(&str) -> Stri
         .until("two seconds of the second pod", |page| {
             if !is_of(page, uids[1]) {
                 counted.set(of(page, OBSERVED)?);
+                // Processes that are gone are remembered for 60 s, and name nobody meanwhile.
+                assert!(counted.get() - first < 45.0, "{first}\n{}", page.text);
                 return Err(page.text.clone());
             }
             let recent = of(page, RECENT)?;

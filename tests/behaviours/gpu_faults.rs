@@ -48,8 +48,12 @@ async fn a_gpu_that_cannot_be_opened_is_down_with_its_reason_and_comes_back_alon
     exporter.until("the other", |page| page.want(UTIL, &[("gpu", "0")])).await;
     // Unknown values are absent, not 0.
     let page = exporter.page().await;
-    let of_it: Vec<&str> =
-        page.samples.iter().filter(|it| it.labels["gpu"] == "1").map(|it| it.name.as_str()).collect();
+    let of_it: Vec<&str> = page
+        .samples
+        .iter()
+        .filter(|it| it.labels.get("gpu").is_some_and(|gpu| gpu == "1"))
+        .map(|it| it.name.as_str())
+        .collect();
     assert_eq!(of_it, ["podgauge_attribution_unavailable", UP], "{}", page.text);
     assert_eq!(page.all("podgauge_attribution_unavailable", &[])[0].labels["reason"], "gpu_not_opened");
     let ready = exporter.ready(200).await;

@@ -135,3 +135,29 @@ async fn names_are_bounded_and_too_many_selections_are_still_answered() {
         assert_eq!(Page::parse(page).families(), ["podgauge_gpu_up"]);
     }
 }
+
+/// Readers tell by it that every counter began again.
+#[tokio::test]
+async fn the_start_time_is_the_same_on_every_page_and_another_one_after_a_restart() {
+    const START_TIME: &str = "podgauge_exporter_start_time_seconds";
+    let node = node();
+    let started = async |exporter: &Exporter| {
+        exporter.until("a page", |page| page.want("DCGM_FI_DEV_GPU_UTIL", &[("gpu", "0")])).await;
+        let first = exporter.page().await.value(START_TIME, &[]).unwrap();
+        exporter
+            .until("another page", |page| {
+                assert_eq!(page.value(START_TIME, &[]), Some(first));
+                match page.want("podgauge_gpu_observed_seconds_total", &[("gpu", "0")])? {
+                    2.0.. => Ok(()),
+                    seconds => Err(format!("{seconds} s")),
+                }
+            })
+            .await;
+        let narrow = Page::parse(text(exporter, &query(&[START_TIME])).await);
+        assert_eq!(narrow.value(START_TIME, &[]), Some(first));
+        first
+    };
+    let first = started(&node.exporter().await).await;
+    let second = started(&node.exporter().await).await;
+    assert!(second > first, "{first} {second}");
+}
