@@ -20,9 +20,19 @@ use crate::snapshot::DeviceSnapshot;
 /// A family that is printed of every device.
 struct Family {
     own: Own,
-    /// It says nothing of a device whose utilization is not read.
-    of_use: bool,
+    about: About,
     write: fn(&mut PageWriter, &Device<'_>),
+}
+
+/// The subject of a family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum About {
+    /// A device, whatever is read of it.
+    State,
+    /// A device's use, which may not be read.
+    Use,
+    /// How the exporter divides the use of a device: on the page with its metrics about itself.
+    Exporter,
 }
 
 /// A device, and what its samples are labelled with.
@@ -45,19 +55,19 @@ const FAMILIES: [Family; 20] = [
             page.sample(&device.labels.clone().with("reason", reason.as_str()), Value::U64(1));
         }
     }),
-    of_use(SWITCH_RECORDS_LOST, |page, device| {
+    of_exporter(SWITCH_RECORDS_LOST, |page, device| {
         device.sharing(page, |sharing| Some(Value::U64(sharing.counts?.lost)));
     }),
-    of_use(SWITCH_RECORDS, |page, device| {
+    of_exporter(SWITCH_RECORDS, |page, device| {
         device.sharing(page, |sharing| Some(Value::U64(sharing.counts?.records)));
     }),
-    of_use(PROCESS_SOURCE, |page, device| {
+    of_exporter(PROCESS_SOURCE, |page, device| {
         if let Some(sharing) = device.snapshot.sharing {
             let source = if sharing.traced { "context-switches" } else { "nvml" };
             page.sample(&device.labels.clone().with("source", source), Value::U64(1));
         }
     }),
-    of_use(SHARE_RESIDUAL, |page, device| {
+    of_exporter(SHARE_RESIDUAL, |page, device| {
         device.sharing(page, |sharing| sharing.residual.map(Value::F64));
     }),
     of_use(ACTIVE_SECONDS, |page, device| {
@@ -108,21 +118,33 @@ const FAMILIES: [Family; 20] = [
 ];
 
 const fn state(own: Own, write: fn(&mut PageWriter, &Device<'_>)) -> Family {
-    Family { own, of_use: false, write }
+    Family { own, about: About::State, write }
 }
 
 const fn of_use(own: Own, write: fn(&mut PageWriter, &Device<'_>)) -> Family {
-    Family { own, of_use: true, write }
+    Family { own, about: About::Use, write }
 }
 
-/// Writes every family. `devices` gives each device with its labels.
-pub(crate) fn write<'a, Devices>(page: &mut PageWriter, recent_window: &str, devices: impl Fn() -> Devices)
-where
+const fn of_exporter(own: Own, write: fn(&mut PageWriter, &Device<'_>)) -> Family {
+    Family { own, about: About::Exporter, write }
+}
+
+/// Writes every family; those about the exporter if `exporter` is set. `devices` gives each device with its
+/// labels.
+pub(crate) fn write<'a, Devices>(
+    page: &mut PageWriter,
+    recent_window: &str,
+    exporter: bool,
+    devices: impl Fn() -> Devices,
+) where
     Devices: Iterator<Item = (&'a DeviceSnapshot, &'a LabelText)>,
 {
-    for Family { own, of_use, write } in FAMILIES {
+    for Family { own, about, write } in FAMILIES {
+        if about == About::Exporter && !exporter {
+            continue;
+        }
         page.family(own.name, own.kind.as_str(), own.help);
-        for (snapshot, labels) in devices().filter(|(device, _)| device.measured || !of_use) {
+        for (snapshot, labels) in devices().filter(|(device, _)| device.measured || about == About::State) {
             write(page, &Device { snapshot, labels, recent_window });
         }
     }

@@ -40,6 +40,8 @@ pub(crate) struct Labelling {
     pub(crate) pods: PodLabelling,
     /// The label `window` of what counters gained lately, such as `60s`.
     pub(crate) recent_window: String,
+    /// `--enable-exporter-metrics`.
+    pub(crate) exporter_metrics: bool,
 }
 
 /// What labels of DCGM's families are called. podgauge's own are the same whatever this says.
@@ -161,7 +163,8 @@ impl Renderer {
                 }
             }
         }
-        own_families::write(&mut page, &self.labelling.recent_window, || {
+        let Labelling { recent_window, exporter_metrics, .. } = &self.labelling;
+        own_families::write(&mut page, recent_window, *exporter_metrics, || {
             devices().map(|(device, labels)| (device, &labels.device))
         });
         if !snapshot.devices.is_empty() {

@@ -95,6 +95,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         replace_blanks: args.replace_blanks_in_model_name,
         pods: pod_labelling(&args, client, &watches),
         recent_window: format!("{}s", args.recent_window.as_secs()),
+        exporter_metrics: args.enable_exporter_metrics,
     };
     let page = Arc::new(ArcSwap::from_pointee(Page::default()));
     let pages = Pages {

@@ -1,7 +1,12 @@
-//! Who tells how a shared GPU's use is divided, where context switches cannot be traced.
+//! Who tells how a shared GPU's use is divided: the driver's trace of context switches, where it can be had and
+//! believed, else NVML's samples. The driver is simulated at its ioctls.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use podgauge_sim_nvml::scenario::Scenario;
+use podgauge_sim_nvml::switching::busy_s;
+use podgauge_tests::built;
 use podgauge_tests::node::Node;
 use podgauge_tests::page::Page;
 use podgauge_tests::program::Exporter;
@@ -26,7 +31,8 @@ pods:
 async fn tracing(node: &Node, device_files: &Path) -> Exporter {
     node.exporter_with(|command| {
         node.in_kubernetes(command);
-        command.args(["--process-source", "auto", "--path.device-files"]).arg(device_files);
+        command.args(["--enable-exporter-metrics", "--process-source", "auto"]);
+        command.arg("--path.device-files").arg(device_files);
     })
     .await
 }
@@ -46,10 +52,18 @@ async fn divided(exporter: &Exporter) -> Page {
         .await
 }
 
-fn are_estimates(page: &Page) {
-    let labels = [("gpu", "0"), ("source", "nvml")];
-    assert_eq!(page.value(ESTIMATED, &labels), Some(1.0), "{}", page.text);
-    assert_eq!(page.value(SOURCE, &labels), Some(1.0), "{}", page.text);
+/// Waits until the page says that shares are estimates, of the shared GPU alone.
+async fn are_estimates(exporter: &Exporter) {
+    let page = exporter
+        .until("shares by NVML's samples", |page| {
+            let labels = [("gpu", "0"), ("source", "nvml")];
+            [ESTIMATED, SOURCE]
+                .map(|family| page.want(family, &labels))
+                .into_iter()
+                .collect::<Result<Vec<_>, _>>()?;
+            Ok(page.clone())
+        })
+        .await;
     for family in [ESTIMATED, SOURCE] {
         assert_eq!(page.all(family, &[]).len(), 1, "only a shared GPU is divided: {}", page.text);
     }
@@ -61,7 +75,8 @@ async fn without_the_drivers_files_shares_are_nvmls_and_one_line_says_why() {
     let _kubelet = node.kubelet().await;
     let files = node.path().join("no-device-files");
     let exporter = tracing(&node, &files).await;
-    are_estimates(&divided(&exporter).await);
+    divided(&exporter).await;
+    are_estimates(&exporter).await;
     let log = exporter.program.log();
     let lines: Vec<&str> = log.lines().filter(|line| line.contains(NOT_TRACED)).collect();
     let [line] = lines[..] else { panic!("{log}") };
@@ -81,7 +96,8 @@ async fn files_that_are_no_drivers_are_refused_with_the_call() {
         std::fs::write(files.join(name), "").unwrap();
     }
     let exporter = tracing(&node, &files).await;
-    are_estimates(&divided(&exporter).await);
+    divided(&exporter).await;
+    are_estimates(&exporter).await;
     let log = exporter.program.log();
     assert!(log.contains(NOT_TRACED) && log.contains("allocating a client: Inappropriate ioctl"), "{log}");
 }
@@ -90,9 +106,234 @@ async fn files_that_are_no_drivers_are_refused_with_the_call() {
 async fn nvmls_samples_are_the_default_and_nothing_is_said_of_a_trace() {
     let node = Node::new(SHARED);
     let _kubelet = node.kubelet().await;
-    let exporter = node.exporter_in_kubernetes().await;
+    let exporter = node.exporter_in_kubernetes_with_own_metrics().await;
     let page = divided(&exporter).await;
-    are_estimates(&page);
+    are_estimates(&exporter).await;
     assert!(page.all("podgauge_exporter_context_switch_records_total", &[]).is_empty(), "{}", page.text);
     assert!(!exporter.program.log().contains("context switches"), "{}", exporter.program.log());
+}
+
+/// Two services that answer requests of unlike length, and what is wrong with the trace.
+fn turns(trace: &str) -> String {
+    format!(
+        "gpus: [{{replicas: 2, switch_trace: {{{trace}}}}}]\n\
+         pods:\n\
+         - name: long\n  containers:\n  - devices: ['0::0']\n\
+        \x20   processes: [{{pid: 4100001, gpu: 0, load: {{requests: {{ms: 5.3, percent: 40}}}}}}]\n\
+         - name: short\n  containers:\n  - devices: ['0::1']\n\
+        \x20   processes: [{{pid: 4100002, gpu: 0, load: {{requests: {{ms: 0.43, percent: 20}}}}}}]\n"
+    )
+}
+
+const PODS: [&str; 2] = ["long", "short"];
+const RECORDS: &str = "podgauge_exporter_context_switch_records_total";
+const LOST: &str = "podgauge_exporter_context_switch_records_lost_total";
+const OBSERVED: &str = "podgauge_gpu_observed_seconds_total";
+const DEVICE_ACTIVE: &str = "podgauge_gpu_device_active_seconds_total";
+
+/// The files that a driver would have.
+fn device_files(node: &Node) -> PathBuf {
+    let files = node.path().join("device-files");
+    if !files.exists() {
+        std::fs::create_dir(&files).unwrap();
+        for name in ["nvidiactl", "nvidia0", "nvidia1"] {
+            std::fs::write(files.join(name), "").unwrap();
+        }
+    }
+    files
+}
+
+/// An exporter whose driver has a trace.
+async fn traced(node: &Node) -> Exporter {
+    let files = device_files(node);
+    node.exporter_with(|command| {
+        node.in_kubernetes(command);
+        command.args(["--enable-exporter-metrics", "--process-source", "auto"]);
+        command.arg("--path.device-files").arg(files);
+        command.env("LD_PRELOAD", built("libpodgauge_sim_driver.so"));
+    })
+    .await
+}
+
+fn source(page: &Page, source: &str) -> Result<(), String> {
+    page.want(SOURCE, &[("gpu", "0"), ("source", source)]).map(|_| ())
+}
+
+/// Seconds of use of both pods, and observed.
+fn seconds(page: &Page) -> Result<[f64; 3], String> {
+    Ok([
+        page.want(ACTIVE, &[("pod", PODS[0])])?,
+        page.want(ACTIVE, &[("pod", PODS[1])])?,
+        page.want(OBSERVED, &[("pod", PODS[0])])?,
+    ])
+}
+
+/// What both pods used of the next `span` observed seconds, percent.
+async fn shares(exporter: &Exporter, span: f64) -> [f64; 2] {
+    let first = exporter.until("both pods' seconds", seconds).await;
+    exporter
+        .until("a span of them", |page| {
+            let now = seconds(page)?;
+            let observed = now[2] - first[2];
+            if observed < span {
+                return Err(format!("{observed} s of {span}"));
+            }
+            Ok([0, 1].map(|pod| 100.0 * (now[pod] - first[pod]) / observed))
+        })
+        .await
+}
+
+/// What they really used lately, percent.
+fn truth(node: &Node, span: Duration) -> [f64; 2] {
+    let scenario = Scenario::read(&node.scenario()).unwrap();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let ns = |time: Duration| u64::try_from(time.as_nanos()).unwrap();
+    let seconds = busy_s(&scenario.services(0), ns(now - span), ns(now));
+    [0, 1].map(|pod| 100.0 * seconds[pod] / span.as_secs_f64())
+}
+
+fn worst(shares: [f64; 2], truth: [f64; 2]) -> f64 {
+    (shares[0] - truth[0]).abs().max((shares[1] - truth[1]).abs())
+}
+
+/// Files of the driver's that the exporter has open.
+fn open_files(exporter: &Exporter) -> usize {
+    let links = std::fs::read_dir(format!("/proc/{}/fd", exporter.program.pid())).unwrap();
+    let path = |link: std::io::Result<std::fs::DirEntry>| std::fs::read_link(link.ok()?.path()).ok();
+    links.filter_map(path).filter(|path| path.ends_with("nvidiactl") || path.ends_with("nvidia0")).count()
+}
+
+#[tokio::test]
+async fn services_of_unlike_requests_have_what_they_used() {
+    let node = Node::new(&turns(""));
+    let _kubelet = node.kubelet().await;
+    let (by_trace, by_samples) = (traced(&node).await, node.exporter_in_kubernetes_with_own_metrics().await);
+    let page =
+        by_trace.until("the trace", |page| source(page, "context-switches").map(|()| page.clone())).await;
+    assert!(page.all(ESTIMATED, &[]).is_empty(), "{}", page.text);
+    let (traced, sampled) = tokio::join!(shares(&by_trace, 40.0), shares(&by_samples, 40.0));
+    let truth = truth(&node, Duration::from_secs(60));
+    assert!(worst(traced, truth) <= 4.0, "traced {traced:.1?}, true {truth:.1?}");
+    // It is no matter of course.
+    assert!(worst(sampled, truth) >= 8.0, "sampled {sampled:.1?}, true {truth:.1?}");
+    let page = by_trace.page().await;
+    assert_eq!(page.value(LOST, &[("gpu", "0")]), Some(0.0), "{}", page.text);
+    assert!(page.value(RECORDS, &[("gpu", "0")]).unwrap() > 1000.0, "{}", page.text);
+    assert_eq!(by_trace.program.count_logged("context switches"), 1, "{}", by_trace.program.log());
+}
+
+/// A busy machine hands records out late, and not all reach the ring.
+#[tokio::test]
+async fn late_and_lost_records_cost_no_truth() {
+    for trace in ["late_s: 1.0", "loses_after: 4000"] {
+        let node = Node::new(&turns(trace));
+        let _kubelet = node.kubelet().await;
+        let exporter = self::traced(&node).await;
+        exporter.until("the trace", |page| source(page, "context-switches")).await;
+        let shares = shares(&exporter, 30.0).await;
+        let truth = truth(&node, Duration::from_secs(60));
+        assert!(worst(shares, truth) <= 5.0, "{trace}: {shares:.1?}, true {truth:.1?}");
+        let lost = exporter.page().await.value(LOST, &[("gpu", "0")]).unwrap();
+        assert_eq!(lost > 0.0, trace.starts_with("loses"), "{trace}: {lost} lost");
+    }
+}
+
+#[tokio::test]
+async fn a_trace_that_is_refused_or_cannot_be_believed_leaves_nvmls_samples_and_says_why() {
+    for (trace, why) in [
+        ("refuses: {client: 81}", "allocating a client: the driver answers out of memory (0x51)"),
+        ("refuses: {device: 27}", "allocating the device: the driver answers insufficient permissions"),
+        ("refuses: {subdevice: 34}", "allocating the subdevice: the driver answers invalid class"),
+        ("refuses: {memory: 81}", "allocating the ring's memory: the driver answers out of memory"),
+        ("refuses: {ring: 58}", "allocating the ring: the driver answers invalid structure"),
+        ("refuses: {map: 31}", "mapping the ring's header: the driver answers invalid argument"),
+        ("refuses: {enable: 86}", "enabling the ring: the driver answers not supported"),
+        ("refuses: {bind: 27}, reason: 4", "only an administrator may trace"),
+        ("refuses: {bind: 86}, reason: 1", "older than Turing"),
+        ("refuses: {bind: 99}", "binding the trace: the driver answers in use (0x63)"),
+        ("hides: true", "the exporter lacks CAP_SYS_ADMIN"),
+        ("record_type: 134", "records of type 134"),
+        ("clock_s: 90000", "off what it was, or off this machine's"),
+        ("pids_off: 1000000", "it names none of the processes that NVML lists"),
+        ("refuses: {room: 15}", "giving room in the ring: the driver answers"),
+    ] {
+        let node = Node::new(&turns(trace));
+        let _kubelet = node.kubelet().await;
+        let mut exporter = traced(&node).await;
+        let line = exporter.program.logged(NOT_TRACED).await;
+        assert!(line.contains(why), "{trace}: {line}");
+        exporter.until("both pods' seconds", seconds).await;
+        are_estimates(&exporter).await;
+        assert_eq!(open_files(&exporter), 0, "{trace}");
+        assert_eq!(exporter.program.count_logged(NOT_TRACED), 1, "{trace}: {}", exporter.program.log());
+    }
+}
+
+/// The driver's trace stops without a word, and comes again with the next driver.
+#[tokio::test]
+async fn a_trace_that_falls_silent_is_not_believed() {
+    let node = Node::new(&turns(""));
+    let _kubelet = node.kubelet().await;
+    let mut exporter = traced(&node).await;
+    exporter.until("the trace", |page| source(page, "context-switches")).await;
+    node.play(&turns("silent: true"));
+    exporter.program.logged("no record came for 10 s, while NVML names several processes").await;
+    are_estimates(&exporter).await;
+}
+
+/// The driver is exchanged, or its trace ends: no counter falls, and nothing is counted twice or not at all.
+#[tokio::test]
+async fn a_trace_that_ends_moves_no_counter() {
+    let node = Node::new(&turns(""));
+    let _kubelet = node.kubelet().await;
+    let mut exporter = traced(&node).await;
+    exporter.until("the trace", |page| source(page, "context-switches")).await;
+    let all = |page: &Page| -> Result<[f64; 5], String> {
+        let [long, short, observed] = seconds(page)?;
+        let nobody = page.value(ACTIVE, &[("pod", "")]).unwrap_or(0.0);
+        Ok([long, short, nobody, observed, page.want(DEVICE_ACTIVE, &[("gpu", "0")])?])
+    };
+    let before = exporter.until("seconds", |page| all(page)).await;
+    node.play(&turns("refuses: {room: 15}"));
+    let last = std::cell::Cell::new(before);
+    let after = exporter
+        .until("ten seconds by NVML's samples", |page| {
+            let now = all(page)?;
+            for (now, last) in now.iter().zip(last.get()) {
+                assert!(*now >= last, "{:?} fell\n{}", last, page.text);
+            }
+            last.set(now);
+            source(page, "nvml")?;
+            if now[3] - before[3] < 10.0 { Err(format!("{now:?}")) } else { Ok(now) }
+        })
+        .await;
+    let gained: Vec<f64> = after.iter().zip(before).map(|(after, before)| after - before).collect();
+    let sum = gained[0] + gained[1] + gained[2];
+    assert!((sum - gained[4]).abs() < 0.02, "{gained:?}");
+    exporter.program.logged("giving room in the ring").await;
+    assert_eq!(open_files(&exporter), 0);
+}
+
+#[tokio::test]
+async fn a_trace_is_bound_while_a_gpu_is_shared_and_given_back_after() {
+    let alone = turns("").split("- name: short").next().unwrap().to_owned();
+    let node = Node::new(&alone);
+    let _kubelet = node.kubelet().await;
+    let exporter = traced(&node).await;
+    exporter.until("the only pod", |page| page.want(OBSERVED, &[("pod", "long")])).await;
+    assert_eq!(open_files(&exporter), 0, "{}", exporter.program.log());
+    node.play(&turns(""));
+    exporter.until("the trace", |page| source(page, "context-switches")).await;
+    // The control file and the GPU's; those that were mapped are memory by now.
+    assert_eq!(open_files(&exporter), 2);
+    node.play(&alone);
+    exporter
+        .until("the files to be closed", |page| match open_files(&exporter) {
+            0 => Ok(()),
+            files => Err(format!("{files} are open\n{}", page.text)),
+        })
+        .await;
+    let page = exporter.page().await;
+    assert!(page.all(SOURCE, &[]).is_empty(), "{}", page.text);
+    assert!(!exporter.program.log().contains(NOT_TRACED), "{}", exporter.program.log());
 }

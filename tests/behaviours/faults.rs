@@ -131,7 +131,7 @@ async fn a_call_that_blocks_for_30_s_turns_health_red_and_all_comes_back() {
     let node = Node::new(healthy);
     let exporter = node
         .exporter_with(|command| {
-            command.args(["--stuck-limit", "8s", "--enable-exporter-metrics"]);
+            command.args(["--stuck-limit", "20s", "--enable-exporter-metrics"]);
         })
         .await;
     exporter.until("values", |page| page.want("DCGM_FI_DEV_GPU_UTIL", &[("gpu", "1")])).await;

@@ -7,7 +7,7 @@ use podgauge_tests::node::Node;
 use podgauge_tests::page::Page;
 use podgauge_tests::program::run;
 
-const START_TIME: &str = "podgauge_exporter_start_time_seconds";
+const START_TIME: &str = "podgauge_start_time_seconds";
 const TWO: &str = "gpus: [{load: {constant: 10}}, {load: {constant: 20}}]";
 
 /// Flags and variables that have no effect here, and the flag that the warning names.

@@ -88,6 +88,19 @@ fn nothing_skips_verification_and_the_exporter_has_no_rights() {
     for mount in pod["containers"][0]["volumeMounts"].as_array().unwrap() {
         assert_eq!(mount["readOnly"], true, "{mount}");
     }
+    let account = pod["serviceAccountName"].as_str().unwrap();
+    let made = objects()
+        .into_iter()
+        .find(|(_, object)| object["kind"] == "ServiceAccount" && object["metadata"]["name"] == account);
+    let mounts = |object: &Value| object["automountServiceAccountToken"].as_bool();
+    let mounted = mounts(pod).or(made.as_ref().and_then(|(_, account)| mounts(account)));
+    assert_eq!(mounted, Some(false), "its account's token is not mounted");
+    // The examples have rights for those who want more.
+    for (file, object) in objects().into_iter().filter(|(file, _)| file.contains("deploy/manifests")) {
+        for subject in object["subjects"].as_array().into_iter().flatten() {
+            assert_ne!(subject["name"], account, "{file} gives the exporter rights");
+        }
+    }
 }
 
 /// What a rule grants: namespace, groups, resources, names, verbs, each sorted.

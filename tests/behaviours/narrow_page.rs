@@ -139,7 +139,7 @@ async fn names_are_bounded_and_too_many_selections_are_still_answered() {
 /// Readers tell by it that every counter began again.
 #[tokio::test]
 async fn the_start_time_is_the_same_on_every_page_and_another_one_after_a_restart() {
-    const START_TIME: &str = "podgauge_exporter_start_time_seconds";
+    const START_TIME: &str = "podgauge_start_time_seconds";
     let node = node();
     let started = async |exporter: &Exporter| {
         exporter.until("a page", |page| page.want("DCGM_FI_DEV_GPU_UTIL", &[("gpu", "0")])).await;

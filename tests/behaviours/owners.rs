@@ -15,13 +15,11 @@ const PART_UNKNOWN: &str = "podgauge_gpu_part_unknown";
 /// The value of a pod settles near the truth, and is never further off than `tolerance` on its way.
 async fn reads(cluster: &Cluster, pod: &str, truth: f64, tolerance: f64) {
     let aggregator = cluster.aggregator();
-    let mut good = 0;
+    let good = std::cell::Cell::new(0);
     until(&format!("{pod} to read {truth}"), || {
         let aggregator = aggregator.clone();
         let path = format!("namespaces/demo/pods/{pod}/gpu_utilization");
-        let so_far = &mut good;
-        let count = *so_far;
-        *so_far += 1;
+        let good = &good;
         async move {
             let answer = aggregator.metric_request(&path, vec![]).await.map_err(|error| error.to_string())?;
             if answer.status != 200 {
@@ -29,7 +27,8 @@ async fn reads(cluster: &Cluster, pod: &str, truth: f64, tolerance: f64) {
             }
             let value = number(&answer.json().unwrap()["items"][0]["value"]);
             assert!((value - truth).abs() <= tolerance, "{path}: {value}, {truth} true");
-            if count > 60 { Ok(()) } else { Err(value.to_string()) }
+            good.set(good.get() + 1);
+            if good.get() > 60 { Ok(()) } else { Err(value.to_string()) }
         }
     })
     .await;

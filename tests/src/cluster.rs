@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use crate::built;
 use crate::node::Node;
-use crate::program::{Exporter, Program};
+use crate::program::{Exporter, Program, without_this_machines_settings};
 use crate::wait::until;
 
 /// The name that the aggregation layer verifies.
@@ -147,7 +147,8 @@ impl Adapter {
         let kubeconfig = node.path().join("adapter.kubeconfig");
         server.write_kubeconfig(&kubeconfig, &Credentials::Token(ADAPTER_TOKEN.to_owned())).unwrap();
         let mut command = Command::new(built("podgauge-adapter"));
-        command.env_remove("RUST_LOG").env_remove("POD_NAMESPACE").arg("--kubeconfig").arg(kubeconfig);
+        without_this_machines_settings(&mut command);
+        command.arg("--kubeconfig").arg(kubeconfig);
         command.args(["--bind-address", "127.0.0.1", "--secure-port", "0"]);
         command.arg("--tls-cert-file").arg(certificate).arg("--tls-private-key-file").arg(key);
         configure(&mut command);

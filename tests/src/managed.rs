@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::built;
 use crate::cluster::SERVICE;
-use crate::program::Program;
+use crate::program::{Program, without_this_machines_settings};
 use crate::wait::until;
 
 /// The Secret that the adapter keeps unless told otherwise.
@@ -121,7 +121,8 @@ impl Managed {
         configure: impl FnOnce(&mut Command),
     ) -> Self {
         let mut command = Command::new(built("podgauge-adapter"));
-        command.env_remove("RUST_LOG").env_remove("POD_NAMESPACE").arg("--kubeconfig").arg(kubeconfig);
+        without_this_machines_settings(&mut command);
+        command.arg("--kubeconfig").arg(kubeconfig);
         command.args(["--bind-address=127.0.0.1", "--secure-port=0", "--exporter-service=podgauge/none"]);
         command.args(arguments);
         configure(&mut command);

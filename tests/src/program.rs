@@ -132,11 +132,27 @@ impl Drop for Program {
     }
 }
 
+/// Takes away what the machine's own environment would change: a program's settings, and proxies on the
+/// way to the simulated API server.
+pub fn without_this_machines_settings(command: &mut Command) {
+    let ours = ["RUST_LOG", "NODE_NAME", "POD_NAME", "POD_NAMESPACE", "KUBECONFIG"];
+    let proxies = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"];
+    for name in ours.into_iter().chain(proxies) {
+        command.env_remove(name).env_remove(name.to_lowercase());
+    }
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| name.starts_with("DCGM_") || name.starts_with("NVIDIA_")) {
+            command.env_remove(name);
+        }
+    }
+}
+
 impl Exporter {
     /// Starts the exporter on a free port, with these arguments.
     pub async fn start(configure: impl FnOnce(&mut Command)) -> Self {
         let mut command = Command::new(built("podgauge-exporter"));
-        command.args(["-a", "127.0.0.1:0"]).env_remove("RUST_LOG").env_remove("NODE_NAME");
+        without_this_machines_settings(&mut command);
+        command.args(["-a", "127.0.0.1:0"]);
         configure(&mut command);
         let mut program = Program::start("podgauge-exporter", command);
         let line = program.logged("serving on ").await;

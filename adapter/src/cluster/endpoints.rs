@@ -20,8 +20,8 @@ use crate::source::Target;
 
 /// The port that is scraped where a Service has several.
 const PORT_NAME: &str = "metrics";
-/// Most exporters taken from one Service.
-const MAX_TARGETS: usize = 10_000;
+/// Most exporters taken from one Service: four times as many as Kubernetes has been tried with nodes.
+const MAX_TARGETS: usize = 20_000;
 
 /// The exporters of each watched Service, `None` until they are known.
 pub type ServiceTargets = Vec<Option<Vec<Target>>>;
@@ -129,30 +129,33 @@ fn targets_of<'a>(slices: impl Iterator<Item = &'a Slice>) -> (Vec<Target>, Opti
     // By pod where known: a dual-stack Service lists each pod once per address family.
     let mut found: BTreeMap<&str, &Listed> = BTreeMap::new();
     let mut without_node = 0;
-    let mut problem = None;
+    let (mut several_ports, mut too_many) = (false, false);
     for slice in slices {
         without_node += slice.without_node;
-        if slice.without_port {
-            problem = Some(format!("it has several ports and none named {PORT_NAME:?}: not scraped"));
-        }
+        several_ports |= slice.without_port;
         for listed in &slice.listed {
             match found.get(&*listed.pod) {
                 Some(known) if known.is_v4 => {}
-                _ if found.len() >= MAX_TARGETS => {
-                    problem =
-                        Some(format!("it has more than {MAX_TARGETS} endpoints: the rest is not scraped"));
-                }
+                _ if found.len() >= MAX_TARGETS => too_many = true,
                 _ => {
                     found.insert(&listed.pod, listed);
                 }
             }
         }
     }
-    if without_node > 0 {
-        problem = Some(format!(
-            "{without_node} endpoints have no nodeName and are not scraped: what they say could be about any node's pods"
-        ));
-    }
+    let problems: Vec<String> = [
+        several_ports.then(|| format!("it has several ports and none named {PORT_NAME:?}: not scraped")),
+        too_many.then(|| format!("it has more than {MAX_TARGETS} endpoints: the rest is not scraped")),
+        (without_node > 0).then(|| {
+            format!(
+                "{without_node} endpoints have no nodeName and are not scraped: what they say could be about any node's pods"
+            )
+        }),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    let problem = (!problems.is_empty()).then(|| problems.join("; "));
     let mut targets: Vec<Target> = found.into_values().map(|listed| listed.target.clone()).collect();
     targets.sort();
     targets.dedup();

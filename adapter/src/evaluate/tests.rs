@@ -202,7 +202,7 @@ fn an_exporters_restart_costs_a_known_pod_two_scrapes_and_its_value_stands_meanw
 /// It began again right after a page, and has counted for longer than before by the next one.
 #[test]
 fn a_restart_that_the_counters_hide_is_told_by_the_start_time() {
-    let start = |at: u32| format!("podgauge_exporter_start_time_seconds {at}\n");
+    let start = |at: u32| format!("podgauge_start_time_seconds {at}\n");
     let mut scene = Scene::new();
     scene.page(&(native("u1", &[(0, 14.0, 14.0)]) + &start(1)));
     scene.seconds = 30.0;

@@ -161,7 +161,7 @@ pub mod own {
         help: "XID errors of the GPU since the exporter started, by number.",
     };
     pub const START_TIME: Own = Own {
-        name: "podgauge_exporter_start_time_seconds",
+        name: "podgauge_start_time_seconds",
         kind: Kind::Gauge,
         unit: "s",
         help: "When the exporter started, since 1970: podgauge's counters begin there.",

@@ -12,7 +12,7 @@ use super::process_calls::{self, ProcessSamples, Running, RunningProcess};
 use super::rhythm::Rhythm;
 use super::ring::{SetBack, Slot};
 use super::sample_match::{Row, SampleMatch};
-use super::trace::{Sharing, Trace, TraceSettings};
+use super::trace::{Parts, Sharing, Trace, TraceSettings};
 use super::{Credit, Identity, LooseSample};
 use crate::attribution::process_table::{Process, ProcessTable};
 use crate::attribution::processes::HolderBook;
@@ -203,7 +203,7 @@ impl DeviceProcesses {
         let trace = self.trace.get_or_insert_with(|| Trace::new(&watch.trace));
         trace.tick(identity, self.shared, unfit, &self.listed, now);
         let has_mps_clients = self.has_mps_clients;
-        *slots = trace.credit(std::mem::take(slots), |parts| {
+        let named = |parts: Parts| {
             let mut divided: Vec<(Whose, f64)> = Vec::with_capacity(parts.len());
             for (pid, part) in parts {
                 let process = watch.table.sampled(pid, now);
@@ -214,7 +214,8 @@ impl DeviceProcesses {
                 }
             }
             Credit::Divided(divided)
-        });
+        };
+        *slots = trace.credit(std::mem::take(slots), named, now);
     }
 
     /// Reads what processes used since the last time, if it is sampled.

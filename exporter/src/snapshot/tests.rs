@@ -189,6 +189,7 @@ fn labelling(pods: PodLabelling) -> Labelling {
         replace_blanks: false,
         pods,
         recent_window: "60s".into(),
+        exporter_metrics: false,
     }
 }
 

@@ -12,6 +12,7 @@ mod pci;
 pub mod recording;
 pub mod scenario;
 mod status;
+pub mod switching;
 pub mod trees;
 
 pub use library::{LibraryError, write_library_without};

@@ -2,6 +2,8 @@
 
 use serde::Deserialize;
 
+use crate::switching::Requests;
+
 /// Shorter periods than this are refused: a 200 ms slot would cross too many edges.
 const MIN_PERIOD_S: f64 = 0.001;
 /// Integration always moves on by at least this much, whatever floating point says about an edge:
@@ -19,6 +21,8 @@ pub enum Load {
     /// Steps: each percent holds from its second on; repeats after the last point's second, or
     /// holds the last percent for ever.
     Trace(Trace),
+    /// Requests, with the GPU's other processes taking turns as on a time-sliced GPU.
+    Requests(Requests),
 }
 
 /// Two levels in turn.
@@ -69,6 +73,7 @@ impl Load {
                 }
             }
             Self::Trace(trace) => trace.at(epoch_s),
+            Self::Requests(requests) => requests.percent,
         }
     }
 
@@ -83,13 +88,16 @@ impl Load {
                 points: trace.points.iter().map(|(second, percent)| (*second, percent * part)).collect(),
                 ..trace.clone()
             }),
+            Self::Requests(requests) => {
+                Self::Requests(Requests { percent: requests.percent * part, ..*requests })
+            }
         }
     }
 
     /// The first moment after this one at which the load may step; infinity if it never does.
     fn next_change(&self, epoch_s: f64) -> f64 {
         match self {
-            Self::Constant(_) => f64::INFINITY,
+            Self::Constant(_) | Self::Requests(_) => f64::INFINITY,
             Self::Square(square) => {
                 let phase = square.phase(epoch_s);
                 let edge = if phase < square.duty { square.duty } else { 1.0 };
@@ -105,6 +113,7 @@ impl Load {
             Self::Constant(percent) => percent_in_range(*percent),
             Self::Square(square) => square.check(),
             Self::Trace(trace) => trace.check(),
+            Self::Requests(requests) => requests.check(),
         }
     }
 }

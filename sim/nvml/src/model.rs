@@ -25,7 +25,8 @@ pub(crate) use figures::{
 pub(crate) use node::Node;
 pub(crate) use power::SAMPLES as POWER_SAMPLES;
 pub(crate) use reading::{Reading, Running};
-pub(crate) use ring::SLOTS;
+pub(crate) use ring::{SLOTS, mix};
+pub(crate) use timeline::services;
 
 /// Name of the variable that names the scenario file.
 pub const SCENARIO_VARIABLE: &str = "PODGAUGE_SIM_SCENARIO";

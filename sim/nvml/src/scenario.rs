@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::load::Load;
+use crate::pci::PciAddress;
+use crate::switching::Requests;
 
 pub use claims::{Claim, DRIVER, ResourceSlices};
 pub(crate) use mig::MAX_INSTANCES;
@@ -123,6 +125,9 @@ pub struct Gpu {
     pub brand: Option<u32>,
     /// Serial number of the board. Made from the index if absent.
     pub serial: Option<String>,
+    /// What is wrong with the driver's trace of context switches.
+    #[serde(default)]
+    pub switch_trace: SwitchTrace,
     /// What some calls answer in place of what follows from the load: NVML function name to
     /// number. `nvmlDeviceGetFieldValues:<id>` is one field, `nvmlGpmMetricsGet:<id>` one GPM
     /// metric, `nvmlDeviceGetMemoryInfo:<part>` one part of the memory, in NVML's units.
@@ -139,6 +144,31 @@ pub struct Gpu {
     /// Calls that block first on this GPU: NVML function name to seconds.
     #[serde(default)]
     pub blocks: BTreeMap<String, f64>,
+}
+
+/// Faults of a GPU's trace of context switches.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SwitchTrace {
+    /// Calls that answer a status of the resource manager's: `client`, `device`, `subdevice`, `memory`,
+    /// `ring`, `map`, `enable`, `bind`, `room`, each to its number, such as 27 for insufficient permissions.
+    pub refuses: BTreeMap<String, u32>,
+    /// The reason that a refusal of `bind` gives.
+    pub reason: u32,
+    /// Records name no process, as for a reader that may not see them.
+    pub hides: bool,
+    /// Records name pids that are so much higher than those of NVML's lists.
+    pub pids_off: u32,
+    /// After so many records three are lost.
+    pub loses_after: Option<u32>,
+    /// The type of the records, 2 if absent: another driver's are another one's.
+    pub record_type: Option<u16>,
+    /// How far the records' clock is ahead, seconds.
+    pub clock_s: f64,
+    /// Records are handed out so late, seconds; 0.03 if absent.
+    pub late_s: Option<f64>,
+    /// No record is ever handed out.
+    pub silent: bool,
 }
 
 /// The NVLinks of a GPU.
@@ -304,6 +334,11 @@ impl Scenario {
         inside.chain(self.processes.iter().map(|process| (None, process)))
     }
 
+    /// The processes that take turns on a GPU by their requests; none if they do not.
+    pub fn services(&self, gpu: usize) -> Vec<(u32, Requests)> {
+        crate::model::services(&self.loads(gpu)).unwrap_or_default()
+    }
+
     /// The loads of a GPU, each with the pid that makes it. What an instance does counts by its
     /// part of the GPU.
     pub(crate) fn loads(&self, gpu: usize) -> Vec<(Option<u32>, Load)> {
@@ -344,6 +379,12 @@ impl Gpu {
     /// Its PCI bus id, given its index.
     pub fn pci_bus_id(&self, index: usize) -> String {
         self.pci_bus_id.clone().unwrap_or_else(|| format!("00000000:{:02X}:00.0", 0x17 + index))
+    }
+
+    /// Domain, bus and slot of its PCI address, given its index.
+    pub fn place(&self, index: usize) -> Option<(u32, u16, u16)> {
+        let address = PciAddress::parse(&self.pci_bus_id(index))?;
+        Some((address.domain, address.bus.into(), address.device.into()))
     }
 
     /// The number of its device node, given its index.

@@ -196,7 +196,7 @@ impl World {
         let owner = |container: &str| {
             format!("UUID=\"GPU-0\",namespace=\"demo\",pod=\"p\",container=\"{container}\"")
         };
-        let mut page = format!("podgauge_exporter_start_time_seconds {}\n", self.lives);
+        let mut page = format!("podgauge_start_time_seconds {}\n", self.lives);
         for (at, container) in ["c", "d"].into_iter().enumerate() {
             let uid = format!("{},pod_uid=\"u{}\"", owner(container), self.generation);
             page += &if at < self.parts_unknown.into() {

@@ -45,11 +45,11 @@ fn podgauges_counters_come_before_the_gauge() {
 #[test]
 fn an_exporter_says_when_it_started() {
     let of = |line: &str| page(&[line.to_owned()]);
-    assert_eq!(of("podgauge_exporter_start_time_seconds 1764115200.25").started, Some(1_764_115_200.25));
-    assert_eq!(of("podgauge_exporter_start_time_seconds NaN").started, None);
-    assert_eq!(of("podgauge_exporter_start_time_seconds 1").devices.len(), 0);
+    assert_eq!(of("podgauge_start_time_seconds 1764115200.25").started, Some(1_764_115_200.25));
+    assert_eq!(of("podgauge_start_time_seconds NaN").started, None);
+    assert_eq!(of("podgauge_start_time_seconds 1").devices.len(), 0);
     // An empty page of podgauge's is no other exporter's.
-    assert_eq!(of("podgauge_exporter_start_time_seconds 1").native, None);
+    assert_eq!(of("podgauge_start_time_seconds 1").native, None);
 }
 
 #[test]

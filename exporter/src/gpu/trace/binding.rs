@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::records::{RECORD_BYTES, Record, RecordError, Sequence};
+use super::records::{Kind, RECORD_BYTES, Record, RecordError, Sequence};
 use super::rm::{Client, Fields, Handle, Mapping, RmError};
 
 /// Records that the ring holds: 1 MiB, 17 s of the fastest switching that was seen.
@@ -111,11 +111,16 @@ impl Binding {
         if put == self.get {
             return Ok(());
         }
+        // What came since has had no room. The next record's number will tell how many that is.
+        let is_full = (put + 1) % RECORDS == self.get;
         while self.get != put {
             let at = self.get as usize * RECORD_BYTES;
             let words = std::array::from_fn(|word| self.ring.u64(at + 8 * word));
             self.sequence.read(words, now_ns, records)?;
             self.get = (self.get + 1) % RECORDS;
+        }
+        if is_full && let Some(last) = records.last().copied() {
+            records.push(Record { kind: Kind::Reset, ..last });
         }
         let mut get = Fields::<8>::new().u32(0, self.get);
         self.client.control("giving room in the ring", self.buffer, UPDATE_GET, &mut get)?;

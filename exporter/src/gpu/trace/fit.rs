@@ -20,8 +20,15 @@ use super::residency::{Ages, BINS, Residents};
 
 /// Slots that are fitted together.
 pub(super) const WINDOW: Duration = Duration::from_secs(60);
-/// Most processes that are fitted; work grows with the square of their number.
-pub(super) const MOST_PROCESSES: usize = 32;
+/// Most processes that are fitted one by one; work grows with the square of their number. Those that are there
+/// least are fitted as one.
+const MOST_PROCESSES: usize = 24;
+/// … and so are those that were there in fewer slots: they tell too little each.
+const FEW_ROWS: u32 = 20;
+/// The pid that they are fitted under, which no process has.
+const OTHERS: u32 = 0;
+/// Most rows, whatever clocks do: a minute has 300.
+const MOST_ROWS: usize = 1024;
 
 /// A weak wish for even falls, as a part of the mean weight of the evidence. It decides where there is no
 /// evidence, which a short window or a regular load leaves.
@@ -35,7 +42,8 @@ const STILL: f64 = 1e-5;
 #[derive(Debug, Clone)]
 struct Row {
     end_ns: u64,
-    /// Seconds of work, without those of switching.
+    length_s: f64,
+    /// Seconds of work, without those of switching. Below 0 where the trace has more work than the device.
     work_s: f64,
     residents: Vec<(u32, Ages)>,
 }
@@ -50,13 +58,17 @@ pub(super) struct Fit {
 }
 
 impl Fit {
-    /// Adds a slot of which all is known: `busy_s` of it the device was in use.
-    pub(super) fn add(&mut self, end_ns: u64, busy_s: f64, residents: &Residents) {
+    /// Adds a slot of `length_s` of which all is known: `busy_s` of it the device was in use.
+    pub(super) fn add(&mut self, end_ns: u64, length_s: f64, busy_s: f64, residents: &Residents) {
+        if self.rows.back().is_some_and(|newest| end_ns <= newest.end_ns) {
+            // The driver's clock was set back.
+            self.rows.clear();
+        }
         let known_s: f64 = residents.iter().map(|resident| resident.switching_s + resident.busy_s).sum();
         let ages = residents.iter().map(|resident| (resident.pid, resident.ages)).collect();
-        self.rows.push_back(Row { end_ns, work_s: (busy_s - known_s).max(0.0), residents: ages });
+        self.rows.push_back(Row { end_ns, length_s, work_s: busy_s - known_s, residents: ages });
         let oldest = end_ns.saturating_sub(WINDOW.as_nanos() as u64);
-        while self.rows.front().is_some_and(|row| row.end_ns <= oldest) {
+        while self.rows.len() > MOST_ROWS || self.rows.front().is_some_and(|row| row.end_ns <= oldest) {
             self.rows.pop_front();
         }
     }
@@ -71,29 +83,50 @@ impl Fit {
         self.residual
     }
 
-    /// Fits again; false if there are too many processes.
-    pub(super) fn solve(&mut self) -> bool {
-        let mut pids: Vec<u32> =
-            self.rows.iter().flat_map(|row| row.residents.iter().map(|(pid, _)| *pid)).collect();
-        pids.sort_unstable();
-        pids.dedup();
-        if pids.len() > MOST_PROCESSES {
-            self.ends.clear();
-            return false;
-        }
+    /// Fits again.
+    pub(super) fn solve(&mut self) {
+        let pids = self.pids();
         let mut problem = Problem::of(&self.rows, &pids);
         let before = |pid: &u32| self.ends.get(pid).copied().unwrap_or([1.0 / BINS as f64; BINS]);
         let mut ends: Vec<Ages> = pids.iter().map(before).collect();
         problem.solve(&mut ends);
         self.ends = pids.into_iter().zip(ends).collect();
         self.residual = self.unexplained();
-        true
     }
 
-    /// Seconds that a process worked, of those for which it was there. One that no fit has yet worked all
-    /// the time.
+    /// The processes that are fitted, sorted: [`OTHERS`] comes first, if there are any.
+    fn pids(&self) -> Vec<u32> {
+        let mut seen: BTreeMap<u32, (u32, f64)> = BTreeMap::new();
+        for (pid, ages) in self.rows.iter().flat_map(|row| &row.residents) {
+            let (rows, seconds) = seen.entry(*pid).or_default();
+            *rows += 1;
+            *seconds += ages.iter().sum::<f64>();
+        }
+        let mut known: Vec<(u32, f64)> = seen
+            .iter()
+            .filter(|(_, (rows, _))| *rows >= FEW_ROWS)
+            .map(|(pid, (_, seconds))| (*pid, *seconds))
+            .collect();
+        known.sort_by(|a, b| b.1.total_cmp(&a.1));
+        known.truncate(MOST_PROCESSES);
+        let others = (known.len() < seen.len()).then_some(OTHERS);
+        let mut pids: Vec<u32> = known.into_iter().map(|(pid, _)| pid).chain(others).collect();
+        pids.sort_unstable();
+        pids
+    }
+
+    /// Seconds that a process worked, of those for which it was there. One that no fit has yet worked as
+    /// the others did.
     pub(super) fn work_s(&self, pid: u32, ages: &Ages) -> f64 {
-        let Some(ends) = self.ends.get(&pid) else { return ages.iter().sum() };
+        let known = self.ends.get(&pid).or_else(|| self.ends.get(&OTHERS)).copied();
+        let ends = match known {
+            Some(ends) => ends,
+            None if self.ends.is_empty() => return ages.iter().sum(),
+            None => {
+                let count = self.ends.len() as f64;
+                std::array::from_fn(|bin| self.ends.values().map(|ends| ends[bin]).sum::<f64>() / count)
+            }
+        };
         let mut still = 1.0;
         let mut sum = 0.0;
         for (seconds, end) in ages.iter().zip(ends) {
@@ -106,10 +139,9 @@ impl Fit {
     fn unexplained(&self) -> Option<f64> {
         let squares = self.rows.iter().map(|row| {
             let explained: f64 = row.residents.iter().map(|(pid, ages)| self.work_s(*pid, ages)).sum();
-            (row.work_s - explained).powi(2)
+            ((row.work_s - explained) / row.length_s).powi(2)
         });
-        let slot_s = 0.2;
-        (!self.rows.is_empty()).then(|| (squares.sum::<f64>() / self.rows.len() as f64).sqrt() / slot_s)
+        (!self.rows.is_empty()).then(|| (squares.sum::<f64>() / self.rows.len() as f64).sqrt())
     }
 }
 
@@ -131,7 +163,8 @@ impl Problem {
         for row in rows {
             columns.clear();
             for (pid, ages) in &row.residents {
-                let Ok(process) = pids.binary_search(pid) else { continue };
+                let known = pids.binary_search(pid).or_else(|_| pids.binary_search(&OTHERS));
+                let Ok(process) = known else { continue };
                 // Busy up to an age means busy in all of the ages before it.
                 let mut seconds = 0.0;
                 for (bin, age) in ages.iter().enumerate() {

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! rm ─► binding ─► records ─► residency ─► fit ─┐
-//!   ring's slots, NVML's credits ───────────────┴─► Trace ─► credits
+//!   ring's slots, NVML's credits ───────────────┴─► bound ─► Trace ─► credits
 //! ```
 //!
 //! The trace is an interface that NVIDIA does not document for others. So it is bound only while a GPU has
@@ -12,6 +12,7 @@
 //! keeps the credit that NVML gives.
 
 mod binding;
+mod bound;
 mod fit;
 mod quantum;
 mod records;
@@ -20,14 +21,12 @@ mod rm;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use binding::{BindError, Binding, Place};
-use fit::Fit;
-use records::{Kind, Record};
-use residency::{Residency, Residents};
+use binding::{Binding, Place};
+use bound::Bound;
 
-use super::{Credit, Identity, Slot};
+use super::{Credit, Identity, Slot, account};
 
 #[cfg(test)]
 mod tests;
@@ -41,23 +40,10 @@ pub(crate) enum ProcessSource {
     Nvml,
 }
 
-/// A slot waits so long for the driver to hand out its records, which it does 30 times a second.
-const HANDED_OUT: Duration = Duration::from_millis(150);
-/// A slot cannot end so long after the trace was read, unless the clock was set back in between.
-const AHEAD: Duration = Duration::from_secs(1);
-/// Slots that a fit needs before it is used: 10 s of the driver's 200 ms.
-const ENOUGH_SLOTS: usize = 50;
-/// The most that a fit may leave unexplained, as a part of a slot: more means that the trace and the
-/// utilization are of different things.
-const MOST_RESIDUAL: f64 = 0.1;
-/// How often the fit is made again.
-const FIT_EVERY: Duration = Duration::from_secs(5);
 /// A trace is given up after a GPU has had one owner for so long.
 const ALONE: Duration = Duration::from_secs(30);
 /// A trace that was refused or lost is tried again after so long.
 const AGAIN: Duration = Duration::from_secs(300);
-/// So many records of processes that NVML does not list, and none of one that it does, end a trace.
-const UNLISTED: u32 = 1000;
 
 /// What a trace is bound with.
 #[derive(Debug, Clone)]
@@ -83,8 +69,8 @@ pub(crate) struct Sharing {
 pub(super) struct Trace {
     settings: TraceSettings,
     state: State,
-    /// Slots, with NVML's credits, whose records may be still to come.
-    waiting: VecDeque<(Slot, Credit)>,
+    /// Slots, with NVML's credits and when they were read, whose records may be still to come.
+    waiting: VecDeque<(Slot, Credit, Instant)>,
     /// Why it was last not to be had, as it was logged.
     said: Option<String>,
     counts: Option<Counts>,
@@ -105,32 +91,6 @@ enum State {
 pub(crate) struct Counts {
     pub(crate) records: u64,
     pub(crate) lost: u64,
-}
-
-#[derive(Debug)]
-struct Bound {
-    binding: Binding,
-    residency: Residency,
-    fit: Fit,
-    /// When it was last drained.
-    drained_ns: u64,
-    fitted_at: Option<Instant>,
-    trusted: bool,
-    /// Since when the GPU has one owner.
-    alone_since: Option<Instant>,
-    listed_seen: bool,
-    unlisted: u32,
-}
-
-/// What is known of a slot's records.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Records {
-    /// All have been handed out.
-    Complete,
-    ToCome,
-    /// The slot is of a time before the clock was set back, or a reading of the rates, which has no time of
-    /// the driver's: there are none.
-    OfAnotherTime,
 }
 
 /// The part of a slot's use that a process had, of one.
@@ -159,7 +119,7 @@ impl Trace {
 
     pub(super) fn sharing(&self) -> Sharing {
         let (traced, residual) = match &self.state {
-            State::Bound(bound) => (bound.trusted, bound.fit.residual()),
+            State::Bound(bound) => (bound.is_followed(), bound.residual()),
             State::Unbound | State::Refused { .. } => (false, None),
         };
         Sharing { traced, counts: self.counts, residual }
@@ -182,10 +142,8 @@ impl Trace {
             }
             State::Unbound | State::Refused { .. } => {}
             State::Bound(bound) => {
-                let alone_since = if shared { None } else { Some(bound.alone_since.unwrap_or(now)) };
-                bound.alone_since = alone_since;
-                if alone_since.is_some_and(|since| now.saturating_duration_since(since) >= ALONE) {
-                    self.state = State::Unbound;
+                if bound.alone_for(shared, now) >= ALONE {
+                    self.release(State::Unbound);
                     return;
                 }
                 let read = match unfit {
@@ -205,16 +163,21 @@ impl Trace {
         &mut self,
         slots: Vec<(Slot, Credit)>,
         mut named: impl FnMut(Parts) -> Credit,
+        now: Instant,
     ) -> Vec<(Slot, Credit)> {
-        self.waiting.extend(slots);
-        let State::Bound(bound) = &mut self.state else { return self.waiting.drain(..).collect() };
+        self.waiting.extend(slots.into_iter().map(|(slot, credit)| (slot, credit, now)));
+        let State::Bound(bound) = &mut self.state else {
+            return self.waiting.drain(..).map(|(slot, credit, _)| (slot, credit)).collect();
+        };
         let mut ready = Vec::new();
-        while let Some(records) = self.waiting.front().map(|(slot, _)| Records::of(slot, bound.drained_ns))
-            && records != Records::ToCome
-            && let Some((slot, credit)) = self.waiting.pop_front()
-        {
-            let parts = if records == Records::Complete { bound.parts(&slot) } else { None };
-            ready.push((slot, parts.map_or(credit, &mut named)));
+        while let Some((slot, credit, read_at)) = self.waiting.pop_front() {
+            if !bound.is_complete(&slot, now.saturating_duration_since(read_at)) {
+                self.waiting.push_front((slot, credit, read_at));
+                break;
+            }
+            let divided = bound.parts(&slot).map(&mut named);
+            bound.judge(&slot, &credit, divided.as_ref());
+            ready.push((slot, divided.unwrap_or(credit)));
         }
         ready
     }
@@ -223,22 +186,23 @@ impl Trace {
         let bound = match (unfit, place(identity)) {
             (Some(reason), _) => Err(reason.to_owned()),
             (None, None) => Err("the driver does not tell its PCI address or minor number".to_owned()),
-            (None, Some(place)) => {
-                Binding::bind(&self.settings.device_files, &place).map_err(|error| error.to_string())
-            }
+            (None, Some(place)) => booked("rm_bind", || Binding::bind(&self.settings.device_files, &place))
+                .map_err(|error| error.to_string()),
         };
         match bound {
             Ok(binding) => {
                 tracing::info!("GPU {} ({}): context switches are traced", identity.index, identity.uuid);
                 self.said = None;
-                self.state = State::Bound(Box::new(Bound::new(binding)));
+                self.state = State::Bound(Box::new(Bound::new(binding, identity.index)));
             }
             Err(reason) => self.refused(identity, reason, now),
         }
     }
 
     fn refused(&mut self, identity: &Identity, reason: String, now: Instant) {
-        if self.said.as_ref() != Some(&reason) {
+        // Numbers in it may differ each time.
+        let without_numbers = |text: &str| text.replace(|c: char| c.is_ascii_digit(), "");
+        if self.said.as_deref().map(without_numbers) != Some(without_numbers(&reason)) {
             tracing::info!(
                 "GPU {} ({}): context switches are not traced: {reason}; shares are taken from NVML's samples, \
                  which are an estimate",
@@ -247,96 +211,22 @@ impl Trace {
             );
             self.said = Some(reason);
         }
-        self.state = State::Refused { since: now };
+        self.release(State::Refused { since: now });
     }
-}
 
-impl Records {
-    /// `drained_ns`: when the trace was last read.
-    fn of(slot: &Slot, drained_ns: u64) -> Self {
-        let Some(end_us) = slot.timestamp_us else { return Self::OfAnotherTime };
-        let end_ns = u128::from(end_us) * 1000;
-        let drained_ns = u128::from(drained_ns);
-        if end_ns + HANDED_OUT.as_nanos() <= drained_ns {
-            Self::Complete
-        } else if end_ns > drained_ns + AHEAD.as_nanos() {
-            Self::OfAnotherTime
-        } else {
-            Self::ToCome
+    fn release(&mut self, next: State) {
+        let before = std::mem::replace(&mut self.state, next);
+        if let State::Bound(bound) = before {
+            booked("rm_release", || drop(bound));
         }
     }
 }
 
-impl Bound {
-    fn new(binding: Binding) -> Self {
-        Self {
-            binding,
-            residency: Residency::default(),
-            fit: Fit::default(),
-            drained_ns: 0,
-            fitted_at: None,
-            trusted: false,
-            alone_since: None,
-            listed_seen: false,
-            unlisted: 0,
-        }
-    }
-
-    /// # Errors
-    /// Why the trace cannot be used any more.
-    fn read(&mut self, listed: &BTreeSet<u32>, counts: &mut Counts, now: Instant) -> Result<(), String> {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now_ns = u64::try_from(wall.as_nanos()).unwrap_or(u64::MAX);
-        let mut records: Vec<Record> = Vec::new();
-        self.binding.drain(now_ns, &mut records).map_err(|error: BindError| error.to_string())?;
-        for record in records {
-            counts.records += 1;
-            match record.kind {
-                Kind::Lost { records } => counts.lost += u64::from(records),
-                Kind::Start { pid } if listed.contains(&pid) => self.listed_seen = true,
-                Kind::Start { .. } => self.unlisted += 1,
-                Kind::End { .. } | Kind::Reset => {}
-            }
-            self.residency.take(record);
-        }
-        if !self.listed_seen && self.unlisted >= UNLISTED {
-            return Err("it names none of the processes that NVML lists".to_owned());
-        }
-        self.drained_ns = now_ns;
-        self.residency.learn();
-        let is_due = self.fitted_at.is_none_or(|at| now.saturating_duration_since(at) >= FIT_EVERY);
-        if is_due && self.fit.slots() >= ENOUGH_SLOTS {
-            self.fitted_at = Some(now);
-            let fits = self.fit.solve();
-            self.trusted = fits
-                && self.listed_seen
-                && self.fit.residual().is_some_and(|residual| residual <= MOST_RESIDUAL);
-        }
-        Ok(())
-    }
-
-    /// Learns from a slot, and gives its parts if they can be told.
-    fn parts(&mut self, slot: &Slot) -> Option<Parts> {
-        let end_ns = slot.timestamp_us?.checked_mul(1000)?;
-        let begin_ns = end_ns.saturating_sub(u64::try_from(slot.length.as_nanos()).ok()?);
-        let residents: Residents = self.residency.of_slot(begin_ns, end_ns)?;
-        self.residency.forget_before(begin_ns);
-        if residents.is_empty() {
-            return None;
-        }
-        self.fit.add(end_ns, slot.active_seconds(), &residents);
-        if !self.trusted || slot.percent <= 0.0 {
-            return None;
-        }
-        let used: Vec<f64> = residents
-            .iter()
-            .map(|resident| {
-                self.fit.work_s(resident.pid, &resident.ages) + resident.busy_s + resident.switching_s
-            })
-            .collect();
-        let sum: f64 = used.iter().sum();
-        (sum > 0.0)
-            .then(|| residents.iter().zip(used).map(|(resident, used)| (resident.pid, used / sum)).collect())
+/// Makes calls of the kernel driver and books them beside those of NVML: one that hangs is seen.
+fn booked<T>(call: &'static str, run: impl FnOnce() -> T) -> T {
+    match account::timed(call, || Ok(run())) {
+        Ok(done) => done,
+        Err(error) => unreachable!("because nothing fails here: {error}"),
     }
 }
 

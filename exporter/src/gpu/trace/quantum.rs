@@ -4,7 +4,7 @@
 //! while somebody waits, nobody keeps the engine with nothing to do. So much of the time is known to be busy
 //! without any fit.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 /// Visits that are looked at.
 const KEPT: usize = 4096;
@@ -24,6 +24,9 @@ const SHARP: f64 = 5.0;
 const BESIDE: usize = 10;
 /// Part of the visits that may contradict a time slice.
 const CONTRADICTED: f64 = 0.02;
+/// One that was cut off and has not come back for so many slices does not wait any more: it is gone. 32 that
+/// are all busy come back sooner.
+const WAITED: u64 = 40;
 
 /// The time slice, as the visits of late show it.
 #[derive(Debug, Default)]
@@ -36,6 +39,11 @@ impl Quantum {
     /// Whether a visit of this length was cut off.
     pub(super) fn cut_off(&self, length_ns: u64) -> bool {
         self.slice_ns.is_some_and(|slice| length_ns.abs_diff(slice) <= TOLERANCE_NS)
+    }
+
+    /// Whether one that was cut off so long ago may still wait.
+    pub(super) fn may_wait(&self, since_ns: u64) -> bool {
+        self.slice_ns.is_some_and(|slice| since_ns <= WAITED * slice)
     }
 
     /// Takes the length of a visit.
@@ -77,16 +85,19 @@ impl Quantum {
 
     /// Whether nobody stays longer while one that was cut off waits.
     fn is_upheld(&self, slice_ns: u64) -> bool {
-        let mut waiting = BTreeSet::new();
-        let (mut others, mut longer) = (0u32, 0u32);
+        // By pid: when it was cut off, counted in the time of the visits.
+        let mut waiting = BTreeMap::new();
+        let (mut others, mut longer, mut passed_ns) = (0u32, 0u32, 0u64);
         for &(pid, length_ns) in &self.visits {
             waiting.remove(&pid);
+            waiting.retain(|_, since_ns| passed_ns - *since_ns <= WAITED * slice_ns);
+            passed_ns += length_ns;
             if !waiting.is_empty() {
                 others += 1;
                 longer += u32::from(length_ns > slice_ns + TOLERANCE_NS);
             }
             if length_ns.abs_diff(slice_ns) <= TOLERANCE_NS {
-                waiting.insert(pid);
+                waiting.insert(pid, passed_ns);
             }
         }
         others >= PEAK && f64::from(longer) <= CONTRADICTED * f64::from(others)

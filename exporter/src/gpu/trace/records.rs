@@ -13,9 +13,12 @@ const SIMPLE_END: u8 = 7;
 const ENGINE_RESET: u8 = 0xfe;
 /// The pid of a process of another user, for a reader that may not see it.
 const HIDDEN: u32 = 0;
-/// How far a record's time may be from this machine's clock, ns. The driver's own differs by milliseconds;
-/// a record waits in the ring for seconds at most.
+/// The pid of the kernel's own work, and of a context whose process is not known. Its time is made up.
+const NOBODY: u32 = u32::MAX;
+/// How far a record's time may be from the one before, seen from this machine's clock, ns.
 const FAR: u64 = 60_000_000_000;
+/// … and the first one's from this machine's clock. The driver's is set when it is loaded, and runs freely.
+const FIRST_FAR: u64 = 86_400_000_000_000;
 
 /// A context that came or went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +49,7 @@ pub(super) enum RecordError {
     Tag(u8),
     #[error("the trace hides the processes of other users: the exporter lacks CAP_SYS_ADMIN")]
     Hidden,
-    #[error("the trace's clock is {seconds} s off this machine's")]
+    #[error("the trace's clock is {seconds} s off what it was, or off this machine's")]
     Clock { seconds: u64 },
 }
 
@@ -54,6 +57,8 @@ pub(super) enum RecordError {
 #[derive(Debug, Default)]
 pub(super) struct Sequence {
     next: Option<u16>,
+    /// The last record's time, and this machine's clock when it was read, ns.
+    last: Option<(u64, u64)>,
 }
 
 impl Sequence {
@@ -74,18 +79,33 @@ impl Sequence {
         if record_type != CONTEXT_SWITCH {
             return Err(RecordError::Type(record_type));
         }
-        let distance = at_ns.abs_diff(now_ns);
-        if distance > FAR {
-            return Err(RecordError::Clock { seconds: distance / 1_000_000_000 });
-        }
         let (tag, number, pid) = (first as u8, (first >> 16) as u16, second as u32);
+        // Its time is noise as well.
+        if matches!(tag, SIMPLE_START | SIMPLE_END) && pid == HIDDEN {
+            return Err(RecordError::Hidden);
+        }
         let missing = self.next.map_or(0, |next| number.wrapping_sub(next));
         self.next = Some(number.wrapping_add(1));
+        let known_ns = self.last.map_or(at_ns, |(last_ns, _)| last_ns);
         if missing != 0 {
-            records.push(Record { at_ns, kind: Kind::Lost { records: missing.into() } });
+            records.push(Record { at_ns: known_ns, kind: Kind::Lost { records: missing.into() } });
         }
+        if pid == NOBODY || at_ns == 0 {
+            records.push(Record { at_ns: known_ns, kind: Kind::Reset });
+            return Ok(());
+        }
+        let (distance, far) = match self.last {
+            Some((last_ns, read_ns)) => {
+                let passed = now_ns.saturating_sub(read_ns);
+                (at_ns.abs_diff(last_ns).saturating_sub(passed), FAR)
+            }
+            None => (at_ns.abs_diff(now_ns), FIRST_FAR),
+        };
+        if distance > far {
+            return Err(RecordError::Clock { seconds: distance / 1_000_000_000 });
+        }
+        self.last = Some((at_ns, now_ns));
         let kind = match tag {
-            SIMPLE_START | SIMPLE_END if pid == HIDDEN => return Err(RecordError::Hidden),
             SIMPLE_START => Kind::Start { pid },
             SIMPLE_END => Kind::End { pid },
             ENGINE_RESET => Kind::Reset,
@@ -135,11 +155,17 @@ mod tests {
         assert_eq!(read(&[[134, 6, 7, NOW]]), Err(RecordError::Type(134)));
         assert_eq!(read(&[words(1, 0, 7, NOW)]), Err(RecordError::Tag(1)));
         assert_eq!(read(&[words(6, 0, 0, NOW)]), Err(RecordError::Hidden));
-        assert_eq!(read(&[words(6, 0, 7, NOW - 61_000_000_000)]), Err(RecordError::Clock { seconds: 61 }));
-        assert_eq!(
-            read(&[words(6, 0, 7, 0)]).map_err(|error| matches!(error, RecordError::Clock { .. })),
-            Err(true)
-        );
+        // Hidden ones have a time that is made up.
+        assert_eq!(read(&[words(6, 0, 0, 0)]), Err(RecordError::Hidden));
+        let day = 86_400_000_000_000;
+        let late = |by| words(6, 0, 7, NOW - by);
+        assert_eq!(read(&[late(day)]), Ok(vec![Kind::Start { pid: 7 }]), "its clock runs freely");
+        assert_eq!(read(&[late(day + 1_000_000_000)]), Err(RecordError::Clock { seconds: 86_401 }));
+        let far = read(&[words(6, 0, 7, NOW), words(7, 1, 7, NOW + 61_000_000_000)]);
+        assert_eq!(far, Err(RecordError::Clock { seconds: 61 }));
+        // The kernel's own, and those of nobody, are gaps.
+        let all = [words(6, 0, 7, NOW), words(7, 1, u32::MAX, 5), words(6, 2, 7, 0)];
+        assert_eq!(read(&all), Ok(vec![Kind::Start { pid: 7 }, Kind::Reset, Kind::Reset]));
     }
 
     proptest::proptest! {

@@ -1,7 +1,7 @@
 //! Which process was on the engine when, by the records of the trace: per slot, how long each was there,
 //! by its age since it was switched in. Pure.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use super::quantum::Quantum;
 use super::records::{Kind, Record};
@@ -56,8 +56,8 @@ pub(super) struct Residency {
     /// When the last one left.
     left_ns: Option<u64>,
     quantum: Quantum,
-    /// Those that were cut off, and wait.
-    waiting: BTreeSet<u32>,
+    /// Those that were cut off, and wait since then, ns.
+    waiting: BTreeMap<u32, u64>,
 }
 
 impl Residency {
@@ -93,6 +93,11 @@ impl Residency {
         if self.visits.len() > MOST {
             self.forget();
         }
+    }
+
+    /// The newest record's time, ns.
+    pub(super) fn newest_ns(&self) -> u64 {
+        self.newest_ns
     }
 
     /// Nothing that came before is known to be all.
@@ -153,6 +158,8 @@ impl Residency {
 
     /// The process that is there leaves.
     fn end(&mut self, at_ns: u64) {
+        let quantum = &self.quantum;
+        self.waiting.retain(|_, since_ns| quantum.may_wait(at_ns.saturating_sub(*since_ns)));
         let Some(visit) = self.visits.back_mut() else { return };
         let length_ns = at_ns - visit.from_ns;
         let cut_off = self.quantum.cut_off(length_ns);
@@ -161,7 +168,7 @@ impl Residency {
         visit.busy = cut_off || !self.waiting.is_empty();
         self.quantum.take(visit.pid, length_ns);
         if cut_off {
-            self.waiting.insert(visit.pid);
+            self.waiting.insert(visit.pid, at_ns);
         }
     }
 }

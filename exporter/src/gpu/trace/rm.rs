@@ -13,7 +13,7 @@ use std::io;
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{Ordering, fence};
 
 /// An object of the driver: a client, a device, memory, a buffer.
 pub(super) type Handle = u32;
@@ -259,9 +259,8 @@ impl Mapping {
     pub(super) fn u32_acquired(&self, offset: usize) -> u32 {
         assert!(offset.is_multiple_of(4) && offset + 4 <= self.bytes, "because callers stay within");
         // SAFETY: inside the mapping, which begins at a page and lives as long as `self`. The driver
-        // writes it while it is read: an atomic, therefore. Read-only memory admits relaxed loads.
-        let value =
-            unsafe { AtomicU32::from_ptr(self.at.as_ptr().add(offset).cast()) }.load(Ordering::Relaxed);
+        // writes it while it is read: one volatile read of an aligned word, therefore.
+        let value = unsafe { self.at.as_ptr().add(offset).cast::<u32>().read_volatile() };
         fence(Ordering::Acquire);
         value
     }
@@ -273,7 +272,7 @@ impl Mapping {
     pub(super) fn u64(&self, offset: usize) -> u64 {
         assert!(offset.is_multiple_of(8) && offset + 8 <= self.bytes, "because callers stay within");
         // SAFETY: as in `u32_acquired`.
-        unsafe { AtomicU64::from_ptr(self.at.as_ptr().add(offset).cast()) }.load(Ordering::Relaxed)
+        unsafe { self.at.as_ptr().add(offset).cast::<u64>().read_volatile() }
     }
 }
 
@@ -284,5 +283,5 @@ impl Drop for Mapping {
     }
 }
 
-// SAFETY: the mapping is read alone, through atomics, from whichever thread has it.
+// SAFETY: the mapping is only read, from whichever thread has it.
 unsafe impl Send for Mapping {}

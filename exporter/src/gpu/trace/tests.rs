@@ -2,190 +2,58 @@
 
 use std::time::{Duration, Instant};
 
+use podgauge_sim_nvml::switching::{Arrival, Chance, Requests, Switch, TimeSliced};
+
+use super::bound::is_complete;
 use super::fit::Fit;
 use super::records::{Kind, Record};
-use super::residency::Residency;
-use super::{Records, Slot};
+use super::residency::{Residency, Resident};
+use crate::gpu::Slot;
 
 const MS: u64 = 1_000_000;
 const SLOT: u64 = 200 * MS;
-/// The driver's time slice on an H100, ns, and its switch: saving one context, and restoring another.
-const SLICE: u64 = 2_170_000;
-const SAVING: u64 = 24_000;
-const RESTORING: u64 = 60_000;
 /// 2026, in ns since 1970.
 const BEGIN: u64 = 1_790_000_000 * 1000 * MS;
 
-#[derive(Debug, Clone, Copy)]
-enum Arrival {
-    Poisson,
-    Metronome,
-    /// The next request begins with the end of the one before.
-    Saturated,
+fn pid(service: usize) -> u32 {
+    1000 + service as u32
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Service {
-    request_ms: f64,
-    /// Percent of the GPU.
-    load: f64,
-    arrival: Arrival,
-}
-
-/// Numbers without order, the same in every run.
-struct Chance(u64);
-
-impl Chance {
-    /// From 0 to 1.
-    fn next(&mut self) -> f64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) as f64 / (1u64 << 53) as f64
-    }
-
-    fn interval(&mut self, mean: f64) -> f64 {
-        -mean * (1.0 - self.next()).ln()
-    }
-}
-
-/// Services that share a GPU as the driver lets them: the one that is there stays until another one has work, and
-/// for a time slice while it has work itself.
-struct Gpu {
-    services: Vec<Service>,
-    chance: Chance,
-    now: u64,
-    /// When each one's next request comes, and the work that it has, ns.
-    next: Vec<f64>,
-    work: Vec<u64>,
-    here: Option<usize>,
-    slice_left: u64,
-    records: Vec<Record>,
-    /// Service, from and to: its work, and the switches to it.
-    busy: Vec<(usize, u64, u64)>,
-}
-
-impl Gpu {
-    fn new(services: Vec<Service>, seed: u64) -> Self {
-        let mut chance = Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-        let first = |service: &Service| match service.arrival {
-            Arrival::Saturated => f64::INFINITY,
-            Arrival::Poisson | Arrival::Metronome => BEGIN as f64 + chance.next() * 20e6,
-        };
-        let next = services.iter().map(first).collect();
-        let work = vec![0; services.len()];
-        Self {
-            services,
-            chance,
-            now: BEGIN,
-            next,
-            work,
-            here: None,
-            slice_left: 0,
-            records: Vec::new(),
-            busy: Vec::new(),
-        }
-    }
-
-    fn pid(service: usize) -> u32 {
-        1000 + service as u32
-    }
-
-    fn arrive(&mut self) {
-        for (at, service) in self.services.iter().enumerate() {
-            let length = service.request_ms * 1e6;
-            let mean = length / service.load * 100.0;
-            match service.arrival {
-                Arrival::Saturated if self.work[at] == 0 => self.work[at] = length as u64,
-                Arrival::Saturated => {}
-                Arrival::Poisson | Arrival::Metronome => {
-                    while self.next[at] <= self.now as f64 {
-                        self.work[at] += length as u64;
-                        self.next[at] += match service.arrival {
-                            Arrival::Poisson => self.chance.interval(mean),
-                            // A clock of a host is late by some µs.
-                            _ => mean * (1.0 + 0.01 * (self.chance.next() - 0.5)),
-                        };
-                    }
-                }
-            }
-        }
-    }
-
-    /// Runs until a time.
-    fn run(&mut self, until: u64) {
-        while self.now < until {
-            self.arrive();
-            let count = self.services.len();
-            let after = self.here.map_or(0, |here| here + 1);
-            let other = (after..after + count)
-                .map(|at| at % count)
-                .find(|at| Some(*at) != self.here && self.work[*at] > 0);
-            let stays = self.here.is_some_and(|here| self.work[here] > 0 && self.slice_left > 0);
-            if let Some(other) = other.filter(|_| !stays) {
-                self.switch(other);
-                continue;
-            }
-            let soonest = self.next.iter().copied().fold(until as f64, f64::min).ceil() as u64;
-            match self.here {
-                Some(here) if self.work[here] > 0 => {
-                    if self.slice_left == 0 {
-                        self.slice_left = SLICE;
-                    }
-                    let time =
-                        self.work[here].min(self.slice_left).min(soonest.saturating_sub(self.now).max(1));
-                    self.busy.push((here, self.now, self.now + time));
-                    self.work[here] -= time;
-                    self.slice_left -= time;
-                    self.now += time;
-                }
-                _ => self.now = soonest.max(self.now + 1),
-            }
-        }
-    }
-
-    fn switch(&mut self, to: usize) {
-        if let Some(here) = self.here {
-            self.busy.push((here, self.now, self.now + SAVING));
-            self.now += SAVING;
-            self.records.push(Record { at_ns: self.now, kind: Kind::End { pid: Self::pid(here) } });
-        }
-        self.busy.push((to, self.now, self.now + RESTORING));
-        self.now += RESTORING;
-        self.records.push(Record { at_ns: self.now, kind: Kind::Start { pid: Self::pid(to) } });
-        self.here = Some(to);
-        self.slice_left = SLICE;
-    }
+fn record(switch: Switch) -> Record {
+    let Switch { at_ns, pid, starts } = switch;
+    Record { at_ns, kind: if starts { Kind::Start { pid } } else { Kind::End { pid } } }
 }
 
 /// What each service had, and what the trace says, percent of the time from the 15th second on.
-fn shares(services: &[Service], seconds: u64, seed: u64) -> Vec<(f64, f64)> {
-    let mut gpu = Gpu::new(services.to_vec(), seed);
+fn shares(services: &[Requests], seconds: u64, seed: u64) -> Vec<(f64, f64)> {
+    let by_pid = services.iter().enumerate().map(|(at, requests)| (pid(at), *requests)).collect();
+    let mut gpu = TimeSliced::new(by_pid, seed, BEGIN);
     let (mut residency, mut fit) = (Residency::default(), Fit::default());
     let mut shares = vec![(0.0, 0.0); services.len()];
     let (mut taken, mut counted) = (0, 0);
     for slot in 0..seconds * 5 {
         let (begin, end) = (BEGIN + slot * SLOT, BEGIN + (slot + 1) * SLOT);
         gpu.run(end + 10 * MS);
-        for record in &gpu.records[taken..] {
-            residency.take(*record);
+        for switch in &gpu.switches[taken..] {
+            residency.take(record(*switch));
         }
-        taken = gpu.records.len();
+        taken = gpu.switches.len();
         if slot.is_multiple_of(5) {
             residency.learn();
         }
         let mut busy = vec![0.0; services.len()];
-        gpu.busy.retain(|(_, _, to)| *to > begin);
-        for (service, from, to) in &gpu.busy {
-            busy[*service] += (*to).min(end).saturating_sub((*from).max(begin)) as f64 / 1e9;
+        gpu.busy.retain(|work| work.to_ns > begin);
+        for work in &gpu.busy {
+            let time_ns = work.to_ns.min(end).saturating_sub(work.from_ns.max(begin));
+            busy[(work.pid - pid(0)) as usize] += time_ns as f64 / 1e9;
         }
         // The driver tells whole percents.
         let active = (busy.iter().sum::<f64>() / 0.2 * 100.0).round() / 100.0 * 0.2;
         let Some(residents) = residency.of_slot(begin, end) else { continue };
         residency.forget_before(begin);
-        fit.add(end, active, &residents);
+        fit.add(end, 0.2, active, &residents);
         if slot % 25 == 24 {
-            assert!(fit.solve());
+            fit.solve();
         }
         if slot < 75 {
             continue;
@@ -198,19 +66,19 @@ fn shares(services: &[Service], seconds: u64, seed: u64) -> Vec<(f64, f64)> {
         let sum: f64 = residents.iter().map(|resident| used(resident.pid)).sum();
         for (at, share) in shares.iter_mut().enumerate() {
             share.0 += busy[at];
-            share.1 += if sum > 0.0 { used(Gpu::pid(at)) / sum * active } else { 0.0 };
+            share.1 += if sum > 0.0 { used(pid(at)) / sum * active } else { 0.0 };
         }
     }
     let percent = |seconds: f64| seconds / (f64::from(counted) * 0.2) * 100.0;
     shares.into_iter().map(|(truth, said)| (percent(truth), percent(said))).collect()
 }
 
-const fn service(request_ms: f64, load: f64, arrival: Arrival) -> Service {
-    Service { request_ms, load, arrival }
+const fn service(ms: f64, percent: f64, arrival: Arrival) -> Requests {
+    Requests { ms, percent, arrival }
 }
 
 #[track_caller]
-fn are_near(services: &[Service], points: f64) {
+fn are_near(services: &[Requests], points: f64) {
     let shares = shares(services, 60, 7);
     let off = |(truth, said): &(f64, f64)| (truth - said).abs() > points;
     assert!(!shares.iter().any(off), "true and said: {shares:.1?}");
@@ -244,21 +112,21 @@ fn services_like_clockwork_are_told_apart_by_the_time_slice() {
 
 #[test]
 fn no_share_is_biased_over_random_services() {
-    let mut chance = Chance(0x5851_f42d_4c95_7f2d);
+    let mut chance = Chance::new(0x5851_f42d_4c95_7f2d);
     let (mut of_short, mut of_long, mut worst) = (Vec::new(), Vec::new(), 0.0f64);
     for seed in 0..24 {
-        let count = 2 + (chance.next() * 4.0) as usize;
-        let services: Vec<Service> = (0..count)
+        let count = 2 + (chance.part() * 4.0) as usize;
+        let services: Vec<Requests> = (0..count)
             .map(|_| {
-                let request_ms = 0.3 * (chance.next() * 3.5).exp();
-                service(request_ms, (5.0 + 60.0 * chance.next()) / count as f64, Arrival::Poisson)
+                let ms = 0.3 * (chance.part() * 3.5).exp();
+                service(ms, (5.0 + 60.0 * chance.part()) / count as f64, Arrival::Poisson)
             })
             .collect();
         let shares = shares(&services, 45, seed + 100);
-        let longest = services.iter().map(|service| service.request_ms).fold(0.0, f64::max);
+        let longest = services.iter().map(|service| service.ms).fold(0.0, f64::max);
         for (service, (truth, said)) in services.iter().zip(shares) {
             worst = worst.max((said - truth).abs());
-            let errors = if service.request_ms < longest { &mut of_short } else { &mut of_long };
+            let errors = if service.ms < longest { &mut of_short } else { &mut of_long };
             errors.push(said - truth);
         }
     }
@@ -292,17 +160,72 @@ fn a_loss_is_a_gap_and_what_follows_counts_again() {
     assert_eq!(residency.of_slot(BEGIN + 3 * SLOT, BEGIN + 4 * SLOT), None);
 }
 
+/// A driver that is late hands out the records of a slot after others of a later tick.
 #[test]
-fn a_slot_of_before_the_clock_was_set_back_waits_for_no_records() {
-    let drained_ns = BEGIN + 3600 * 1000 * MS;
-    let of = |end_ns: u64| {
-        let length = Duration::from_millis(200);
-        let timestamp_us = Some(end_ns / 1000);
-        let slot = Slot { end: Instant::now(), length, percent: 0.0, timestamp_us, history: false };
-        Records::of(&slot, drained_ns)
+fn a_slot_waits_for_a_record_that_came_after_it() {
+    let length = Duration::from_millis(200);
+    let slot =
+        |timestamp_us| Slot { end: Instant::now(), length, percent: 50.0, timestamp_us, history: false };
+    let of = |waited_ms, newest_ns| {
+        is_complete(&slot(Some(BEGIN / 1000)), Duration::from_millis(waited_ms), newest_ns)
     };
-    assert_eq!(of(drained_ns - 151 * MS), Records::Complete);
-    assert_eq!(of(drained_ns - 149 * MS), Records::ToCome);
-    assert_eq!(of(drained_ns + 900 * MS), Records::ToCome);
-    assert_eq!(of(drained_ns + 3600 * 1000 * MS), Records::OfAnotherTime);
+    assert!(of(0, BEGIN));
+    assert!(!of(0, BEGIN - MS) && !of(1249, BEGIN - MS));
+    assert!(of(1250, BEGIN - MS), "on an idle GPU no record comes");
+    assert!(of(1250, BEGIN - 3600 * 1000 * MS), "whatever clocks say");
+    assert!(is_complete(&slot(None), Duration::ZERO, 0), "a reading of the rates has no time");
+}
+
+/// One that was cut off and ended then does not wait for ever.
+#[test]
+fn a_process_that_was_killed_while_it_waited_makes_nobody_busy() {
+    let services = [service(LONG, 100.0, Arrival::Saturated), service(SHORT, 20.0, Arrival::Poisson)];
+    let by_pid = services.iter().enumerate().map(|(at, requests)| (pid(at), *requests)).collect();
+    let mut gpu = TimeSliced::new(by_pid, 3, BEGIN);
+    gpu.run(BEGIN + 20_000 * MS);
+    let mut residency = Residency::default();
+    let mut last = BEGIN;
+    for (count, switch) in gpu.switches.iter().enumerate() {
+        residency.take(record(*switch));
+        if count % 500 == 0 {
+            residency.learn();
+        }
+        last = switch.at_ns;
+        // It has just been cut off.
+        if switch.at_ns > BEGIN + 19_000 * MS && switch.pid == pid(0) && !switch.starts {
+            break;
+        }
+    }
+    // Two others take turns from now on, with idle time of their own.
+    for turn in 0..100 {
+        let at = last + (turn * 10 + 1) * MS;
+        let other = pid(1 + turn as usize % 2);
+        residency.take(Record { at_ns: at, kind: Kind::Start { pid: other } });
+        residency.take(Record { at_ns: at + 9 * MS, kind: Kind::End { pid: other } });
+    }
+    let residents = residency.of_slot(last + 500 * MS, last + 700 * MS).unwrap();
+    assert!(residents.iter().all(|resident| resident.busy_s <= 0.0), "{residents:?}");
+}
+
+/// A tenant with a process for each job has many.
+#[test]
+fn many_processes_are_fitted_together_and_new_ones_work_as_the_others() {
+    let mut fit = Fit::default();
+    let ages = |seconds: f64| [seconds, seconds, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
+    for slot in 0..200u64 {
+        let of = |pid, seconds| Resident { pid, ages: ages(seconds), busy_s: 0.0, switching_s: 0.0 };
+        let (here, passing) = (0.02 + 0.01 * (slot % 5) as f64, 0.01 + 0.01 * (slot % 3) as f64);
+        let residents = vec![of(1, here), of(100 + slot as u32, passing)];
+        // Both are busy in their first age, and idle after it.
+        fit.add(BEGIN + slot * SLOT, 0.2, here + passing, &residents);
+    }
+    fit.solve();
+    for pid in [1, 150, 5000] {
+        let worked = fit.work_s(pid, &ages(0.01));
+        assert!((worked - 0.01).abs() < 0.002, "{pid}: {worked}");
+    }
+    assert!(fit.residual().is_some_and(|residual| residual < 0.01), "{:?}", fit.residual());
+    // The clock is set back: nothing of before counts.
+    fit.add(BEGIN, 0.2, 0.1, &vec![]);
+    assert_eq!(fit.slots(), 1);
 }

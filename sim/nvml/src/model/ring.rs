@@ -107,7 +107,11 @@ impl Ring {
                 let parts = timeline.parts(begin_us, end_us);
                 let mean = parts.values().sum::<f64>() / ((end_us - begin_us) as f64 / 1e6);
                 let percent = self.whole_percent(number, mean);
-                let pid = self.credits.credit(number, percent, &parts, self.seed);
+                // The driver names the process that is there when it looks, its idle time included.
+                let pid = match timeline.takes_turns(end_us) {
+                    true => timeline.resident(end_us).filter(|_| percent > 0),
+                    false => self.credits.credit(number, percent, &parts, self.seed),
+                };
                 let pid = pid.map(|pid| if pid == PASSING_PID { passing(number) } else { pid });
                 let ahead_us = self.ahead_us;
                 self.slots.push_back(Slot { end_us, ahead_us, percent, pid, recorded: false });

@@ -6,7 +6,10 @@ use std::sync::Arc;
 
 use crate::load::{self, Load};
 use crate::recording::{RecordedSlot, Recording};
+use crate::switching::{self, Requests};
 
+/// Longest span in which processes take their turns one by one, µs. Of a longer one their means are told.
+const TURNS_US: i64 = 60_000_000;
 /// Length of a recorded slot that has no predecessor, µs.
 const SLOT_US: i64 = 200_000;
 
@@ -111,20 +114,33 @@ impl Timeline {
         let mut parts = Parts::new();
         for (source, from, to) in self.pieces(from_us, to_us) {
             match source {
-                Source::Loads(loads) => {
-                    let only: Vec<&Load> = loads.iter().map(|(_, load)| load).collect();
-                    let (from_s, to_s) = (from as f64 / 1e6, to as f64 / 1e6);
-                    let integrals = load::integrals(&only, from_s, to_s);
-                    // Seconds since the epoch are coarse against 20 ms; their span is not.
-                    let exact = (to - from) as f64 / 1e6 / (to_s - from_s);
-                    for ((pid, _), integral) in loads.iter().zip(integrals) {
-                        *parts.entry(*pid).or_default() += integral * exact;
-                    }
-                }
+                Source::Loads(loads) => match services(loads).filter(|_| to - from <= TURNS_US) {
+                    Some(services) => turns(&services, from, to, &mut parts),
+                    None => load_parts(loads, from, to, &mut parts),
+                },
                 Source::Replay(played) => played.parts(from, to, &mut parts),
             }
         }
         parts
+    }
+
+    /// The processes that take turns on the GPU, if they do.
+    fn services(&self, moment_us: i64) -> Option<Vec<(u32, Requests)>> {
+        let (source, ..) = self.pieces(moment_us - 1, moment_us).next()?;
+        match source {
+            Source::Loads(loads) => services(loads),
+            Source::Replay(_) => None,
+        }
+    }
+
+    /// Whether processes take turns on the GPU at a moment.
+    pub(crate) fn takes_turns(&self, moment_us: i64) -> bool {
+        self.services(moment_us).is_some()
+    }
+
+    /// The process that is on the GPU at a moment, where processes take turns on it.
+    pub(crate) fn resident(&self, moment_us: i64) -> Option<u32> {
+        switching::resident(&self.services(moment_us)?, ns(moment_us))
     }
 
     /// Use of the device over a span, in percent-seconds.
@@ -136,6 +152,37 @@ impl Timeline {
     pub(crate) fn mean_before(&self, moment_us: i64, span_us: i64) -> f64 {
         self.integral(moment_us - span_us, moment_us) / (span_us as f64 / 1e6)
     }
+}
+
+fn load_parts(loads: &[(Option<u32>, Load)], from_us: i64, to_us: i64, parts: &mut Parts) {
+    let only: Vec<&Load> = loads.iter().map(|(_, load)| load).collect();
+    let (from_s, to_s) = (from_us as f64 / 1e6, to_us as f64 / 1e6);
+    let integrals = load::integrals(&only, from_s, to_s);
+    // Seconds since the epoch are coarse against 20 ms; their span is not.
+    let exact = (to_us - from_us) as f64 / 1e6 / (to_s - from_s);
+    for ((pid, _), integral) in loads.iter().zip(integrals) {
+        *parts.entry(*pid).or_default() += integral * exact;
+    }
+}
+
+fn turns(services: &[(u32, Requests)], from_us: i64, to_us: i64, parts: &mut Parts) {
+    let seconds = switching::busy_s(services, ns(from_us), ns(to_us));
+    for ((pid, _), seconds) in services.iter().zip(seconds) {
+        *parts.entry(Some(*pid)).or_default() += 100.0 * seconds;
+    }
+}
+
+/// The processes of a GPU on which they take turns.
+pub(crate) fn services(loads: &[(Option<u32>, Load)]) -> Option<Vec<(u32, Requests)>> {
+    let services = loads.iter().map(|(pid, load)| match load {
+        Load::Requests(requests) => Some(((*pid)?, *requests)),
+        Load::Constant(_) | Load::Square(_) | Load::Trace(_) => None,
+    });
+    services.collect::<Option<Vec<_>>>().filter(|services| !services.is_empty())
+}
+
+fn ns(us: i64) -> u64 {
+    us.max(0).cast_unsigned() * 1000
 }
 
 #[cfg(test)]

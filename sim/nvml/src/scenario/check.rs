@@ -55,6 +55,7 @@ impl Scenario {
                 uuids.insert(uuid);
             }
         }
+        (0..self.gpus.len()).try_for_each(|index| self.check_turns(index))?;
         check_calls(self.errors.keys().chain(self.blocks.keys()))?;
         check_errors(self.errors.values())?;
         check_blocks(self.blocks.values())?;
@@ -71,6 +72,19 @@ impl Scenario {
             }
         }
         self.check_claims()
+    }
+
+    /// Processes take turns on a GPU only if all of them say by which requests.
+    fn check_turns(&self, index: usize) -> Result<(), String> {
+        let gpu = &self.gpus[index];
+        let any = self.loads(index).iter().any(|(_, load)| matches!(load, Load::Requests(_)));
+        let all = !self.services(index).is_empty() && gpu.passing.is_none();
+        if any && !(all && gpu.mig.is_none() && gpu.mps_server.is_none() && gpu.replay.is_none()) {
+            return Err(format!(
+                "gpu {index}: where a load is of requests, all of its processes' are, and it has neither MIG, MPS nor a replay"
+            ));
+        }
+        Ok(())
     }
 
     fn check_process(&self, process: &Process) -> Result<(), String> {
@@ -208,6 +222,11 @@ mod tests {
             ("gpus: [{answers: {nvmlDeviceGetName: 1}}]", "nvmlDeviceGetName"),
             ("gpus: [{answers: {nvmlDeviceGetPowerUsage: -1}}]", "is -1"),
             ("gpus: [{loud: 1}]", "loud"),
+            ("gpus: [{load: {requests: {ms: 1, percent: 5}}}]", "gpu 0: where a load is of requests"),
+            (
+                "gpus: [{}]\nprocesses: [{pid: 7, gpu: 0, load: {requests: {ms: 0, percent: 5}}}]",
+                "requests of 0 ms",
+            ),
             ("gpus: [{}]\npods: [{name: a, containers: [{devices: ['1']}]}]", "holds device \"1\""),
         ] {
             let error = Scenario::parse(yaml).unwrap_err();
