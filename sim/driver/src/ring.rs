@@ -93,6 +93,19 @@ impl Writer {
             return true;
         }
         let services = scenario.services(ring.gpu);
+        // The one that was there has ended: the next one comes at once.
+        if let Here::Process(pid) = self.here
+            && services.iter().all(|(known, _)| *known != pid)
+            && !faults.silent
+        {
+            let at_ns = self.until_ns;
+            self.write(&ring, &faults, Switch { at_ns, pid, starts: false });
+            self.here = Here::Nobody;
+            if let Some(pid) = switching::resident(&services, at_ns) {
+                self.write(&ring, &faults, Switch { at_ns, pid, starts: true });
+                self.here = Here::Process(pid);
+            }
+        }
         let switches = switching::switches(&services, self.until_ns, until_ns);
         self.until_ns = until_ns;
         if faults.silent {
