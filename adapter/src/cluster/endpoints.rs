@@ -20,7 +20,7 @@ use crate::source::Target;
 
 /// The port that is scraped where a Service has several.
 const PORT_NAME: &str = "metrics";
-/// Most exporters taken from one Service: four times as many as Kubernetes has been tried with nodes.
+/// Most exporters taken from one Service: four times the nodes that Kubernetes is documented for.
 const MAX_TARGETS: usize = 20_000;
 
 /// The exporters of each watched Service, `None` until they are known.

@@ -123,13 +123,8 @@ impl Holding {
     /// name of another one, the sums of the last seconds begin again.
     pub fn observed_of_its_pod(&self) -> f64 {
         let observed = self.observed.unwrap_or(0.0);
-        match self.recent.filter(|_| self.pod_uid.is_some()) {
-            Some(recent) => match recent.is_of_whole_window() {
-                true => observed,
-                false => observed.min(recent.observed),
-            },
-            None => observed,
-        }
+        let begun = self.recent.filter(|recent| self.pod_uid.is_some() && !recent.is_of_whole_window());
+        begun.map_or(observed, |recent| observed.min(recent.observed))
     }
 }
 

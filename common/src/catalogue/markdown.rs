@@ -47,7 +47,7 @@ pub fn page() -> String {
         }
     }
     text.push_str(
-        "\n## podgauge's own\n\nOn every page, whatever the counters file says.\n\n| family | type | unit | |\n|---|---|---|---|\n",
+        "\n## podgauge's own\n\nOn every page, whatever the counters file says; `podgauge_exporter_…` with `--enable-exporter-metrics`.\n\n| family | type | unit | |\n|---|---|---|---|\n",
     );
     let mut own: Vec<_> = OWN.iter().collect();
     own.sort_by_key(|own| own.name);

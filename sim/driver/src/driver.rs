@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
+use podgauge_sim_nvml::scenario::{Scenario, SwitchCall};
 
 use crate::DeviceFile;
 use crate::fields::Fields;
@@ -16,6 +17,7 @@ use crate::shared::Shared;
 /// The manager's answer to a call.
 type Status = Result<(), u32>;
 
+// These numbers stand in the exporter as well: one table for both would share its mistakes.
 const INSUFFICIENT_PERMISSIONS: u32 = 0x1b;
 const INVALID_ARGUMENT: u32 = 0x1f;
 const INVALID_CLASS: u32 = 0x22;
@@ -129,14 +131,14 @@ impl Driver {
         self.scene.get_or_insert_default()
     }
 
-    fn refused(&mut self, gpu: usize, call: &str) -> Status {
+    fn refused(&mut self, gpu: usize, call: SwitchCall) -> Status {
         self.scene().refused(gpu, call).map_or(Ok(()), Err)
     }
 
     fn alloc(&mut self, fd: RawFd, call: &mut Fields<'_>) -> Status {
         let (parent, handle, class) = (call.u32(4), call.u32(8), call.u32(12));
         if class == ROOT {
-            self.refused(0, "client")?;
+            self.refused(0, SwitchCall::Client)?;
             let handle = 0xc1d0_0000 | fd.cast_unsigned();
             let client = Client { handle, minors: BTreeSet::new(), objects: BTreeMap::new() };
             self.clients.insert(fd, client);
@@ -152,7 +154,7 @@ impl Driver {
             DEVICE if of_root => {
                 let index = call.behind(16, 56).ok_or(INVALID_ARGUMENT)?.u32(0) as usize;
                 let minors = client.minors.clone();
-                self.refused(index, "device")?;
+                self.refused(index, SwitchCall::Device)?;
                 let minor = self.scene().gpu(index).map(|gpu| gpu.minor(index)).ok_or(INVALID_ARGUMENT)?;
                 // The program has to have the GPU's file.
                 if !minors.contains(&minor) {
@@ -163,7 +165,7 @@ impl Driver {
             SUBDEVICE => match client.objects.get(&parent) {
                 Some(Object::Device(index)) => {
                     let index = *index;
-                    self.refused(index, "subdevice")?;
+                    self.refused(index, SwitchCall::Subdevice)?;
                     Object::Subdevice(index)
                 }
                 _ => return Err(INVALID_OBJECT),
@@ -171,7 +173,7 @@ impl Driver {
             MEMORY if of_root => {
                 let parameters = call.behind(16, 128).ok_or(INVALID_ARGUMENT)?;
                 let (bytes, read_only) = (parameters.u64(64), parameters.u32(28) & USERS_READ_ONLY != 0);
-                self.refused(0, "memory")?;
+                self.refused(0, SwitchCall::Memory)?;
                 if bytes == 0 || bytes > MOST_BYTES {
                     return Err(INVALID_ARGUMENT);
                 }
@@ -181,7 +183,7 @@ impl Driver {
             EVENT_BUFFER if of_root => {
                 let parameters = call.behind(16, 72).ok_or(INVALID_ARGUMENT)?;
                 let ring = client.ring(&parameters)?;
-                self.refused(ring.gpu, "ring")?;
+                self.refused(ring.gpu, SwitchCall::Ring)?;
                 Object::Ring(Arc::new(ring))
             }
             _ => return Err(INVALID_CLASS),
@@ -212,12 +214,12 @@ impl Driver {
         match (command, client.objects.get(&object)) {
             (ENABLE_EVENTS, Some(Object::Ring(ring))) => {
                 let gpu = ring.gpu;
-                self.refused(gpu, "enable")
+                self.refused(gpu, SwitchCall::Enable)
             }
             (UPDATE_GET, Some(Object::Ring(ring))) => {
                 ring.get.store(parameters.u32(0), Ordering::Release);
                 let gpu = ring.gpu;
-                self.refused(gpu, "room")
+                self.refused(gpu, SwitchCall::Room)
             }
             (BIND_CONTEXT_SWITCHES, Some(Object::Subdevice(gpu))) => {
                 let gpu = *gpu;
@@ -228,7 +230,7 @@ impl Driver {
                 if parameters.u32(4) as usize != RECORD_BYTES {
                     return Err(INVALID_ARGUMENT);
                 }
-                if let Some(status) = self.scene().refused(gpu, "bind") {
+                if let Some(status) = self.scene().refused(gpu, SwitchCall::Bind) {
                     let reason = self.scene().gpu(gpu).map_or(0, |gpu| gpu.switch_trace.reason);
                     parameters.put_u32(20, reason);
                     return Err(status);
@@ -251,17 +253,13 @@ impl Driver {
             return Err(INVALID_ARGUMENT);
         }
         let shared = Arc::clone(shared);
-        self.refused(0, "map")?;
+        self.refused(0, SwitchCall::Map)?;
         shared.put_behind(file).map_err(|_| INVALID_ARGUMENT)
     }
 }
 
 /// Which GPUs there are, and where.
-fn about_gpus(
-    command: u32,
-    scenario: &podgauge_sim_nvml::scenario::Scenario,
-    parameters: &mut Fields<'_>,
-) -> Status {
+fn about_gpus(command: u32, scenario: &Scenario, parameters: &mut Fields<'_>) -> Status {
     let id_of = |index: usize| 0x100 * (index as u32 + 1);
     let asked = parameters.u32(0);
     match command {

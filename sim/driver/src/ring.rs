@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use podgauge_sim_nvml::scenario::SwitchTrace;
 use podgauge_sim_nvml::switching::{self, Switch};
 
 use crate::scene::Scene;
@@ -127,7 +128,7 @@ impl Writer {
         true
     }
 
-    fn write(&mut self, ring: &Ring, faults: &podgauge_sim_nvml::scenario::SwitchTrace, switch: Switch) {
+    fn write(&mut self, ring: &Ring, faults: &SwitchTrace, switch: Switch) {
         let number = self.number;
         self.number = number.wrapping_add(1);
         self.written += 1;

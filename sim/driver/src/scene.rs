@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use podgauge_sim_nvml::SCENARIO_VARIABLE;
-use podgauge_sim_nvml::scenario::{Gpu, Scenario};
+use podgauge_sim_nvml::scenario::{Gpu, Scenario, SwitchCall};
 
 /// The scenario in force.
 #[derive(Debug, Default)]
@@ -34,7 +34,7 @@ impl Scene {
     }
 
     /// The status that a call is to answer, if it is refused.
-    pub(crate) fn refused(&mut self, index: usize, call: &str) -> Option<u32> {
-        self.gpu(index)?.switch_trace.refuses.get(call).copied()
+    pub(crate) fn refused(&mut self, index: usize, call: SwitchCall) -> Option<u32> {
+        self.gpu(index)?.switch_trace.refuses.get(&call).copied()
     }
 }

@@ -150,9 +150,9 @@ pub struct Gpu {
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SwitchTrace {
-    /// Calls that answer a status of the resource manager's: `client`, `device`, `subdevice`, `memory`,
-    /// `ring`, `map`, `enable`, `bind`, `room`, each to its number, such as 27 for insufficient permissions.
-    pub refuses: BTreeMap<String, u32>,
+    /// Calls that answer a status of the resource manager's, each to its number, such as 27 for
+    /// insufficient permissions. Those that are made for no GPU yet go by the first one.
+    pub refuses: BTreeMap<SwitchCall, u32>,
     /// The reason that a refusal of `bind` gives.
     pub reason: u32,
     /// Records name no process, as for a reader that may not see them.
@@ -169,6 +169,25 @@ pub struct SwitchTrace {
     pub late_s: Option<f64>,
     /// No record is ever handed out.
     pub silent: bool,
+}
+
+/// A call on the way to a trace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SwitchCall {
+    /// Allocates a client; for no GPU yet.
+    Client,
+    Device,
+    Subdevice,
+    /// Allocates memory; for no GPU yet.
+    Memory,
+    Ring,
+    /// Maps memory; for no GPU yet.
+    Map,
+    Enable,
+    Bind,
+    /// Says how far the ring was read.
+    Room,
 }
 
 /// The NVLinks of a GPU.

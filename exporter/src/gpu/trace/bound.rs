@@ -54,6 +54,8 @@ pub(super) struct Bound {
     /// A process that NVML lists was seen.
     listed_seen: bool,
     record_at: Option<Instant>,
+    /// Slots in a row of which not all records are there, though some came.
+    incomplete: usize,
     /// Whom NVML named since the last record.
     named: BTreeSet<Whose>,
     judgements: VecDeque<Judgement>,
@@ -82,6 +84,7 @@ impl Bound {
             unlisted: 0,
             listed_seen: false,
             record_at: None,
+            incomplete: 0,
             named: BTreeSet::new(),
             judgements: VecDeque::new(),
         }
@@ -181,6 +184,11 @@ impl Bound {
         if self.judgements.iter().filter(|judgement| judgement.contradicted).count() >= CONTRADICTED {
             return Err("NVML names processes that it says were not on the GPU".to_owned());
         }
+        if self.incomplete >= JUDGED {
+            return Err(
+                "no slot of 10 s has all of its records: they are lost, or of another clock".to_owned()
+            );
+        }
         let is_silent = self.record_at.is_some_and(|at| now.saturating_duration_since(at) >= SILENT);
         if is_silent && self.named.len() > 1 {
             return Err("no record came for 10 s, while NVML names several processes".to_owned());
@@ -199,7 +207,11 @@ impl Bound {
         let end_ns = slot.timestamp_us?.checked_mul(1000)?;
         let begin_ns = end_ns.saturating_sub(u64::try_from(slot.length.as_nanos()).ok()?);
         self.complete_ns = end_ns;
-        let residents = self.residency.of_slot(begin_ns, end_ns)?;
+        let Some(residents) = self.residency.of_slot(begin_ns, end_ns) else {
+            self.incomplete += usize::from(self.residency.newest_ns() > 0);
+            return None;
+        };
+        self.incomplete = 0;
         self.residency.forget_before(begin_ns);
         if residents.is_empty() {
             return None;

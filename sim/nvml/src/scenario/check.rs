@@ -222,6 +222,7 @@ mod tests {
             ("gpus: [{answers: {nvmlDeviceGetName: 1}}]", "nvmlDeviceGetName"),
             ("gpus: [{answers: {nvmlDeviceGetPowerUsage: -1}}]", "is -1"),
             ("gpus: [{loud: 1}]", "loud"),
+            ("gpus: [{switch_trace: {refuses: {bnid: 27}}}]", "bnid"),
             ("gpus: [{load: {requests: {ms: 1, percent: 5}}}]", "gpu 0: where a load is of requests"),
             (
                 "gpus: [{}]\nprocesses: [{pid: 7, gpu: 0, load: {requests: {ms: 0, percent: 5}}}]",
