@@ -57,9 +57,15 @@ async fn both_versions_have_their_exact_form() {
         let path = format!(
             "/apis/custom.metrics.k8s.io/{version}/namespaces/demo/pods/%2A/gpu_utilization?labelSelector=app%3Da"
         );
-        let answer = cluster.adapter.get(None, &path, headers_of_admin()).await.unwrap();
-        assert_eq!(answer.content_type(), Some("application/json"));
-        let mut list = answer.json().unwrap();
+        // It takes a window until all of the window is covered.
+        let mut list = until("a whole window", || async {
+            let answer = cluster.adapter.get(None, &path, headers_of_admin()).await.unwrap();
+            assert_eq!(answer.content_type(), Some("application/json"));
+            let list = answer.json().unwrap();
+            let of_item = |name: &str| list["items"][0][name].as_u64();
+            if of_item("windowSeconds").or(of_item("window")) == Some(10) { Ok(list) } else { Err(list) }
+        })
+        .await;
         let timestamp = list["items"][0]["timestamp"].take();
         assert!(
             timestamp.as_str().unwrap().len() == 20 && timestamp.as_str().unwrap().ends_with('Z'),

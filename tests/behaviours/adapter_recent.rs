@@ -167,9 +167,14 @@ async fn replicas_scrape_an_exporter_at_the_same_moments() {
         let arrived = arrived.lock().clone();
         let of = |name: &str| arrived.get(name).cloned().unwrap_or_default();
         let apart = |one: &Duration| of("second").iter().map(|two| one.abs_diff(*two)).min();
-        // The first request of a process comes when it can.
-        let least = of("first").iter().skip(1).filter_map(apart).min();
-        if least.is_some_and(|least| least < Duration::from_millis(60)) { Ok(()) } else { Err(arrived) }
+        // The first request of a process comes when it can. Once may be a coincidence.
+        let first = of("first");
+        let apart = first.iter().skip(1).filter_map(apart);
+        if apart.filter(|apart| *apart < Duration::from_millis(60)).count() >= 3 {
+            Ok(())
+        } else {
+            Err(arrived)
+        }
     })
     .await;
 }

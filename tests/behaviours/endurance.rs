@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt as _, Empty};
 use hyper_util::rt::TokioIo;
+use podgauge_tests::lacking::{WITHOUT_NAMESPACES, leave_out};
 use podgauge_tests::node::Node;
 use podgauge_tests::page::Page;
 use podgauge_tests::program::{Exporter, run};
@@ -116,13 +117,11 @@ async fn e4_root_without_capabilities_on_a_read_only_root() {
     // SAFETY: geteuid(2) cannot fail and touches no memory.
     #[allow(unsafe_code)]
     let root = unsafe { libc::geteuid() } == 0;
-    let unshared = root
-        && run(Command::new("unshare").args(["--mount", "mount", "-o", "remount,bind,ro", "/"]))
-            .status
-            .success();
-    if !unshared {
-        eprintln!("skipped: dropping capabilities and mounting / read-only needs root with CAP_SYS_ADMIN");
-        return;
+    let tried = run(Command::new("unshare").args(["--mount", "mount", "-o", "remount,bind,ro", "/"]));
+    if !root || !tried.status.success() {
+        let cause = String::from_utf8_lossy(&tried.stderr);
+        let reason = format!("mounting / read-only and dropping capabilities needs root: {cause}");
+        return leave_out(WITHOUT_NAMESPACES, &reason);
     }
     let node = Node::new(POD);
     let folder = node.path().join("pod-resources");

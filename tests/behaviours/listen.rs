@@ -5,6 +5,7 @@ use std::process::Command;
 use http::HeaderMap;
 use podgauge_tests::built;
 use podgauge_tests::client;
+use podgauge_tests::lacking::{WITHOUT_NAMESPACES, leave_out};
 use podgauge_tests::program::{Program, run};
 
 /// Asks the host that is given for /health.
@@ -61,10 +62,10 @@ async fn ipv4_is_served_also_where_ipv6_sockets_are_ipv6_alone() {
         command.args(["--user", "--map-root-user", "--net", "sh", "-c", SETUP]);
         command
     };
-    let possible = namespace().arg("true").output().is_ok_and(|output| output.status.success());
-    if !possible {
-        println!("not tested: this machine lets nobody make network namespaces");
-        return;
+    let tried = run(namespace().arg("true"));
+    if !tried.status.success() {
+        let cause = String::from_utf8_lossy(&tried.stderr);
+        return leave_out(WITHOUT_NAMESPACES, &format!("no network namespace can be made: {cause}"));
     }
     for address in [":9400", "[::]:9400"] {
         let mut command = namespace();

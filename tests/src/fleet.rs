@@ -129,19 +129,25 @@ impl Fleet {
         self.ask_path(&format!("namespaces/demo/pods/{pod}/{metric}")).await
     }
 
-    /// The only item below the API's version, or the text of the 404.
+    /// The only item below the API's version, or the text of the 404. Asks again where the simulated API
+    /// server's answer about the right to ask came too late: no statement about the metric was made.
     pub async fn ask_path(&self, path: &str) -> Result<Answered, String> {
-        let answer = self.aggregator.metric_request(path, vec![]).await.map_err(|error| error.to_string())?;
-        match answer.status.as_u16() {
-            200 => {
-                let item = &answer.json().unwrap()["items"][0];
-                Ok(Answered {
-                    value: number(&item["value"]),
-                    window: item["windowSeconds"].as_u64().or(item["window"].as_u64()).unwrap(),
-                })
+        until(&format!("an answer to {path}"), || async {
+            let answer =
+                self.aggregator.metric_request(path, vec![]).await.map_err(|error| error.to_string())?;
+            match answer.status.as_u16() {
+                200 => {
+                    let item = &answer.json().unwrap()["items"][0];
+                    Ok(Ok(Answered {
+                        value: number(&item["value"]),
+                        window: item["windowSeconds"].as_u64().or(item["window"].as_u64()).unwrap(),
+                    }))
+                }
+                500 => Err(answer.text()),
+                _ => Ok(Err(answer.text())),
             }
-            _ => Err(answer.text()),
-        }
+        })
+        .await
     }
 
     /// The value of a metric of a pod, or the text of the 404.

@@ -10,6 +10,7 @@ pub mod deploy;
 pub mod fake_exporter;
 pub mod fleet;
 pub mod flood;
+pub mod lacking;
 pub mod managed;
 pub mod node;
 pub mod page;

@@ -85,11 +85,17 @@ impl Program {
     /// Waits until the log holds a text so many times. Panics if it holds it more often: the log comes
     /// a moment after what it tells of.
     pub async fn logs(&self, text: &str, times: usize) {
+        assert!(times > 0, "see has_not_logged");
         until(&format!("{} to log {text:?} {times} times", self.name), || async {
             if self.count_logged(text) >= times { Ok(()) } else { Err(self.log()) }
         })
         .await;
         assert_eq!(self.count_logged(text), times, "{text:?}: {}", self.log());
+    }
+
+    /// Panics if the log holds a text. To be asked after the log told of something later.
+    pub fn has_not_logged(&self, text: &str) {
+        assert!(!self.log().contains(text), "{text:?}: {}", self.log());
     }
 
     /// How often a text stands in the log.
