@@ -37,6 +37,8 @@ const FILL: Duration = Duration::from_secs(75);
 const SCRAPING: Duration = Duration::from_secs(20);
 /// Until every exporter was scraped a few times.
 const SETTLE: Duration = Duration::from_secs(10);
+/// That a pod with one GPU has in the adapter.
+const SERIES: usize = 4;
 const REQUESTS_100: usize = 5_000;
 const REQUESTS_1000: usize = 2_000;
 
@@ -204,6 +206,10 @@ pub(crate) fn measure(programs: &Programs, scale: &Scale, report: &mut Report) -
     let [known, series, answering] =
         ["pods", "series", "exporters"].map(|name| adapter.own(&format!("podgauge_adapter_{name}")));
     let (known, series, answering) = (known?, series?, answering?);
+    ensure!(
+        (known, series, answering) == (pods as f64, (pods * SERIES) as f64, nodes as f64),
+        "{known} pods, {series} series and {answering} exporters by the adapter's metrics, for {pods} pods of {SERIES} series on {nodes} nodes"
+    );
 
     let how = format!(
         "TLS and HTTP/2 with the front-proxy certificate over one kept connection, the client's time included; {answering} exporters scraped every 2 s meanwhile"
