@@ -19,7 +19,7 @@ pub(super) const LATE: Duration = Duration::from_millis(1250);
 const ENOUGH_SLOTS: usize = 50;
 /// The most that a fit may leave unexplained, as a part of a slot: more means that the trace and the
 /// utilization are of different things.
-const MOST_RESIDUAL: f64 = 0.1;
+pub(super) const MOST_RESIDUAL: f64 = 0.1;
 /// How often the fit is made again.
 const FIT_EVERY: Duration = Duration::from_secs(5);
 /// GPUs that were bound together fit in so many different ticks.
@@ -220,15 +220,7 @@ impl Bound {
         if !self.trusted || slot.percent <= 0.0 {
             return None;
         }
-        let used: Vec<f64> = residents
-            .iter()
-            .map(|resident| {
-                self.fit.work_s(resident.pid, &resident.ages) + resident.busy_s + resident.switching_s
-            })
-            .collect();
-        let sum: f64 = used.iter().sum();
-        (sum > 0.0)
-            .then(|| residents.iter().zip(used).map(|(resident, used)| (resident.pid, used / sum)).collect())
+        self.fit.parts(&residents)
     }
 
     /// Remembers how a slot was divided, beside whom NVML names.

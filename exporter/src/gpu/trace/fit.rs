@@ -16,7 +16,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use super::residency::{Ages, BINS, Residents};
+use super::Parts;
+use super::residency::{Ages, BINS, Resident, Residents};
 
 /// Slots that are fitted together.
 pub(super) const WINDOW: Duration = Duration::from_secs(60);
@@ -113,6 +114,15 @@ impl Fit {
         let mut pids: Vec<u32> = known.into_iter().map(|(pid, _)| pid).chain(others).collect();
         pids.sort_unstable();
         pids
+    }
+
+    /// The part that each process has of the use of a slot; `None` if the trace knows of no work in it.
+    pub(super) fn parts(&self, residents: &Residents) -> Option<Parts> {
+        let used = |resident: &Resident| {
+            self.work_s(resident.pid, &resident.ages) + resident.busy_s + resident.switching_s
+        };
+        let sum: f64 = residents.iter().map(used).sum();
+        (sum > 0.0).then(|| residents.iter().map(|resident| (resident.pid, used(resident) / sum)).collect())
     }
 
     /// Seconds that a process worked, of those for which it was there. One that no fit has yet worked as

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use podgauge_sim_nvml::switching::{Arrival, Chance, Requests, Switch, TimeSliced};
 
-use super::bound::is_complete;
+use super::bound::{LATE, MOST_RESIDUAL, is_complete};
 use super::fit::Fit;
 use super::records::{Kind, Record};
 use super::residency::{Residency, Resident};
@@ -59,14 +59,11 @@ fn shares(services: &[Requests], seconds: u64, seed: u64) -> Vec<(f64, f64)> {
             continue;
         }
         counted += 1;
-        let used = |pid: u32| {
-            let of = residents.iter().find(|resident| resident.pid == pid);
-            of.map_or(0.0, |of| fit.work_s(pid, &of.ages) + of.busy_s + of.switching_s)
-        };
-        let sum: f64 = residents.iter().map(|resident| used(resident.pid)).sum();
+        let parts = fit.parts(&residents).unwrap_or_default();
         for (at, share) in shares.iter_mut().enumerate() {
+            let part = parts.iter().find(|(of, _)| *of == pid(at)).map_or(0.0, |(_, part)| *part);
             share.0 += busy[at];
-            share.1 += if sum > 0.0 { used(pid(at)) / sum * active } else { 0.0 };
+            share.1 += part * active;
         }
     }
     let percent = |seconds: f64| seconds / (f64::from(counted) * 0.2) * 100.0;
@@ -228,4 +225,86 @@ fn many_processes_are_fitted_together_and_new_ones_work_as_the_others() {
     // The clock is set back: nothing of before counts.
     fit.add(BEGIN, 0.2, 0.1, &vec![]);
     assert_eq!(fit.slots(), 1);
+}
+
+/// A recording of a real GPU, from tests/data.
+struct Recording {
+    records: Vec<Record>,
+    /// When each ended, ns, and for which part of it the device was in use.
+    slots: Vec<(u64, f64)>,
+    judged_from_ns: u64,
+    /// Percent of the time from then on, by pid.
+    occupied: Vec<(u32, f64)>,
+}
+
+impl Recording {
+    fn read() -> Self {
+        let json: serde_json::Value =
+            serde_json::from_str(include_str!("../../../../tests/data/h100-switches.json")).unwrap();
+        let numbers = |name: &str| -> Vec<Vec<u64>> {
+            let lists = json[name].as_array().unwrap().iter();
+            lists.map(|list| list.as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).collect()).collect()
+        };
+        let mut at_ns = json["begin_ns"].as_u64().unwrap();
+        let mut record = |numbers: Vec<u64>| {
+            at_ns += numbers[0];
+            let pid = numbers[1] as u32;
+            Record { at_ns, kind: if numbers[2] == 0 { Kind::Start { pid } } else { Kind::End { pid } } }
+        };
+        Self {
+            records: numbers("records").into_iter().map(&mut record).collect(),
+            slots: numbers("slots").iter().map(|slot| (slot[0] * 1000, slot[1] as f64 / 100.0)).collect(),
+            judged_from_ns: json["judged_from_us"].as_u64().unwrap() * 1000,
+            occupied: json["occupied_percent"]
+                .as_object()
+                .unwrap()
+                .iter()
+                .map(|(pid, percent)| (pid.parse().unwrap(), percent.as_f64().unwrap()))
+                .collect(),
+        }
+    }
+}
+
+/// Between the two services that end and the three that begin nobody was on the GPU for 4 s.
+#[test]
+fn services_that_come_after_others_have_what_they_used_on_a_recorded_gpu() {
+    let recording = Recording::read();
+    let mut records = recording.records.iter().peekable();
+    let (mut residency, mut fit) = (Residency::default(), Fit::default());
+    let mut seconds = vec![0.0; recording.occupied.len()];
+    let mut judged_s = 0.0;
+    for (at, pair) in recording.slots.windows(2).enumerate() {
+        let (begin, (end, active)) = (pair[0].0, pair[1]);
+        // A slot waits for a record after it.
+        while residency.newest_ns() < end
+            && let Some(record) = records.next_if(|record| record.at_ns < end + LATE.as_nanos() as u64)
+        {
+            residency.take(*record);
+        }
+        let Some(residents) = residency.of_slot(begin, end).filter(|residents| !residents.is_empty()) else {
+            continue;
+        };
+        let length_s = (end - begin) as f64 / 1e9;
+        fit.add(end, length_s, active * length_s, &residents);
+        if at % 5 == 0 {
+            residency.learn();
+        }
+        if at % 25 == 24 && fit.slots() >= 50 {
+            fit.solve();
+            assert!(fit.residual().unwrap() <= MOST_RESIDUAL, "slot {at}: {:?}", fit.residual());
+        }
+        if end >= recording.judged_from_ns {
+            judged_s += length_s;
+            let parts = fit.parts(&residents).unwrap_or_default();
+            for ((pid, _), seconds) in recording.occupied.iter().zip(&mut seconds) {
+                let part = parts.iter().find(|(of, _)| of == pid).map_or(0.0, |(_, part)| *part);
+                *seconds += part * active * length_s;
+            }
+        }
+    }
+    assert!(judged_s > 12.0, "{judged_s}");
+    let shares: Vec<f64> = seconds.iter().map(|seconds| seconds / judged_s * 100.0).collect();
+    for ((pid, truth), share) in recording.occupied.iter().zip(&shares) {
+        assert!((share - truth).abs() <= 2.0, "{pid}: {truth} true, {shares:.1?}");
+    }
 }
