@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use podgauge_sim_nvml::switching::{Arrival, Chance, Requests, Switch, TimeSliced};
 
+use super::Parts;
 use super::bound::{LATE, MOST_RESIDUAL, is_complete};
 use super::fit::Fit;
 use super::records::{Kind, Record};
@@ -22,6 +23,11 @@ fn pid(service: usize) -> u32 {
 fn record(switch: Switch) -> Record {
     let Switch { at_ns, pid, starts } = switch;
     Record { at_ns, kind: if starts { Kind::Start { pid } } else { Kind::End { pid } } }
+}
+
+/// A process that is not named has none.
+fn part_of(parts: &Parts, pid: u32) -> f64 {
+    parts.iter().find(|(of, _)| *of == pid).map_or(0.0, |(_, part)| *part)
 }
 
 /// What each service had, and what the trace says, percent of the time from the 15th second on.
@@ -61,9 +67,8 @@ fn shares(services: &[Requests], seconds: u64, seed: u64) -> Vec<(f64, f64)> {
         counted += 1;
         let parts = fit.parts(&residents).unwrap_or_default();
         for (at, share) in shares.iter_mut().enumerate() {
-            let part = parts.iter().find(|(of, _)| *of == pid(at)).map_or(0.0, |(_, part)| *part);
             share.0 += busy[at];
-            share.1 += part * active;
+            share.1 += part_of(&parts, pid(at)) * active;
         }
     }
     let percent = |seconds: f64| seconds / (f64::from(counted) * 0.2) * 100.0;
@@ -297,8 +302,7 @@ fn services_that_come_after_others_have_what_they_used_on_a_recorded_gpu() {
             judged_s += length_s;
             let parts = fit.parts(&residents).unwrap_or_default();
             for ((pid, _), seconds) in recording.occupied.iter().zip(&mut seconds) {
-                let part = parts.iter().find(|(of, _)| of == pid).map_or(0.0, |(_, part)| *part);
-                *seconds += part * active * length_s;
+                *seconds += part_of(&parts, *pid) * active * length_s;
             }
         }
     }
