@@ -181,17 +181,21 @@ impl Bound {
             }
             (self.listed, self.unlisted) = (0, 0);
         }
-        if self.judgements.iter().filter(|judgement| judgement.contradicted).count() >= CONTRADICTED {
+        let contradicted =
+            self.judgements.iter().filter(|judgement| judgement.contradicted).count() >= CONTRADICTED;
+        let quiet = self.record_at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        // Without records the last process is there for ever, so that NVML contradicts it as well.
+        if quiet >= SILENT && self.named.len() > 1 || quiet >= LATE && contradicted {
+            let quiet_s = quiet.as_secs();
+            return Err(format!("no record came for {quiet_s} s, while NVML names several processes"));
+        }
+        if contradicted {
             return Err("NVML names processes that it says were not on the GPU".to_owned());
         }
         if self.incomplete >= JUDGED {
             return Err(
                 "no slot of 10 s has all of its records: they are lost, or of another clock".to_owned()
             );
-        }
-        let is_silent = self.record_at.is_some_and(|at| now.saturating_duration_since(at) >= SILENT);
-        if is_silent && self.named.len() > 1 {
-            return Err("no record came for 10 s, while NVML names several processes".to_owned());
         }
         Ok(())
     }
@@ -223,20 +227,22 @@ impl Bound {
         self.fit.parts(&residents)
     }
 
-    /// Remembers how a slot was divided, beside whom NVML names.
-    pub(super) fn judge(&mut self, slot: &Slot, by_nvml: &Credit, divided: Option<&Credit>) {
+    /// The credit of a slot: as it was divided, or NVML's if that names somebody who has no part of it.
+    pub(super) fn judge(&mut self, slot: &Slot, by_nvml: Credit, divided: Option<Credit>) -> Credit {
         let mut contradicted = false;
-        if let Credit::Of(whose) = by_nvml {
+        if let Credit::Of(whose) = &by_nvml {
             self.named.insert(whose.clone());
-            if let Some(Credit::Divided(parts)) = divided {
+            if let Some(Credit::Divided(parts)) = &divided {
                 contradicted = parts.iter().all(|(known, _)| known != whose);
             }
         }
+        let divided = divided.filter(|_| !contradicted);
         if self.judgements.len() >= JUDGED {
             self.judgements.pop_front();
         }
         let active_s = slot.active_seconds();
         self.judgements.push_back(Judgement { active_s, divided: divided.is_some(), contradicted });
+        divided.unwrap_or(by_nvml)
     }
 }
 

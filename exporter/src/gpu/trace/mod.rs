@@ -176,8 +176,8 @@ impl Trace {
                 break;
             }
             let divided = bound.parts(&slot).map(&mut named);
-            bound.judge(&slot, &credit, divided.as_ref());
-            ready.push((slot, divided.unwrap_or(credit)));
+            let credit = bound.judge(&slot, credit, divided);
+            ready.push((slot, credit));
         }
         ready
     }
