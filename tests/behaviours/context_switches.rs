@@ -287,7 +287,10 @@ async fn a_trace_that_falls_silent_is_not_believed() {
     exporter.until("the trace", |page| source(page, "context-switches")).await;
     node.play(&turns("silent: true"));
     let [long, short] = shares(&exporter, 12.0).await;
-    assert!(long.min(short) >= 0.25 * (long + short), "the last one there has all of it: {long:.1} {short:.1}");
+    assert!(
+        long.min(short) >= 0.25 * (long + short),
+        "the last one there has all of it: {long:.1} {short:.1}"
+    );
     exporter.program.logged("while NVML names several processes").await;
     assert_eq!(exporter.program.count_logged("context switches are not traced: no record came for"), 1);
     are_estimates(&exporter).await;
