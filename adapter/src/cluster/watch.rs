@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use tracing::debug;
 
 use super::objects::ObjectIndex;
-use super::pods::PodIndex;
+use super::pod_index::PodIndex;
 use super::slim::SlimPod;
 
 /// The watches that answers depend on.

@@ -1,5 +1,6 @@
 //! Keeps the short history of one series: gap-free pieces, and the mean over a window of them.
 
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 /// How much more time a counter may have observed than passed between two scrapes: an exporter
@@ -43,20 +44,39 @@ pub struct Span {
 #[derive(Debug, Clone, Default)]
 pub struct History {
     points: Vec<Point>,
-    /// The points' times count from here; `None` before the first reading.
-    base: Option<Instant>,
-    /// The end of the current piece.
-    last: Option<Last>,
-    /// When it last grew.
-    fresh: Option<Millis>,
-    /// The newest point begins a piece that has not grown yet.
-    beginning: bool,
+    /// The points' times count from here.
+    base: Base,
+    /// The newest reading's numbers, in the order in which [`Reading`] has them.
+    numbers: [f64; 2],
+    /// When it was received.
+    at: Millis,
+    /// The low bits of its scrape's number: whether the next one is the very next.
+    scrape: u32,
+    /// When it last grew, if it did.
+    fresh: Millis,
     /// Seconds of readings without a gap, since it began.
     covered: f32,
+    /// The newest reading's kind; `None` where the next one begins a piece.
+    kind: Option<Kind>,
+    grew: bool,
+    /// The newest point begins a piece that has not grown yet.
+    beginning: bool,
 }
 
 /// Milliseconds since a history's base; 49 days of them.
 type Millis = u32;
+
+/// A time in half of an `Instant`'s bytes: ns since a time that all histories share. 0: none yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Base(u64);
+
+/// Which [`Reading`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Share,
+    Gauge,
+    Rate,
+}
 
 #[derive(Debug, Clone, Copy)]
 struct Point {
@@ -65,14 +85,6 @@ struct Point {
     /// … seconds. Read as a part of at most minutes, so that seven digits are plenty.
     weight: f32,
     at: Millis,
-}
-
-#[derive(Debug, Clone)]
-struct Last {
-    reading: Reading,
-    at: Millis,
-    /// Its low bits: whether the next one is the very next.
-    scrape: u32,
 }
 
 /// A mean over a window.
@@ -99,12 +111,12 @@ impl Span {
         age.max(millis(self.shortest)) / POINTS_PER_WINDOW
     }
 
-    /// How many points a window has with nothing missing: the whole ones, the one in which it
-    /// begins and the one before, and the one that grows.
+    /// How many points a window has with nothing missing: the whole ones, the one before, and the one
+    /// that grows.
     fn points(&self) -> usize {
         let interval = (millis(self.longest_step) / 2).max(1);
         let whole = (self.longest_point(0) / interval).max(1) * interval;
-        (millis(self.shortest) / whole) as usize + 3
+        (millis(self.shortest) / whole) as usize + 2
     }
 }
 
@@ -114,14 +126,13 @@ impl History {
     pub fn push(&mut self, at: Instant, scrape: u64, reading: Reading, span: &Span) {
         let at = self.millis(at);
         let scrape = scrape as u32;
-        let growth = self.last.as_ref().and_then(|last| last.growth(at, scrape, reading, span));
-        match growth {
+        match self.growth(at, scrape, reading, span) {
             // The same page again, or a sampler that stands still: nothing new.
             Some((_, time)) if time <= 0.0 => {}
             Some((sum, weight)) => {
+                (self.fresh, self.grew) = (at, true);
                 self.add(Point { sum, weight, at }, span);
                 self.covered += weight;
-                self.fresh = Some(at);
                 self.beginning = false;
             }
             None => {
@@ -133,36 +144,38 @@ impl History {
                 self.beginning = true;
             }
         }
-        self.last = Some(Last { reading, at, scrape });
-        self.thin(span);
+        (self.kind, self.numbers) = reading.split();
+        (self.at, self.scrape) = (at, scrape);
     }
 
     /// Whether a counter of the newest reading is less in this one: it began again in between.
     pub fn fell(&self, reading: Reading) -> bool {
-        match (self.last.as_ref().map(|last| last.reading), reading) {
-            (Some(Reading::Share { sum, weight }), Reading::Share { sum: now, weight: weight_now }) => {
-                now < sum || weight_now < weight
-            }
-            (Some(Reading::Rate(before)), Reading::Rate(now)) => now < before,
-            _ => false,
+        let (kind, now) = reading.split();
+        match kind.filter(|_| kind == self.kind) {
+            Some(Kind::Share) => now[0] < self.numbers[0] || now[1] < self.numbers[1],
+            Some(Kind::Rate) => now[0] < self.numbers[0],
+            Some(Kind::Gauge) | None => false,
         }
     }
 
     /// The next reading begins a new piece, because it measures something else than the last one.
     pub fn interrupt(&mut self) {
-        self.last = None;
+        self.kind = None;
     }
 
     /// The mean over the window that ends with the newest growth, of readings received since
     /// `not_before`; `None` without two of one piece.
     pub fn mean(&self, window: Duration, not_before: Option<Instant>) -> Option<Mean> {
-        let (base, fresh) = (self.base?, self.fresh?);
+        let (base, fresh) = (self.base, self.fresh);
+        if !self.grew {
+            return None;
+        }
         let from = fresh.saturating_sub(millis(window));
         let (mut sum, mut covered, mut oldest) = (0.0, 0.0, None);
         for pair in self.points.windows(2) {
             let (begin, point) = (pair[0].at, &pair[1]);
             // A point holds readings of all its time: none of it may be from before.
-            let excluded = not_before.is_some_and(|limit| instant(base, begin) < limit);
+            let excluded = not_before.is_some_and(|limit| base.instant(begin) < limit);
             if point.at <= from || excluded || point.weight <= 0.0 {
                 continue;
             }
@@ -178,14 +191,14 @@ impl History {
         (covered > 0.0).then(|| Mean {
             value: sum / covered,
             covered,
-            oldest: instant(base, oldest.unwrap_or(fresh)),
-            at: instant(base, fresh),
+            oldest: base.instant(oldest.unwrap_or(fresh)),
+            at: base.instant(fresh),
         })
     }
 
     /// When it was last read.
     pub fn updated(&self) -> Option<Instant> {
-        Some(instant(self.base?, self.last.as_ref()?.at))
+        self.kind.map(|_| self.base.instant(self.at))
     }
 
     /// Seconds of readings without a gap, since it began.
@@ -195,35 +208,83 @@ impl History {
 
     /// When it last grew.
     pub fn fresh(&self) -> Option<Instant> {
-        Some(instant(self.base?, self.fresh?))
+        self.grew.then(|| self.base.instant(self.fresh))
+    }
+
+    /// By how much sum and weight grew since the newest reading, `None` across a gap.
+    fn growth(&self, at: Millis, scrape: u32, reading: Reading, span: &Span) -> Option<(f64, f32)> {
+        if self.kind.is_none() || self.scrape.wrapping_add(1) != scrape {
+            return None;
+        }
+        let elapsed = Duration::from_millis(at.saturating_sub(self.at).into());
+        let [before, weight_before] = self.numbers;
+        match (self.kind?, reading) {
+            (Kind::Share, Reading::Share { sum, weight }) => {
+                let (more, time) = (sum - before, weight - weight_before);
+                // A millisecond for the rounding of what is printed.
+                let sound = more >= 0.0 && time >= 0.0 && more <= time + 0.001;
+                let kept = time as f32;
+                (sound && time <= (elapsed + CATCH_UP).as_secs_f64())
+                    .then(|| (more.min(f64::from(kept)), kept))
+            }
+            (Kind::Gauge, Reading::Gauge(value)) => {
+                let time = elapsed.as_secs_f32();
+                (elapsed <= span.longest_step).then(|| (value * f64::from(time), time))
+            }
+            (Kind::Rate, Reading::Rate(value)) => {
+                (value >= before).then_some((value - before, elapsed.as_secs_f32()))
+            }
+            _ => None,
+        }
     }
 
     /// A series lives as long as its pod: room for its window at once, and no more than that. One
     /// that never grows, of which there may be many, has room for little.
     fn add(&mut self, point: Point, span: &Span) {
+        self.forget_before_window(span);
+        let mut point = point;
+        // The one before may have waited for what it is joined with.
+        while let Some(joined) = self.joined_with_newest(point, span) {
+            self.points.pop();
+            point = joined;
+        }
         if self.points.len() == self.points.capacity() {
             let expected = if self.points.is_empty() { 2 } else { span.points() };
             self.points.reserve_exact(expected.saturating_sub(self.points.len()).clamp(2, 32));
         }
         self.points.push(point);
+        self.thin(span);
     }
 
-    /// Joins points that are closer together than their age asks for, and forgets those of before
-    /// the longest window, but for the one in which it begins.
-    fn thin(&mut self, span: &Span) {
-        let Some(fresh) = self.fresh else { return };
-        let from = fresh.saturating_sub(millis(span.window));
-        if self.points.get(1).is_some_and(|second| second.at <= from) {
+    /// Forgets points of before the longest window, but for the one in which it begins.
+    fn forget_before_window(&mut self, span: &Span) {
+        let from = self.fresh.saturating_sub(millis(span.window));
+        if self.grew && self.points.get(1).is_some_and(|second| second.at <= from) {
             let old = self.points.partition_point(|point| point.at <= from).saturating_sub(1);
             self.points.drain(..old);
         }
-        // With one window for all means no point may stand for longer as it ages: only the newest can be
-        // joined. The others are memory that a push does not need to read.
-        let last = self.points.len().saturating_sub(2).max(1);
-        let mut at = if span.window <= span.shortest { last } else { 1 };
+    }
+
+    /// The newest point as one with the next, if both together stand for little enough time.
+    fn joined_with_newest(&self, next: Point, span: &Span) -> Option<Point> {
+        let [.., before, newest] = self.points[..] else { return None };
+        let age = self.fresh.saturating_sub(next.at);
+        if next.at - before.at > span.longest_point(age) {
+            return None;
+        }
+        newest.joined(next)
+    }
+
+    /// Joins points that are closer together than their age asks for. With one window for all means no point
+    /// may stand for longer as it ages, so that there are none.
+    fn thin(&mut self, span: &Span) {
+        if span.window <= span.shortest {
+            return;
+        }
+        let mut at = 1;
         while at + 1 < self.points.len() {
             let [before, first, second] = self.points[at - 1..=at + 1] else { break };
-            let age = fresh.saturating_sub(second.at);
+            let age = self.fresh.saturating_sub(second.at);
             let close = second.at - before.at <= span.longest_point(age);
             match first.joined(second).filter(|_| close) {
                 Some(joined) => {
@@ -239,22 +300,25 @@ impl History {
 
     /// The time on this history's scale, which is moved along before it ends.
     fn millis(&mut self, at: Instant) -> Millis {
-        let base = *self.base.get_or_insert(at);
-        let passed = |base: Instant| Millis::try_from(at.saturating_duration_since(base).as_millis());
-        if let Ok(passed) = passed(base) {
+        if self.base == Base::default() {
+            self.base = Base::of(at);
+        }
+        let passed =
+            |base: Base| Millis::try_from(at.saturating_duration_since(base.instant(0)).as_millis()).ok();
+        if let Some(passed) = passed(self.base) {
             return passed;
         }
         let shift = self.points.first().map_or(0, |point| point.at);
-        let moved = instant(base, shift);
-        let Ok(passed) = passed(moved) else {
+        let moved = Base::of(self.base.instant(shift));
+        let Some(passed) = passed(moved) else {
             // Silent for 49 days.
-            *self = Self { base: Some(at), covered: self.covered, ..Self::default() };
+            *self = Self { base: Base::of(at), covered: self.covered, ..Self::default() };
             return 0;
         };
         self.points.iter_mut().for_each(|point| point.at -= shift);
-        self.last.iter_mut().for_each(|last| last.at = last.at.saturating_sub(shift));
-        self.fresh = self.fresh.map(|fresh| fresh.saturating_sub(shift));
-        self.base = Some(moved);
+        self.at = self.at.saturating_sub(shift);
+        self.fresh = self.fresh.saturating_sub(shift);
+        self.base = moved;
         passed
     }
 }
@@ -263,8 +327,35 @@ fn millis(duration: Duration) -> Millis {
     Millis::try_from(duration.as_millis()).unwrap_or(Millis::MAX)
 }
 
-fn instant(base: Instant, at: Millis) -> Instant {
-    base + Duration::from_millis(at.into())
+impl Base {
+    /// Before anything that a history holds: a test may look back an hour.
+    fn epoch() -> Instant {
+        static EPOCH: LazyLock<Instant> = LazyLock::new(|| {
+            let now = Instant::now();
+            now.checked_sub(Duration::from_secs(86_400)).unwrap_or(now)
+        });
+        *EPOCH
+    }
+
+    fn of(at: Instant) -> Self {
+        let passed = at.saturating_duration_since(Self::epoch()).as_nanos();
+        Self(u64::try_from(passed).unwrap_or(u64::MAX).max(1))
+    }
+
+    fn instant(self, at: Millis) -> Instant {
+        Self::epoch() + Duration::from_nanos(self.0) + Duration::from_millis(at.into())
+    }
+}
+
+impl Reading {
+    /// Its kind, and its numbers.
+    fn split(self) -> (Option<Kind>, [f64; 2]) {
+        match self {
+            Self::Share { sum, weight } => (Some(Kind::Share), [sum, weight]),
+            Self::Gauge(value) => (Some(Kind::Gauge), [value, 0.0]),
+            Self::Rate(value) => (Some(Kind::Rate), [value, 0.0]),
+        }
+    }
 }
 
 impl Point {
@@ -278,34 +369,6 @@ impl Point {
         let weight = exact as f32;
         let sum = (self.sum + next.sum) / exact * f64::from(weight);
         Some(Self { sum, weight, at: next.at })
-    }
-}
-
-impl Last {
-    /// By how much sum and weight grew since, `None` across a gap.
-    fn growth(&self, at: Millis, scrape: u32, reading: Reading, span: &Span) -> Option<(f64, f32)> {
-        if self.scrape.wrapping_add(1) != scrape {
-            return None;
-        }
-        let elapsed = Duration::from_millis(at.saturating_sub(self.at).into());
-        match (self.reading, reading) {
-            (Reading::Share { sum: sum_before, weight: weight_before }, Reading::Share { sum, weight }) => {
-                let (more, time) = (sum - sum_before, weight - weight_before);
-                // A millisecond for the rounding of what is printed.
-                let sound = more >= 0.0 && time >= 0.0 && more <= time + 0.001;
-                let kept = time as f32;
-                (sound && time <= (elapsed + CATCH_UP).as_secs_f64())
-                    .then(|| (more.min(f64::from(kept)), kept))
-            }
-            (Reading::Gauge(_), Reading::Gauge(value)) => {
-                let time = elapsed.as_secs_f32();
-                (elapsed <= span.longest_step).then(|| (value * f64::from(time), time))
-            }
-            (Reading::Rate(before), Reading::Rate(value)) => {
-                (value >= before).then_some((value - before, elapsed.as_secs_f32()))
-            }
-            _ => None,
-        }
     }
 }
 
@@ -534,7 +597,7 @@ mod tests {
 
     #[test]
     fn a_series_takes_few_bytes() {
-        assert!(size_of::<History>() <= 96 && size_of::<Point>() == 16, "{}", size_of::<History>());
+        assert!(size_of::<History>() <= 72 && size_of::<Point>() == 16, "{}", size_of::<History>());
         let readings: Vec<_> = (0..100).map(|i| Some((f64::from(i), f64::from(5 * i)))).collect();
         assert!(history(&readings).0.points.capacity() <= 16);
         // Of what never grows there may be many.
