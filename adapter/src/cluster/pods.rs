@@ -1,8 +1,9 @@
 //! Owns what is kept of a pod.
 
+use std::num::NonZeroI64;
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::gpu_grant::GpuGrant;
@@ -19,10 +20,10 @@ pub struct PodRecord {
     /// It has a deletion timestamp.
     pub terminating: bool,
     /// `status.startTime`: the kubelet took it on.
-    pub started: Option<Timestamp>,
+    pub started: Option<Second>,
     pub ready: bool,
     /// When its Ready condition last changed.
-    pub ready_changed: Option<Timestamp>,
+    pub ready_changed: Option<Second>,
     pub containers: Box<[ContainerRecord]>,
     /// Also those that go on beside the others.
     pub init_containers: Box<[ContainerRecord]>,
@@ -39,9 +40,9 @@ pub struct ContainerRecord {
     /// It has ended, and none of its instances is running or about to.
     pub ended: bool,
     /// Start of the instance that is running; `None` while none is.
-    pub running_since: Option<Timestamp>,
+    pub running_since: Option<Second>,
     /// The earliest start of an instance that the status tells of.
-    pub first_started: Option<Timestamp>,
+    pub first_started: Option<Second>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +53,10 @@ pub enum Phase {
     Failed,
     Unknown,
 }
+
+/// A time of a pod's status, in the seconds since 1970 that Kubernetes writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Second(NonZeroI64);
 
 pub(super) type Label = (Arc<str>, Arc<str>);
 
@@ -64,12 +69,29 @@ pub(super) fn label<'l>(labels: &'l LabelSet, key: &str) -> Option<&'l str> {
     Some(&labels[at].1)
 }
 
+// === impl Second ===
+
+impl Second {
+    fn of(time: &Time) -> Option<Self> {
+        NonZeroI64::new(time.0.as_second()).map(Self)
+    }
+
+    pub fn time(self) -> Timestamp {
+        // Of a time that was one.
+        Timestamp::from_second(self.0.get()).unwrap_or_default()
+    }
+
+    pub fn duration_since(self, earlier: Self) -> SignedDuration {
+        SignedDuration::from_secs(self.0.get().saturating_sub(earlier.0.get()))
+    }
+}
+
 // === impl PodRecord ===
 
 impl PodRecord {
     /// When the first of its containers started, which may be an init container; before that
     /// nothing on a GPU was its own.
-    pub fn first_container_started(&self) -> Option<Timestamp> {
+    pub fn first_container_started(&self) -> Option<Second> {
         let containers = self.containers.iter().chain(&self.init_containers);
         containers.filter_map(|container| container.first_started).min()
     }
@@ -77,7 +99,7 @@ impl PodRecord {
 
 impl From<&SlimPod> for PodRecord {
     fn from(pod: &SlimPod) -> Self {
-        let time = |time: &Option<Time>| time.as_ref().map(|time| time.0);
+        let time = |time: &Option<Time>| time.as_ref().and_then(Second::of);
         let ready = pod.status.conditions.iter().flatten().find(|condition| condition.type_ == "Ready");
         let mut labels: Vec<Label> = pod
             .metadata
@@ -113,7 +135,7 @@ impl From<&SlimPod> for PodRecord {
 impl From<&ContainerStatus> for ContainerRecord {
     fn from(status: &ContainerStatus) -> Self {
         let started = |state: &Option<super::slim::Running>| {
-            state.as_ref().and_then(|state| state.started_at.as_ref()).map(|time| time.0)
+            state.as_ref().and_then(|state| state.started_at.as_ref()).and_then(Second::of)
         };
         let running_since = started(&status.state.running);
         let earlier = [&status.state.terminated, &status.last_state.running, &status.last_state.terminated];
@@ -163,7 +185,7 @@ mod tests {
         }))
         .unwrap();
         let record = PodRecord::from(&pod);
-        let at = |second| Some(format!("2026-11-21T16:00:0{second}Z").parse().unwrap());
+        let at = |second| Second::of(&Time(format!("2026-11-21T16:00:0{second}Z").parse().unwrap()));
         assert!(record.terminating && !record.ready);
         assert_eq!((record.started, record.ready_changed), (at(0), at(5)));
         assert_eq!(record.containers[0].running_since, at(4));

@@ -32,7 +32,7 @@ pub use omission::Omission;
 pub use part::{HeldPart, PartSource, UnknownPart};
 
 use crate::cluster::Selector;
-use crate::cluster::pods::{Phase, PodRecord};
+use crate::cluster::pods::{Phase, PodRecord, Second};
 use crate::metric::{FamilyId, MEMORY_USED, Metric, USE};
 use crate::source::history::History;
 use crate::source::joined::Joined;
@@ -167,8 +167,8 @@ impl Began {
         Self::at(pod.first_container_started(), now)
     }
 
-    fn at(time: Option<Timestamp>, now: &Now) -> Self {
-        match time.map(|time| now.instant_of(time)) {
+    fn at(time: Option<Second>, now: &Now) -> Self {
+        match time.map(|time| now.instant_of(time.time())) {
             None => Self::NotYet,
             Some(None) => Self::BeforeAll,
             Some(Some(at)) => Self::At(at),

@@ -1,9 +1,9 @@
 //! Owns the rule of who counts yet: a pod that has once been Ready.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 
 use super::Omission;
-use crate::cluster::pods::{ContainerRecord, PodRecord};
+use crate::cluster::pods::{ContainerRecord, PodRecord, Second};
 
 /// A Ready condition that changed later than this after the start tells that the pod has been
 /// Ready: the first thing a kubelet writes is that it is not.
@@ -26,7 +26,7 @@ pub(super) fn has_been_ready(pod: &PodRecord) -> Result<(), Omission> {
 pub(super) fn not_restarted(pod: &PodRecord, containers: &[&str]) -> Result<(), Omission> {
     debug_assert!(!pod.ready, "nobody asks of a pod that is Ready");
     let holds_gpu = |name: &str| containers.is_empty() || containers.contains(&name);
-    let restarted = |since: Option<Timestamp>| match (since, pod.ready_changed) {
+    let restarted = |since: Option<Second>| match (since, pod.ready_changed) {
         // The kubelet writes the condition a moment after the restart it follows from.
         (Some(since), Some(changed)) => changed.duration_since(since) <= SETTLING,
         _ => true,

@@ -54,7 +54,8 @@ pub struct ExporterState {
     pub used: Room,
     /// Boxed, because half of a map's places are empty.
     pub(super) devices: Map<Arc<str>, Box<DeviceState>>,
-    pub(super) namespaces: Map<Box<str>, Map<Box<str>, PodSeries>>,
+    /// … and so are these.
+    pub(super) namespaces: Map<Box<str>, Map<Box<str>, Box<PodSeries>>>,
 }
 
 /// A device by the newest page.
@@ -216,7 +217,7 @@ impl ExporterState {
 
     /// What the exporter says of a pod.
     pub fn pod(&self, namespace: &str, name: &str) -> Option<&PodSeries> {
-        self.namespaces.get(namespace)?.get(name)
+        self.namespaces.get(namespace)?.get(name).map(|pod| &**pod)
     }
 
     pub fn device_state(&self, device: &str) -> Option<&DeviceState> {
@@ -231,7 +232,7 @@ impl ExporterState {
     /// Every holding, with its device.
     pub fn holdings(&self) -> impl Iterator<Item = (&str, &Holding)> {
         let pods = self.namespaces.values().flat_map(Map::values);
-        pods.flatten().map(|((device, _), holding)| (&**device, holding))
+        pods.flat_map(|pod| &**pod).map(|((device, _), holding)| (&**device, holding))
     }
 
     /// The limit for which something of that pod may be missing.
