@@ -197,7 +197,7 @@ fn without_a_uid_the_whole_window_must_be_the_pods() {
     };
     let page = page("u1", 0.4, 500.0).replace(",pod_uid=\"u1\"", "");
     scene.page(&page);
-    container(&mut scene, 84.9);
+    container(&mut scene, 84.0);
     assert!(scene.utilization().is_err());
     container(&mut scene, 85.0);
     near(value(&scene, "gpu_utilization"), 40.0, 60.0);
