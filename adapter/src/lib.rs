@@ -20,3 +20,4 @@ mod open_files;
 pub mod run;
 pub mod self_metrics;
 pub mod source;
+pub mod uid;

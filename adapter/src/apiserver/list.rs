@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::StatusCode;
 use podgauge_common::http::Response;
 use podgauge_common::quantity::Quantity;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::Value as Json;
 
 use super::path::{GROUP, Version};
@@ -65,7 +65,8 @@ struct ItemV1beta1<'a> {
     metric_name: &'a str,
     timestamp: &'a str,
     window: u64,
-    value: String,
+    #[serde(serialize_with = "as_text")]
+    value: Quantity,
     selector: &'a Json,
 }
 
@@ -76,7 +77,13 @@ struct ItemV1beta2<'a> {
     metric: MetricIdentifier<'a>,
     timestamp: &'a str,
     window_seconds: u64,
-    value: String,
+    #[serde(serialize_with = "as_text")]
+    value: Quantity,
+}
+
+/// Without a text of its own for each of thousands.
+fn as_text<S: Serializer>(value: &Quantity, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(value)
 }
 
 #[derive(Serialize)]
@@ -104,7 +111,7 @@ pub(super) fn write(version: Version, what: &Described<'_>, items: &[Item], pret
             metric_name: metric,
             timestamp: &item.timestamp,
             window: item.seconds_of(window),
-            value: item.value.to_string(),
+            value: item.value,
             selector,
         }),
         Version::V1beta2 => list(api_version, pretty, items, |item| ItemV1beta2 {
@@ -112,7 +119,7 @@ pub(super) fn write(version: Version, what: &Described<'_>, items: &[Item], pret
             metric: MetricIdentifier { name: metric, selector },
             timestamp: &item.timestamp,
             window_seconds: item.seconds_of(window),
-            value: item.value.to_string(),
+            value: item.value,
         }),
     }
 }

@@ -8,11 +8,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::gpu_grant::GpuGrant;
 use super::slim::{ContainerStatus, SlimPod};
+use crate::uid::Uid;
 
 /// What is kept of a pod.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PodRecord {
-    pub uid: Box<str>,
+    pub uid: Uid,
     pub(super) labels: LabelSet,
     /// `spec.nodeName`; `None` until scheduled.
     pub node: Option<Arc<str>>,

@@ -215,7 +215,7 @@ impl Measure<'_> {
         let exporter = known.exporter;
         let state = device.state;
         let formula = question.metric.formula;
-        let shared = state.map_or(0, |state| state.pods);
+        let shared = state.map_or(0, |state| state.pods as usize);
         let of_a_part = matches!(formula.family(), USE | MEMORY_USED);
         within(exporter, state.and_then(|state| exporter.limit_on_device(state)))?;
         // NVIDIA's exporter gives every pod on a device the whole device's, and either does of what
@@ -279,7 +279,7 @@ impl Measure<'_> {
 
     /// Why the device of the pod has no value, if its exporter says why.
     fn better_reason(&self, omission: Omission, state: Option<&DeviceState>) -> Omission {
-        let shared = state.map_or(0, |state| state.pods);
+        let shared = state.map_or(0, |state| state.pods as usize);
         let reason = state.and_then(|state| self.unattributed(state));
         match (omission, reason) {
             // A value that is still answered outlives attribution; after that this is the reason.

@@ -6,6 +6,7 @@ use super::Mine;
 use crate::cluster::GpuGrant;
 use crate::cluster::gpu_grant::{Cards, Fraction, Malformed, Size};
 use crate::source::store::ReportedPart;
+use crate::uid::Uid;
 
 /// The part of a device that a pod was given.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -53,7 +54,7 @@ pub(super) struct Holder<'a> {
     pub(super) memory_total: Option<f64>,
     /// The pod's containers on the device.
     pub(super) holdings: &'a [Mine<'a>],
-    pub(super) uid: &'a str,
+    pub(super) uid: &'a Uid,
     pub(super) grant: Option<&'a GpuGrant>,
 }
 

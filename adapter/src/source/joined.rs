@@ -12,13 +12,14 @@ use super::history::{History, Reading};
 use super::page;
 use super::store::{Holding, Round};
 use crate::metric::{FamilyId, MEMORY_USED, USE};
+use crate::uid::Uid;
 
 /// A pod's series on a device for which more than one container label is known.
 #[derive(Debug)]
 pub struct Joined {
     pub(super) device: Arc<str>,
     /// The last pod that the exporter named for it.
-    uid: Option<Box<str>>,
+    uid: Option<Uid>,
     /// Some of what is kept came without a UID: it belongs to the pod that ran at that time.
     undated: bool,
     series: Vec<JoinedSeries>,
@@ -39,7 +40,7 @@ impl Joined {
     pub(super) fn from_only(device: &Arc<str>, known: Option<(&str, &Holding)>) -> Self {
         let mut joined = Self { device: Arc::clone(device), uid: None, undated: false, series: Vec::new() };
         if let Some((container, holding)) = known {
-            joined.uid = holding.uid().map(Into::into);
+            joined.uid = holding.uid().cloned();
             joined.undated = holding.is_undated();
             let labels = hash([container].into_iter());
             joined.series = holding
@@ -69,7 +70,7 @@ impl Joined {
         }
         let mut another = false;
         match (uid, &self.uid) {
-            (Some(uid), Some(known)) if *uid != **known => {
+            (Some(uid), Some(known)) if *known != *uid => {
                 self.series.clear();
                 self.undated = false;
                 self.uid = Some(uid.into());
@@ -111,8 +112,8 @@ impl Joined {
     }
 
     /// Whether what is kept may be of the pod with this UID.
-    pub fn may_be_of(&self, uid: &str) -> bool {
-        self.uid.as_deref().is_none_or(|known| known == uid)
+    pub fn may_be_of(&self, uid: &Uid) -> bool {
+        self.uid.as_ref().is_none_or(|known| known == uid)
     }
 
     /// Whether time alone tells which pod some of it belongs to.

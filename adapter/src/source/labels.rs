@@ -16,18 +16,21 @@ pub struct Labels {
     /// All values, one after the other.
     text: Box<str>,
     /// Where each ends. A label that is not there has no length, as Prometheus has it.
-    ends: [u32; NAMES.len()],
+    ends: [u16; NAMES.len()],
 }
 
 impl Labels {
-    /// Those that are found.
+    /// Those that are found; what is beyond 64 KiB in all is not. A page's labels are much shorter.
     pub fn of<'s>(find: impl Fn(&str) -> Option<&'s str>) -> Self {
-        let found = NAMES.map(|name| find(name).unwrap_or_default());
-        let mut end = 0;
-        let ends = found.map(|value| {
-            end += value.len() as u32;
-            end
+        let mut end = 0u16;
+        let found = NAMES.map(|name| {
+            let value = find(name).unwrap_or_default();
+            let fits = u16::try_from(value.len()).ok().and_then(|length| end.checked_add(length));
+            end = fits.unwrap_or(end);
+            if fits.is_some() { (value, end) } else { ("", end) }
         });
+        let ends = found.map(|(_, end)| end);
+        let found = found.map(|(value, _)| value);
         Self { text: found.concat().into(), ends }
     }
 
@@ -35,7 +38,7 @@ impl Labels {
     pub fn get(&self, name: &str) -> Option<&str> {
         let at = NAMES.iter().position(|known| *known == name)?;
         let begin = at.checked_sub(1).map_or(0, |before| self.ends[before]);
-        self.text.get(begin as usize..self.ends[at] as usize).filter(|value| !value.is_empty())
+        self.text.get(usize::from(begin)..usize::from(self.ends[at])).filter(|value| !value.is_empty())
     }
 
     /// Names and values of those that it has.

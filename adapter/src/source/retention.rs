@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::joined::Joined;
 use super::page::{DEVICE_TEXT, HOLDING_SERIES, Room};
 use super::store::{DeviceState, ExporterState, Holding, Placed, PodSeries};
+use crate::uid::Uid;
 
 /// How long a pod is remembered that the exporter no longer reports: the exporter itself remembers
 /// as long.
@@ -142,7 +143,7 @@ impl PodSeries {
             return;
         }
         let alive = self.holdings.iter().filter(|(_, holding)| recent(holding.seen));
-        let alive: HashSet<Option<Box<str>>> = alive.map(|(_, holding)| holding.uid.clone()).collect();
+        let alive: HashSet<Option<Uid>> = alive.map(|(_, holding)| holding.uid.clone()).collect();
         self.retain(|holding| recent(holding.seen) || holding.allocated && alive.contains(&holding.uid));
     }
 
@@ -159,7 +160,7 @@ fn size(namespace: &str, name: &str, ((_, container), holding): &Placed) -> Room
     let Holding { uid, series, .. } = holding;
     Room {
         series: series.len().max(HOLDING_SERIES),
-        text: namespace.len() + name.len() + container.len() + uid.as_ref().map_or(0, |uid| uid.len()),
+        text: namespace.len() + name.len() + container.len() + uid.as_ref().map_or(0, Uid::text_bytes),
     }
 }
 

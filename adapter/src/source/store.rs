@@ -17,6 +17,7 @@ use super::recent::{Latest, Recent};
 use crate::cluster::Selector;
 use crate::map::Map;
 use crate::metric::{FamilyId, USE};
+use crate::uid::Uid;
 
 /// Observed time that a pod's first answer needs, seconds.
 pub const FIRST_ANSWER_SECONDS: f64 = 15.0;
@@ -63,7 +64,7 @@ pub struct ExporterState {
 pub struct DeviceState {
     pub(super) labels: Labels,
     /// Pods that have a part of it.
-    pub pods: usize,
+    pub pods: u32,
     /// How many own it, as the exporter counts them: containers, and processes outside every pod as
     /// one. `None`: it does not know.
     pub owners: Option<f64>,
@@ -76,8 +77,8 @@ pub struct DeviceState {
     pub seen: Instant,
     /// How much anybody used it lately.
     pub recent: Option<Latest>,
-    /// Its active and observed seconds, as last read.
-    counted: (Option<f64>, Option<f64>),
+    /// Its active and observed seconds, as last read; NaN: none.
+    counted: [f64; 2],
     /// Of the whole device, where no single holding has them.
     pub(super) series: Vec<(FamilyId, History)>,
 }
@@ -110,7 +111,7 @@ pub struct Holding {
     pub present: bool,
     pub seen: Instant,
     /// The last pod that the exporter named for it.
-    pub(super) uid: Option<Box<str>>,
+    pub(super) uid: Option<Uid>,
     /// The newest page named it.
     named: bool,
     /// Some of what is kept came without a UID: whose that is is told by time alone.
@@ -202,7 +203,7 @@ impl ExporterState {
         for (_, holding) in pods.flat_map(|pod| &mut pod.holdings) {
             holding.observed = holding.observed.map(|_| 0.0);
         }
-        self.devices.values_mut().for_each(|device| device.counted = (None, None));
+        self.devices.values_mut().for_each(|device| device.counted = [f64::NAN; 2]);
     }
 
     /// Another exporter takes over what this one knew: every series begins a new piece.
@@ -289,8 +290,8 @@ impl ExporterState {
         known.memory_total = device.memory_total;
         known.incomplete = device.incomplete;
         known.seen = round.at;
-        let counted = (device.active, device.observed);
-        if grew || known.counted != counted {
+        let counted = [device.active, device.observed].map(|seconds| seconds.unwrap_or(f64::NAN));
+        if grew || known.counted.map(f64::to_bits) != counted.map(f64::to_bits) {
             known.recent = latest(device.recent, round);
         }
         known.counted = counted;
@@ -411,7 +412,7 @@ impl DeviceState {
             incomplete: false,
             seen,
             recent: None,
-            counted: (None, None),
+            counted: [f64::NAN; 2],
             series: Vec::new(),
         }
     }
@@ -479,18 +480,18 @@ impl Holding {
     }
 
     /// The size of the part, if it was reported for the pod with this UID, or is on the newest page.
-    pub fn known_part(&self, uid: &str) -> Option<f64> {
+    pub fn known_part(&self, uid: &Uid) -> Option<f64> {
         match self.part {
             ReportedPart::Size(part) => Some(part),
             ReportedPart::Unknown | ReportedPart::Unallocated => {
-                self.last_part.filter(|_| self.uid.as_deref() == Some(uid))
+                self.last_part.filter(|_| self.uid.as_ref() == Some(uid))
             }
         }
     }
 
     /// The last pod that the exporter named for it.
-    pub(super) fn uid(&self) -> Option<&str> {
-        self.uid.as_deref()
+    pub(super) fn uid(&self) -> Option<&Uid> {
+        self.uid.as_ref()
     }
 
     /// Whether some of what is kept came without a UID.
@@ -503,10 +504,10 @@ impl Holding {
     }
 
     /// Whether it is the pod's of that UID.
-    pub fn owner(&self, uid: &str) -> Owner {
+    pub fn owner(&self, uid: &Uid) -> Owner {
         match &self.uid {
-            Some(known) if **known == *uid && !self.undated => Owner::Surely,
-            Some(known) if **known != *uid && self.named => Owner::Another,
+            Some(known) if known == uid && !self.undated => Owner::Surely,
+            Some(known) if known != uid && self.named => Owner::Another,
             _ => Owner::SinceItBegan,
         }
     }
@@ -604,7 +605,7 @@ impl Holding {
         }
         self.named = from.pod_uid.is_some();
         if let Some(uid) = from.pod_uid.as_deref()
-            && self.uid.as_deref() != Some(uid)
+            && self.uid.as_ref().is_none_or(|known| *known != *uid)
         {
             // One that had no UID yet is the same pod as far as anybody knows.
             if self.uid.replace(uid.into()).is_some() {
