@@ -209,9 +209,10 @@ pub(crate) struct Args {
     #[arg(long = "path.procfs", default_value = "/proc", value_name = "PATH")]
     pub(crate) path_procfs: PathBuf,
 
-    /// What tells who uses a shared GPU: nvml, the driver's samples, an estimate; auto, the driver's trace
-    /// of context switches where it can be had, which takes CAP_SYS_ADMIN, else nvml.
-    #[arg(long, value_name = "SOURCE", default_value = "nvml")]
+    /// Which source divides the use of a shared GPU: nvml, the driver's samples, an estimate;
+    /// context-switches, the driver's trace of them, which takes CAP_SYS_ADMIN or the user of the processes;
+    /// auto, the trace where it can be had, else nvml.
+    #[arg(long, value_name = "SOURCE", default_value = "auto")]
     pub(crate) process_source: ProcessSource,
 
     /// Where the driver's device files are: context switches are traced through them.

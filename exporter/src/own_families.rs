@@ -12,7 +12,7 @@ use podgauge_common::catalogue::own::{
 use podgauge_common::exposition::write::{LabelText, PageWriter, Value};
 
 use crate::attribution::Owner;
-use crate::gpu::Sharing;
+use crate::gpu::{DividedBy, Sharing};
 use crate::integrals::{Account, Balance};
 use crate::render::{LabelNames, by_xid, percent};
 use crate::snapshot::DeviceSnapshot;
@@ -46,7 +46,7 @@ struct Device<'a> {
 /// over any interval.
 const FAMILIES: [Family; 20] = [
     of_use(ATTRIBUTION_ESTIMATED, |page, device| {
-        if device.snapshot.sharing.is_some_and(|sharing| !sharing.traced) {
+        if device.snapshot.sharing.is_some_and(|sharing| sharing.by == DividedBy::Nvml) {
             page.sample(&device.labels.clone().with("source", "nvml"), Value::U64(1));
         }
     }),
@@ -63,7 +63,11 @@ const FAMILIES: [Family; 20] = [
     }),
     of_exporter(PROCESS_SOURCE, |page, device| {
         if let Some(sharing) = device.snapshot.sharing {
-            let source = if sharing.traced { "context-switches" } else { "nvml" };
+            let source = match sharing.by {
+                DividedBy::Trace => "context-switches",
+                DividedBy::Nvml => "nvml",
+                DividedBy::Nobody => "none",
+            };
             page.sample(&device.labels.clone().with("source", source), Value::U64(1));
         }
     }),

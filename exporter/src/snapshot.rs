@@ -9,7 +9,7 @@ use podgauge_common::exposition::write::Value;
 use crate::attribution::allocations::Allocation;
 use crate::attribution::confidence::{Confidence, User};
 use crate::attribution::{Attribution, Division, Knowledge, Owner, Unavailable, Whose, attribute, user_of};
-use crate::gpu::{Credit, DeviceReading, EventCounts, Identity, Readings, Sharing, Slot};
+use crate::gpu::{Credit, DeviceReading, DividedBy, EventCounts, Identity, Readings, Sharing, Slot};
 use crate::integrals::{Account, Balance, DeviceLedger, KEPT, Share, Windows};
 
 /// After this long without a new reading GPU values are dropped: they are no measurement any more.
@@ -255,7 +255,14 @@ impl Device {
         let undivided = self.confidence.undivided(now);
         let mut attribution = attribute(knowledge, &reading.identity, &reading.processes, undivided);
         if matches!(attribution.utilization, Division::Among(_)) {
-            attribution.unavailable.extend(self.confidence.stands_still(now));
+            let is_untraced = reading.sharing.is_some_and(|sharing| sharing.by == DividedBy::Nobody);
+            let reason = self.confidence.stands_still(now);
+            attribution.unavailable.extend(reason.map(|reason| match reason {
+                Unavailable::SamplesMissed | Unavailable::NoProcessSamples if is_untraced => {
+                    Unavailable::NotTraced
+                }
+                reason => reason,
+            }));
         }
         attribution.unavailable.extend(reading.unmeasured.map(Unavailable::Unmeasured));
         attribution

@@ -35,8 +35,7 @@ pods:
 async fn tracing(node: &Node, device_files: &Path) -> Exporter {
     node.exporter_with(|command| {
         node.in_kubernetes(command);
-        command.args(["--enable-exporter-metrics", "--process-source", "auto"]);
-        command.arg("--path.device-files").arg(device_files);
+        command.arg("--enable-exporter-metrics").arg("--path.device-files").arg(device_files);
     })
     .await
 }
@@ -107,11 +106,11 @@ async fn files_that_are_no_drivers_are_refused_with_the_call() {
 }
 
 #[tokio::test]
-async fn nvmls_samples_are_the_default_and_nothing_is_said_of_a_trace() {
-    let node = Node::new(SHARED);
+async fn with_nvmls_samples_alone_nothing_is_said_of_a_trace() {
+    let node = Node::new(&turns(""));
     let _kubelet = node.kubelet().await;
-    let exporter = node.exporter_in_kubernetes_with_own_metrics().await;
-    let page = divided(&exporter).await;
+    let exporter = traced_from(&node, "nvml").await;
+    let page = exporter.until("both pods' seconds", |page| seconds(page).map(|_| page.clone())).await;
     are_estimates(&exporter).await;
     assert!(page.all("podgauge_exporter_context_switch_records_total", &[]).is_empty(), "{}", page.text);
     assert!(!exporter.program.log().contains("context switches"), "{}", exporter.program.log());
@@ -144,12 +143,20 @@ fn device_files(node: &Node) -> PathBuf {
     files
 }
 
-/// An exporter whose driver has a trace.
+/// An exporter whose driver has a trace, with no flag for it.
 async fn traced(node: &Node) -> Exporter {
+    traced_from(node, "").await
+}
+
+/// … and with this `--process-source`.
+async fn traced_from(node: &Node, source: &str) -> Exporter {
     let files = device_files(node);
     node.exporter_with(|command| {
         node.in_kubernetes(command);
-        command.args(["--enable-exporter-metrics", "--process-source", "auto"]);
+        command.arg("--enable-exporter-metrics");
+        if !source.is_empty() {
+            command.args(["--process-source", source]);
+        }
         command.arg("--path.device-files").arg(files);
         command.env("LD_PRELOAD", built("libpodgauge_sim_driver.so"));
     })
@@ -208,7 +215,7 @@ fn open_files(exporter: &Exporter) -> usize {
 async fn services_of_unlike_requests_have_what_they_used() {
     let node = Node::new(&turns(""));
     let _kubelet = node.kubelet().await;
-    let (by_trace, by_samples) = (traced(&node).await, node.exporter_in_kubernetes_with_own_metrics().await);
+    let (by_trace, by_samples) = (traced(&node).await, traced_from(&node, "nvml").await);
     let page =
         by_trace.until("the trace", |page| source(page, "context-switches").map(|()| page.clone())).await;
     assert!(page.all(ESTIMATED, &[]).is_empty(), "{}", page.text);
@@ -327,6 +334,61 @@ async fn a_trace_that_ends_moves_no_counter() {
     assert!((sum - gained[4]).abs() < 0.02, "{gained:?}");
     exporter.program.logged("giving room in the ring").await;
     assert_eq!(open_files(&exporter), 0);
+}
+
+/// Two services end, nobody is on the GPU for seconds, and two others come.
+#[tokio::test]
+async fn services_that_come_after_others_have_what_they_used() {
+    let node = Node::new(&turns(""));
+    let _kubelet = node.kubelet().await;
+    let exporter = traced(&node).await;
+    exporter.until("the trace", |page| source(page, "context-switches")).await;
+    let others = turns("").replace("41000", "42000").replace("percent: 40", "percent: 10");
+    let nobody = turns("").replace("processes: [", "processes: [] # ");
+    node.play(&nobody);
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    node.play(&others);
+    let shares = shares(&exporter, 45.0).await;
+    let truth = truth(&node, Duration::from_secs(40));
+    assert!(worst(shares, truth) <= 5.0, "{shares:.1?}, true {truth:.1?}");
+    let page = exporter.page().await;
+    assert_eq!(source(&page, "context-switches"), Ok(()), "{}", page.text);
+    assert_eq!(exporter.program.count_logged("context switches"), 1, "{}", exporter.program.log());
+}
+
+/// `--process-source=context-switches`: NVML's samples divide nothing.
+#[tokio::test]
+async fn without_the_trace_that_is_asked_for_nothing_is_divided() {
+    let node = Node::new(&turns("refuses: {bind: 27}, reason: 4"));
+    let _kubelet = node.kubelet().await;
+    let mut exporter = traced_from(&node, "context-switches").await;
+    let line = exporter.program.logged(NOT_TRACED).await;
+    assert!(line.contains("only an administrator") && line.contains("is not divided"), "{line}");
+    let reason = [("gpu", "0"), ("reason", "context_switches_not_traced")];
+    let page = exporter
+        .until("the reason", |page| {
+            page.want("podgauge_attribution_unavailable", &reason).map(|_| page.clone())
+        })
+        .await;
+    for pod in PODS {
+        assert_eq!(page.value(ACTIVE, &[("pod", pod)]).unwrap_or(0.0), 0.0, "{}", page.text);
+        assert_eq!(page.value(OBSERVED, &[("pod", pod)]).unwrap_or(0.0), 0.0, "{}", page.text);
+    }
+    assert!(page.want(DEVICE_ACTIVE, &[("gpu", "0")]).unwrap() > 0.0, "{}", page.text);
+    assert!(page.all(ESTIMATED, &[]).is_empty(), "{}", page.text);
+    assert_eq!(source(&page, "none"), Ok(()), "{}", page.text);
+}
+
+/// … and with it shares are as by default.
+#[tokio::test]
+async fn the_trace_alone_divides_as_it_does_beside_nvml() {
+    let node = Node::new(&turns(""));
+    let _kubelet = node.kubelet().await;
+    let exporter = traced_from(&node, "context-switches").await;
+    exporter.until("the trace", |page| source(page, "context-switches")).await;
+    let shares = shares(&exporter, 30.0).await;
+    let truth = truth(&node, Duration::from_secs(60));
+    assert!(worst(shares, truth) <= 5.0, "{shares:.1?}, true {truth:.1?}");
 }
 
 #[tokio::test]

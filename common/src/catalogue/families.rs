@@ -128,7 +128,7 @@ pub mod own {
         name: "podgauge_exporter_process_source",
         kind: Kind::Gauge,
         unit: "",
-        help: "1 for the source that tells who uses a shared device: context-switches or nvml.",
+        help: "1 for the source that tells who uses a shared device: context-switches, nvml, or none.",
     };
     pub const SWITCH_RECORDS: Own = Own {
         name: "podgauge_exporter_context_switch_records_total",

@@ -55,6 +55,8 @@ pub(crate) enum Unavailable {
     SamplesMissed,
     /// The device is used, and the driver returns no samples of processes at all.
     NoProcessSamples,
+    /// The trace of context switches cannot be had, and nothing else may be used.
+    NotTraced,
     /// The driver has no call for the lists of processes that this program knows.
     DriverTooOld,
     /// NVML does not say what each process uses.
@@ -115,6 +117,7 @@ impl Unavailable {
             Self::ProcessesUnreadable => "processes_unreadable",
             Self::SamplesMissed => "samples_missed",
             Self::NoProcessSamples => "no_process_samples",
+            Self::NotTraced => "context_switches_not_traced",
             Self::DriverTooOld => "driver_too_old",
             Self::NoProcessUtilization => "no_process_utilization",
             Self::MpsServer => "mps_server",

@@ -50,7 +50,7 @@ pub(crate) use processes::ProcessWatch;
 pub(crate) use ring::Slot;
 pub(crate) use sampler::start;
 pub(crate) use selection::DeviceSelection;
-pub(crate) use trace::{ProcessSource, Sharing, TraceSettings};
+pub(crate) use trace::{DividedBy, ProcessSource, Sharing, TraceSettings};
 
 /// What does not change about a GPU while the driver is loaded.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

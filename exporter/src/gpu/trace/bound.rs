@@ -227,10 +227,10 @@ impl Bound {
         self.fit.parts(&residents)
     }
 
-    /// The credit of a slot: as it was divided, or NVML's if that names somebody who has no part of it.
-    pub(super) fn judge(&mut self, slot: &Slot, by_nvml: Credit, divided: Option<Credit>) -> Credit {
+    /// How a slot was divided, unless NVML names somebody who has no part of it.
+    pub(super) fn judge(&mut self, slot: &Slot, by_nvml: &Credit, divided: Option<Credit>) -> Option<Credit> {
         let mut contradicted = false;
-        if let Credit::Of(whose) = &by_nvml {
+        if let Credit::Of(whose) = by_nvml {
             self.named.insert(whose.clone());
             if let Some(Credit::Divided(parts)) = &divided {
                 contradicted = parts.iter().all(|(known, _)| known != whose);
@@ -242,7 +242,7 @@ impl Bound {
         }
         let active_s = slot.active_seconds();
         self.judgements.push_back(Judgement { active_s, divided: divided.is_some(), contradicted });
-        divided.unwrap_or(by_nvml)
+        divided
     }
 }
 

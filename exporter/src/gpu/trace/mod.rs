@@ -9,7 +9,7 @@
 //!
 //! The trace is an interface that NVIDIA does not document for others. So it is bound only while a GPU has
 //! several owners, everything that comes out of it is checked, and each slot of which it does not tell all
-//! keeps the credit that NVML gives.
+//! keeps the credit that NVML gives, or has none if the trace alone is to be used.
 
 mod binding;
 mod bound;
@@ -38,6 +38,8 @@ pub(crate) enum ProcessSource {
     Auto,
     /// NVML's samples of processes.
     Nvml,
+    /// The trace alone: without it a shared GPU is not divided.
+    ContextSwitches,
 }
 
 /// A trace is given up after a GPU has had one owner for so long.
@@ -56,12 +58,22 @@ pub(crate) struct TraceSettings {
 /// How the use of a shared GPU is divided.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Sharing {
-    /// By the trace; else by NVML's samples, which are an estimate.
-    pub(crate) traced: bool,
+    pub(crate) by: DividedBy,
     /// `None` if no trace was ever bound.
     pub(crate) counts: Option<Counts>,
     /// What the last fit leaves unexplained, as a part of a slot.
     pub(crate) residual: Option<f64>,
+}
+
+/// Who tells how a shared GPU's use is divided.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum DividedBy {
+    Trace,
+    /// An estimate.
+    #[default]
+    Nvml,
+    /// There is no trace, and nobody else may tell.
+    Nobody,
 }
 
 /// The trace of one GPU.
@@ -71,6 +83,8 @@ pub(super) struct Trace {
     state: State,
     /// Slots, with NVML's credits and when they were read, whose records may be still to come.
     waiting: VecDeque<(Slot, Credit, Instant)>,
+    /// NVML lists one process at most, so that its samples are certain.
+    alone: bool,
     /// Why it was last not to be had, as it was logged.
     said: Option<String>,
     counts: Option<Counts>,
@@ -112,6 +126,7 @@ impl Trace {
             settings: settings.clone(),
             state: State::Unbound,
             waiting: VecDeque::new(),
+            alone: false,
             said: None,
             counts: None,
         }
@@ -122,7 +137,12 @@ impl Trace {
             State::Bound(bound) => (bound.is_followed(), bound.residual()),
             State::Unbound | State::Refused { .. } => (false, None),
         };
-        Sharing { traced, counts: self.counts, residual }
+        let by = match (traced, self.is_strict()) {
+            (true, _) => DividedBy::Trace,
+            (false, true) => DividedBy::Nobody,
+            (false, false) => DividedBy::Nvml,
+        };
+        Sharing { by, counts: self.counts, residual }
     }
 
     /// Once a tick: binds or releases it, and reads its records. `unfit`: why this GPU's use cannot be
@@ -135,6 +155,7 @@ impl Trace {
         listed: &BTreeSet<u32>,
         now: Instant,
     ) {
+        self.alone = listed.len() <= 1;
         match &mut self.state {
             State::Unbound if shared => self.bind(identity, unfit, now),
             State::Refused { since } if shared && now.saturating_duration_since(*since) >= AGAIN => {
@@ -166,8 +187,11 @@ impl Trace {
         now: Instant,
     ) -> Vec<(Slot, Credit)> {
         self.waiting.extend(slots.into_iter().map(|(slot, credit)| (slot, credit, now)));
+        let trace_alone = self.is_strict() && !self.alone;
+        let untraced = |credit| if trace_alone { without_nvml(credit) } else { credit };
         let State::Bound(bound) = &mut self.state else {
-            return self.waiting.drain(..).map(|(slot, credit, _)| (slot, credit)).collect();
+            let waiting = self.waiting.drain(..);
+            return waiting.map(|(slot, credit, _)| (slot, untraced(credit))).collect();
         };
         let mut ready = Vec::new();
         while let Some((slot, credit, read_at)) = self.waiting.pop_front() {
@@ -176,8 +200,8 @@ impl Trace {
                 break;
             }
             let divided = bound.parts(&slot).map(&mut named);
-            let credit = bound.judge(&slot, credit, divided);
-            ready.push((slot, credit));
+            let divided = bound.judge(&slot, &credit, divided);
+            ready.push((slot, divided.unwrap_or_else(|| untraced(credit))));
         }
         ready
     }
@@ -203,9 +227,13 @@ impl Trace {
         // Numbers in it may differ each time.
         let without_numbers = |text: &str| text.replace(|c: char| c.is_ascii_digit(), "");
         if self.said.as_deref().map(without_numbers) != Some(without_numbers(&reason)) {
+            let instead = if self.is_strict() {
+                "its use is not divided, since --process-source=context-switches allows nothing else"
+            } else {
+                "shares are taken from NVML's samples, which are an estimate"
+            };
             tracing::info!(
-                "GPU {} ({}): context switches are not traced: {reason}; shares are taken from NVML's samples, \
-                 which are an estimate",
+                "GPU {} ({}): context switches are not traced: {reason}; {instead}",
                 identity.index,
                 identity.uuid
             );
@@ -214,11 +242,23 @@ impl Trace {
         self.release(State::Refused { since: now });
     }
 
+    fn is_strict(&self) -> bool {
+        self.settings.source == ProcessSource::ContextSwitches
+    }
+
     fn release(&mut self, next: State) {
         let before = std::mem::replace(&mut self.state, next);
         if let State::Bound(bound) = before {
             booked("rm_release", || drop(bound));
         }
+    }
+}
+
+/// The credit of a slot of which NVML's sample is not to count.
+fn without_nvml(credit: Credit) -> Credit {
+    match credit {
+        Credit::Of(_) | Credit::Divided(_) | Credit::Missed(_) => Credit::Missed(Vec::new()),
+        Credit::Unsampled | Credit::Idle => credit,
     }
 }
 
