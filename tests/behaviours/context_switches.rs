@@ -2,7 +2,7 @@
 //! believed, else NVML's samples. The driver is simulated at its ioctls.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use podgauge_sim_nvml::scenario::Scenario;
 use podgauge_sim_nvml::switching::busy_s;
@@ -389,6 +389,53 @@ async fn the_trace_alone_divides_as_it_does_beside_nvml() {
     let shares = shares(&exporter, 30.0).await;
     let truth = truth(&node, Duration::from_secs(60));
     assert!(worst(shares, truth) <= 5.0, "{shares:.1?}, true {truth:.1?}");
+}
+
+/// Services come and go for `PODGAUGE_SOAK_MINUTES`, 30 by default.
+#[tokio::test]
+#[ignore = "takes 30 minutes"]
+async fn the_trace_lasts_while_services_come_and_go() {
+    let minutes: f64 =
+        std::env::var("PODGAUGE_SOAK_MINUTES").map_or(30.0, |minutes| minutes.parse().unwrap());
+    let generation = |number: u32| turns("").replace("4100", &format!("{}", 4100 + number % 90));
+    let node = Node::new(&generation(0));
+    let _kubelet = node.kubelet().await;
+    let exporter = traced(&node).await;
+    exporter.until("the trace", |page| source(page, "context-switches")).await;
+    let begun = Instant::now();
+    let (mut number, mut last, mut traced, mut warm_kib) = (0, [0.0; 4], 0, 0);
+    while begun.elapsed().as_secs_f64() < minutes * 60.0 {
+        number += 1;
+        if number % 10 == 0 {
+            node.play(&turns("").replace("processes: [", "processes: [] # "));
+            tokio::time::sleep(Duration::from_secs(3)).await;
+        }
+        node.play(&generation(number));
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let page = exporter.page().await;
+        traced += u32::from(source(&page, "context-switches").is_ok());
+        let [long, short, _] = seconds(&page).unwrap();
+        let nobody = page.value(ACTIVE, &[("pod", "")]).unwrap_or(0.0);
+        let now = [long, short, nobody, page.want(DEVICE_ACTIVE, &[("gpu", "0")]).unwrap()];
+        assert!(now.iter().zip(last).all(|(now, last)| *now >= last), "{last:?} fell to {now:?}");
+        last = now;
+        if begun.elapsed() > Duration::from_secs(90) && warm_kib == 0 {
+            warm_kib = exporter.program.memory_kib("VmRSS:");
+        }
+    }
+    let page = exporter.page().await;
+    let kib = exporter.program.memory_kib("VmRSS:");
+    println!(
+        "{number} generations, {traced} of them traced; {} records, {} lost; {warm_kib} KiB, then {kib}; \
+         {last:.1?} s of long, short, nobody and the device",
+        page.value(RECORDS, &[("gpu", "0")]).unwrap(),
+        page.value(LOST, &[("gpu", "0")]).unwrap(),
+    );
+    assert_eq!(page.value(LOST, &[("gpu", "0")]), Some(0.0), "{}", page.text);
+    assert!(kib <= warm_kib + 1024, "{warm_kib} KiB, then {kib}");
+    assert_eq!(open_files(&exporter), 2);
+    assert!(f64::from(traced) >= 0.9 * f64::from(number), "{traced} of {number}");
+    assert_eq!(exporter.program.count_logged("context switches"), 1, "{}", exporter.program.log());
 }
 
 #[tokio::test]
