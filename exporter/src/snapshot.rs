@@ -256,13 +256,11 @@ impl Device {
         let mut attribution = attribute(knowledge, &reading.identity, &reading.processes, undivided);
         if matches!(attribution.utilization, Division::Among(_)) {
             let is_untraced = reading.sharing.is_some_and(|sharing| sharing.by == DividedBy::Nobody);
-            let reason = self.confidence.stands_still(now);
-            attribution.unavailable.extend(reason.map(|reason| match reason {
-                Unavailable::SamplesMissed | Unavailable::NoProcessSamples if is_untraced => {
-                    Unavailable::NotTraced
-                }
-                reason => reason,
-            }));
+            attribution.unavailable.extend(if is_untraced {
+                Some(Unavailable::NotTraced)
+            } else {
+                self.confidence.stands_still(now)
+            });
         }
         attribution.unavailable.extend(reading.unmeasured.map(Unavailable::Unmeasured));
         attribution

@@ -131,7 +131,6 @@ impl PodIndex {
 
 impl Inner {
     fn apply(&mut self, namespace: &str, name: &str, mut record: PodRecord) {
-        self.remove(namespace, name);
         record.generation = self.generation;
         if let Some(node) = &mut record.node {
             match self.nodes.get_key_value(&**node).map(|(known, _)| Arc::clone(known)) {
@@ -148,7 +147,9 @@ impl Inner {
             self.namespaces.insert(namespace.into(), Namespace::default());
         }
         let pods = self.namespaces.get_mut(namespace).expect("because it was inserted if it was missing");
-        pods.insert(name, record);
+        if let Some(before) = pods.insert(name, record) {
+            self.leave_node(&before);
+        }
     }
 
     fn remove(&mut self, namespace: &str, name: &str) {
@@ -157,6 +158,11 @@ impl Inner {
         if pods.pods.is_empty() {
             self.namespaces.remove(namespace);
         }
+        self.leave_node(&record);
+    }
+
+    /// A record of a pod is kept no more.
+    fn leave_node(&mut self, record: &PodRecord) {
         if let Some(node) = &record.node
             && let Some(count) = self.nodes.get_mut(&**node)
         {
@@ -196,15 +202,29 @@ impl Namespace {
         }
     }
 
-    /// Adds a pod whose name is not there.
-    fn insert(&mut self, name: &str, mut record: PodRecord) {
+    /// Adds a pod, and gives the one of that name before it. Labels mostly stay, so that it keeps its place.
+    fn insert(&mut self, name: &str, mut record: PodRecord) -> Option<Arc<PodRecord>> {
+        let stays = self.pods.get(name).is_some_and(|known| known.labels == record.labels);
+        let before = if stays { None } else { self.remove(name) };
         let id = self.template(&record.labels);
-        let Some(template) = self.templates.get_mut(&id) else { return };
+        let template = self.templates.get_mut(&id)?;
         record.labels = Arc::clone(&template.labels);
-        let (name, record): Named = (name.into(), Arc::new(record));
-        let at = template.pods.partition_point(|(known, _)| *known < name);
-        template.pods.insert(at, (Arc::clone(&name), Arc::clone(&record)));
-        self.pods.insert(name, record);
+        let record = Arc::new(record);
+        match template.pods.binary_search_by(|(known, _)| (**known).cmp(name)) {
+            Ok(at) => {
+                template.pods[at].1 = Arc::clone(&record);
+                self.pods.get_mut(name).map(|known| std::mem::replace(known, record))
+            }
+            Err(at) => {
+                if template.pods.is_empty() {
+                    template.pods.reserve_exact(1);
+                }
+                let name: Arc<str> = name.into();
+                template.pods.insert(at, (Arc::clone(&name), Arc::clone(&record)));
+                self.pods.insert(name, record);
+                before
+            }
+        }
     }
 
     fn remove(&mut self, name: &str) -> Option<Arc<PodRecord>> {
@@ -214,6 +234,9 @@ impl Namespace {
         {
             if let Ok(at) = template.pods.binary_search_by(|(known, _)| (**known).cmp(name)) {
                 template.pods.remove(at);
+            }
+            if template.pods.len() < template.pods.capacity() / 4 {
+                template.pods.shrink_to(2 * template.pods.len());
             }
             if template.pods.is_empty() {
                 self.forget(id);
@@ -302,6 +325,24 @@ mod tests {
         index.delete(&pod("a", &json!({})));
         let inner = index.inner.read();
         assert!(inner.namespaces.is_empty() && inner.nodes.is_empty());
+    }
+
+    #[test]
+    fn a_pod_that_changes_is_there_once_as_it_is_now() {
+        let index = PodIndex::default();
+        for name in ["a", "b"] {
+            index.apply(&pod(name, &json!({"app": "web"})));
+        }
+        let mut moved = pod("a", &json!({"app": "web"}));
+        moved.spec.node_name = Some("gpu-2".to_owned());
+        index.apply(&moved);
+        assert_eq!((index.len(), names(&index, "app=web")), (2, vec!["a".to_owned(), "b".to_owned()]));
+        let of_selector = index.select("demo", &Selector::parse("app=web").unwrap());
+        assert_eq!(of_selector[0].1.node.as_deref(), Some("gpu-2"));
+        assert_eq!(index.pod("demo", "a").unwrap().node.as_deref(), Some("gpu-2"));
+        assert_eq!(index.inner.read().nodes["gpu-1"], 1);
+        index.delete(&moved);
+        assert!(!index.inner.read().nodes.contains_key("gpu-2"));
     }
 
     #[test]

@@ -27,6 +27,7 @@ use binding::{Binding, Place};
 use bound::Bound;
 
 use super::{Credit, Identity, Slot, account};
+use crate::attribution::Whose;
 
 #[cfg(test)]
 mod tests;
@@ -83,8 +84,6 @@ pub(super) struct Trace {
     state: State,
     /// Slots, with NVML's credits and when they were read, whose records may be still to come.
     waiting: VecDeque<(Slot, Credit, Instant)>,
-    /// NVML lists one process at most, so that its samples are certain.
-    alone: bool,
     /// Why it was last not to be had, as it was logged.
     said: Option<String>,
     counts: Option<Counts>,
@@ -126,7 +125,6 @@ impl Trace {
             settings: settings.clone(),
             state: State::Unbound,
             waiting: VecDeque::new(),
-            alone: false,
             said: None,
             counts: None,
         }
@@ -155,7 +153,6 @@ impl Trace {
         listed: &BTreeSet<u32>,
         now: Instant,
     ) {
-        self.alone = listed.len() <= 1;
         match &mut self.state {
             State::Unbound if shared => self.bind(identity, unfit, now),
             State::Refused { since } if shared && now.saturating_duration_since(*since) >= AGAIN => {
@@ -187,8 +184,8 @@ impl Trace {
         now: Instant,
     ) -> Vec<(Slot, Credit)> {
         self.waiting.extend(slots.into_iter().map(|(slot, credit)| (slot, credit, now)));
-        let trace_alone = self.is_strict() && !self.alone;
-        let untraced = |credit| if trace_alone { without_nvml(credit) } else { credit };
+        let is_strict = self.is_strict();
+        let untraced = |credit| if is_strict { without_nvml(credit) } else { credit };
         let State::Bound(bound) = &mut self.state else {
             let waiting = self.waiting.drain(..);
             return waiting.map(|(slot, credit, _)| (slot, untraced(credit))).collect();
@@ -254,11 +251,13 @@ impl Trace {
     }
 }
 
-/// The credit of a slot of which NVML's sample is not to count.
+/// The credit of a slot of which NVML's sample is not to count: a gap, since idle slots alone would make all
+/// read too low, and what one owner had before says nothing of the slot. That an MPS server serves several
+/// processes is not told by the trace.
 fn without_nvml(credit: Credit) -> Credit {
     match credit {
-        Credit::Of(_) | Credit::Divided(_) | Credit::Missed(_) => Credit::Missed(Vec::new()),
-        Credit::Unsampled | Credit::Idle => credit,
+        Credit::Of(Whose::MpsServer) => credit,
+        _ => Credit::Unsampled,
     }
 }
 
