@@ -379,6 +379,36 @@ async fn without_the_trace_that_is_asked_for_nothing_is_divided() {
     assert_eq!(source(&page, "none"), Ok(()), "{}", page.text);
 }
 
+/// A process that ran alone does not get what a second one uses before the trace tells them apart.
+#[tokio::test]
+async fn the_first_process_has_nothing_of_the_second_ones() {
+    let both = turns("");
+    let (first, second) = both.split_at(both.find("- name: short").unwrap());
+    let node = Node::new(&format!("{first}{}", second.replace("processes: [", "processes: [] # ")));
+    let _kubelet = node.kubelet().await;
+    let exporter = traced_from(&node, "context-switches").await;
+    let ran = |page: &Page, seconds: f64| {
+        let active = page.want(DEVICE_ACTIVE, &[("gpu", "0")])?;
+        if active < seconds { Err(format!("{active}")) } else { Ok(page.clone()) }
+    };
+    let page = exporter.until("5 s of the first process", |page| ran(page, 5.0)).await;
+    assert_eq!(source(&page, "none"), Ok(()), "{}", page.text);
+    assert_eq!(page.value(OBSERVED, &[("pod", PODS[0])]).unwrap_or(0.0), 0.0, "{}", page.text);
+    node.play(&both);
+    // Nothing is counted before the trace tells them apart, and then of both.
+    let [long, short, observed] = exporter
+        .until("2 s that are counted", |page| {
+            let now = seconds(page)?;
+            if now[2] < 2.0 { Err(format!("{now:?}")) } else { Ok(now) }
+        })
+        .await;
+    assert!(short >= 0.05 * observed, "{long} and {short} s of {observed}");
+    exporter.until("the trace", |page| source(page, "context-switches")).await;
+    let shares = shares(&exporter, 30.0).await;
+    let truth = truth(&node, Duration::from_secs(40));
+    assert!(worst(shares, truth) <= 5.0, "{shares:.1?}, true {truth:.1?}");
+}
+
 /// … and with it shares are as by default.
 #[tokio::test]
 async fn the_trace_alone_divides_as_it_does_beside_nvml() {
